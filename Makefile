@@ -1,0 +1,50 @@
+# One door for all chores. `make help` lists them.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup fmt lint test test-all escape-gvisor proto bench up down
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.venv/.ready: pyproject.toml deploy/setup.sh
+	@PYTHON=$(PYTHON) sh deploy/setup.sh
+	@touch $@
+
+.venv/.ready-tests: .venv/.ready
+	@PYTHON=$(PYTHON) sh deploy/setup.sh tests
+	@touch $@
+
+setup: .venv/.ready ## the virtual environment and the system's packages
+
+fmt: setup ## format and sort
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: setup ## ruff, mypy, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy .
+	$(BIN)/lint-imports
+
+test: .venv/.ready-tests ## everything that proves a change, within ten minutes
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+
+test-all: .venv/.ready-tests ## with the slow ones
+	$(BIN)/pytest -n 2 --dist loadfile
+
+escape-gvisor: .venv/.ready-tests ## the attacks of tests/escape, on gVisor; needs runsc
+	RUNMESH_ISOLATION=gvisor $(BIN)/pytest tests/escape -n 2 --dist loadfile --timeout 180 -rx
+
+proto: setup ## generate Python and Envoy's descriptors from proto/
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py
+
+bench: setup ## the tables of docs/benchmarks.md, measured here
+	$(BIN)/python -m tests.bench
+
+up: setup ## the whole mesh in the foreground, on http://127.0.0.1:8080
+	@exec $(BIN)/runmesh up
+
+down: setup ## stop the mesh that `make up` started
+	@$(BIN)/runmesh down

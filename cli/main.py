@@ -1,0 +1,35 @@
+"""`runmesh`: the commands. Heavy imports wait until a command needs them."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Runmesh: single-file Python workflows as authenticated HTTP APIs, each call in a fresh sandbox.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+@app.command()
+def up() -> None:
+    """Run the whole mesh in the foreground until Ctrl-C or SIGTERM. Settings: RUNMESH_HOME, … (README)."""
+    from cli.up import run  # noqa: PLC0415  # see above
+
+    raise typer.Exit(run())
+
+
+@app.command()
+def down() -> None:
+    """Stop the mesh that runs on RUNMESH_HOME and wait until it has ended."""
+    from cli.down import stop  # noqa: PLC0415  # see above
+
+    raise typer.Exit(stop())
+
+
+@app.command()
+def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False) -> None:
+    """Tell what this machine lacks to run user code safely, and how to get it. Exits 0 if user code can run."""
+    from cli.doctor import examine  # noqa: PLC0415  # see above
+
+    raise typer.Exit(examine(as_json=as_json))

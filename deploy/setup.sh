@@ -1,0 +1,46 @@
+#!/bin/sh
+# The virtual environment .venv and, when missing, bubblewrap, nftables and venv from the system's packages;
+# with `tests` also what the tests start.
+set -eu
+cd "$(dirname "$0")/.."
+python="${PYTHON:-python3}"
+
+fail() {
+	echo "setup: $1" >&2
+	exit 1
+}
+
+command -v "$python" >/dev/null || fail "$python is not installed; Runmesh needs Python 3.11 or newer"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$("$python" --version) is too old; Runmesh needs 3.11 or newer"
+
+missing=""
+command -v bwrap >/dev/null || missing="$missing bubblewrap"
+command -v nft >/dev/null || [ -x /usr/sbin/nft ] || missing="$missing nftables"
+"$python" -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
+if [ "${1:-}" = tests ]; then # what the tests start besides
+	command -v node >/dev/null || missing="$missing nodejs"
+	command -v npm >/dev/null || missing="$missing npm"
+	command -v openssl >/dev/null || missing="$missing openssl"
+	command -v pgrep >/dev/null || missing="$missing procps"
+	command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
+	command -v redis-server >/dev/null || missing="$missing redis-server"
+	[ -e /usr/include/asm-generic/unistd.h ] || missing="$missing linux-libc-dev"
+fi
+if [ -n "$missing" ]; then
+	command -v apt-get >/dev/null || fail "please install:$missing"
+	sudo=""
+	[ "$(id -u)" = 0 ] || sudo="sudo -n"
+	echo "setup: installing$missing" >&2
+	# shellcheck disable=SC2086
+	{ $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $missing; } >/dev/null 2>&1 ||
+		fail "could not install$missing; run: apt-get install$missing"
+fi
+
+echo "setup: filling .venv, once; this takes up to a minute" >&2
+# A .venv without pip is what an interrupted set-up leaves, or a Debian without python3-venv.
+.venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv ||
+	fail "could not make .venv; on Debian: apt-get install python3-venv"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.13,<0.14"
+# Only what runs is compiled now: the tools for tests would take as long again.
+.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --editable .
+.venv/bin/uv pip install --quiet --python .venv/bin/python --editable ".[dev]"

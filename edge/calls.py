@@ -1,0 +1,193 @@
+"""From a caller's request to a call of a workflow: what is meant, who acts, what the workflow is given."""
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+from edge.http import BODILESS, Request, too_large
+from edge.model import Principal
+from edge.run_model import INLINE_BYTES, MAX_DEPTH, Asker, Headers, Limits, RequestHead, RunSpec, Target, Trigger
+from edge.targets import Workflows
+from kit.clock import Clock
+from kit.errors import Exhausted, Invalid, NotFound
+from kit.names import is_id
+from kit.telemetry import current_traceparent
+
+MAX_REFERENCE = 300
+MAX_CORRELATION = 200
+_REFERENCE = re.compile(r"[\w.@-]+")
+_CORRELATION = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+# The caller's dealings with the platform, hop-by-hop headers, and what the platform itself tells the workflow.
+_OURS = frozenset({
+    "authorization", "x-api-key", "x-goog-api-key", "x-http-code",
+    "x-provisioned-request-id", "run-as-template", "x-on-timeout", "idempotency-key", "x-callback-url", "x-budget",
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
+    "transfer-encoding", "upgrade", "expect",
+    "x-request-id", "x-correlation-id", "codewords-caller-id", "x-scheduled-request-id", "x-deadline", "traceparent",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that may be run. `spec` lacks what the way in decides: run_id, root_id of a root, deadline."""
+
+    spec: RunSpec
+    reference: str
+    limits: Limits
+    asker: Asker
+    # Read lazily; raises too_large (413) past the workflow's limit.
+    body: AsyncIterator[bytes]
+    # Whether the body is announced as a small one, or none is to be expected.
+    brief: bool
+    host: str
+    provisioned_id: str = ""
+    # What passing the sync limit, or the caller hanging up, does to the run: it goes on, or is killed.
+    continues: bool = False
+    # Gets the run's id once there may be a run: what ends the call from outside tells it too.
+    begun: list[str] = field(default_factory=list)
+
+    @property
+    def durable(self) -> bool:
+        """Whether the run has to be committed before it starts; the direct way is faster."""
+        return self.continues or bool(self.provisioned_id or self.asker.one_time_key_id) or not self.spec.synchronous
+
+    @property
+    def timeout(self) -> timedelta:
+        """How long the run may take; one that is let go on has the time of an asynchronous one."""
+        patient = self.continues or not self.spec.synchronous
+        return self.limits.async_timeout if patient else self.limits.sync_timeout
+
+
+class Calls:
+    """Makes a Call of a request."""
+
+    def __init__(self, workflows: Workflows, clock: Clock) -> None:
+        self._workflows = workflows
+        self._clock = clock
+
+    async def read(self, request: Request, *, synchronous: bool) -> Call:
+        """Reads nothing of the body. Errors: Invalid (also too_large), Denied, NotFound, Exhausted (too_many_runs)."""
+        who, reference = request.who, request.params["service_id"]
+        who.check_run(reference)
+        provisioned_id = _provisioned_id(request)
+        continues = _continues(request, provisioned=bool(provisioned_id))
+        correlation_id = _correlation_id(request)
+        if not _REFERENCE.fullmatch(reference) or len(reference) > MAX_REFERENCE:
+            raise NotFound(f"there is no workflow {reference[:100]!r} that this key can see")
+        target = await self._workflows.resolve(who.organization_id, reference)
+        spec = RunSpec(
+            owner_id=target.owner_id,
+            caller_id=who.caller_id,
+            acting_id=_acting_id(request, who, target),
+            requester_id=who.organization_id,
+            service_id=target.service_id,
+            version_id=target.version_id,
+            request=RequestHead(request.method, request.params["path"], request.query, headers_for(request.headers)),
+            created_at=self._clock.now(),
+            correlation_id=correlation_id,
+            traceparent=current_traceparent(),
+            key_id=who.key_id,
+            synchronous=synchronous,
+        )
+        return Call(
+            spec=_under_its_parent(spec, who),
+            reference=reference,
+            limits=target.limits,
+            asker=asker(who),
+            body=_body(request, target.limits.request_bytes),
+            brief=brief(request),
+            host=request.header("host"),
+            provisioned_id=provisioned_id,
+            continues=continues,
+            begun=request.begun,
+        )
+
+
+def asker(who: Principal) -> Asker:
+    """How the scheduler knows a principal."""
+    return Asker(who.organization_id, who.key_id if who.one_time else "")
+
+
+def headers_for(headers: list[tuple[str, str]]) -> Headers:
+    """What of the caller's headers a workflow is given."""
+    return tuple((name, value) for name, value in headers if not _is_ours(name))
+
+
+def _is_ours(name: str) -> bool:
+    return name in _OURS or name.startswith(("x-envoy-", "grpc-", "x-runmesh-")) or name.endswith("-bin")
+
+
+def _acting_id(request: Request, who: Principal, target: Target) -> str:
+    """Whose secrets the run uses: the owner's; the caller's for a template that it asks to run as its own."""
+    asked = request.header("run-as-template").lower()
+    if asked not in {"", "yes", "no", "true", "false"}:
+        raise Invalid(f"Run-As-Template is {asked[:40]!r}; it must be yes or no")
+    if asked in {"yes", "true"} and target.visibility == "template":
+        return who.organization_id
+    return target.owner_id
+
+
+def _under_its_parent(spec: RunSpec, who: Principal) -> RunSpec:
+    """A nested call joins its caller's tree."""
+    parent = who.identity
+    if parent is None:
+        return spec
+    if parent.depth + 1 > MAX_DEPTH:
+        raise Exhausted(f"nested calls go at most {MAX_DEPTH} deep", code="too_many_runs")
+    return replace(
+        spec,
+        correlation_id=spec.correlation_id or parent.correlation_id,
+        parent_id=parent.run_id,
+        root_id=parent.root_id or parent.run_id,
+        depth=parent.depth + 1,
+        trigger=Trigger.NESTED,
+    )
+
+
+def _provisioned_id(request: Request) -> str:
+    text = request.header("x-provisioned-request-id")
+    if text and not is_id(text, "run"):
+        raise unknown_request()
+    return text
+
+
+def unknown_request() -> NotFound:
+    """Alike for ids of any shape, unknown, expired and somebody else's."""
+    return NotFound("no such request: check the id, and that the key belongs to the organization that made it")
+
+
+def _continues(request: Request, *, provisioned: bool) -> bool:
+    text = request.header("x-on-timeout").lower()
+    if text not in {"", "continue", "kill"}:
+        raise Invalid(f"X-On-Timeout is {text[:40]!r}; it must be continue or kill")
+    return text == "continue" if text else provisioned
+
+
+def _correlation_id(request: Request) -> str:
+    text = request.header("x-correlation-id")
+    if text and (len(text) > MAX_CORRELATION or not _CORRELATION.fullmatch(text)):
+        raise Invalid(f"X-Correlation-Id must be at most {MAX_CORRELATION} printable ASCII characters")
+    return text
+
+
+def brief(request: Request) -> bool:
+    """Whether the body is announced as one of at most INLINE_BYTES, or none is to be expected of the method."""
+    length = request.length
+    return request.method in BODILESS if length is None else length <= INLINE_BYTES
+
+
+def _body(request: Request, limit: int) -> AsyncIterator[bytes]:
+    """The request's body; a length that is announced is judged at once, before anything is started."""
+    if request.length is not None and request.length > limit:
+        raise too_large(limit)
+    return _bounded(request.body, limit)
+
+
+async def _bounded(body: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
+    size = 0
+    async for chunk in body:
+        size += len(chunk)
+        if size > limit:
+            raise too_large(limit)
+        yield chunk

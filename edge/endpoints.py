@@ -1,0 +1,53 @@
+"""Which handler serves which public rpc, and what it asks of the caller's key."""
+
+from collections.abc import Mapping
+
+from edge.files import FileHandlers
+from edge.keys import KeyHandlers
+from edge.model import Access
+from edge.platform import PlatformHandlers
+from edge.rpc import Endpoint
+from edge.runs import RunHandlers
+from edge.secrets import SecretHandlers
+from edge.workflows import WorkflowHandlers
+
+
+def endpoints(
+    runs: RunHandlers,
+    keys: KeyHandlers,
+    workflows: WorkflowHandlers,
+    secrets: SecretHandlers,
+    files: FileHandlers,
+    platform: PlatformHandlers,
+) -> Mapping[str, Endpoint]:
+    """By the names of the rpcs of mesh.edge.v1."""
+    return {
+        "Runs.Run": Endpoint(runs.run, Access.START),
+        "Runs.RunAsync": Endpoint(runs.run_async, Access.START),
+        "Runs.ProvisionRequest": Endpoint(runs.provision, Access.START),
+        "Runs.ReadResult": Endpoint(runs.result, Access.READ),
+        "Runs.ReadRequest": Endpoint(runs.request_get, Access.READ),
+        "Runs.ReadEgress": Endpoint(runs.egress, Access.READ),
+        "Runs.CancelRequest": Endpoint(runs.request_delete, Access.RUN),
+        "Runs.ListRequests": Endpoint(runs.requests, Access.RUN),
+        "Runs.ReadLogs": Endpoint(runs.logs, Access.READ),
+        "Keys.IssueKey": Endpoint(keys.issue, Access.ADMIN),
+        "Keys.ListKeys": Endpoint(keys.list_keys, Access.ADMIN),
+        "Keys.RevokeKey": Endpoint(keys.revoke, Access.ADMIN),
+        "Keys.RotateKey": Endpoint(keys.rotate, Access.ADMIN),
+        "Keys.CreateOrganization": Endpoint(keys.create_organization, Access.FIRST_ADMIN),
+        "Workflows.Validate": Endpoint(workflows.validate, Access.DEPLOY),
+        "Workflows.Deploy": Endpoint(workflows.deploy, Access.DEPLOY),
+        "Workflows.ListWorkflows": Endpoint(workflows.list_workflows, Access.DEPLOY),
+        "Workflows.ReadWorkflow": Endpoint(workflows.get, Access.DEPLOY),
+        "Workflows.UpdateWorkflow": Endpoint(workflows.update, Access.DEPLOY),
+        "Workflows.DeleteWorkflow": Endpoint(workflows.delete, Access.DEPLOY),
+        "Secrets.ListSecrets": Endpoint(secrets.list_secrets, Access.DEPLOY),
+        "Secrets.PutSecret": Endpoint(secrets.put, Access.DEPLOY),
+        "Secrets.DeleteSecret": Endpoint(secrets.delete, Access.DEPLOY),
+        "Files.CreateFile": Endpoint(files.create, Access.FILES),
+        "Platform.CheckHealth": Endpoint(platform.health, Access.OPEN),
+        "Platform.CheckReady": Endpoint(platform.ready, Access.OPEN),
+        "Platform.ReadMetrics": Endpoint(platform.metrics, Access.OPEN),
+        "Platform.Refuse": Endpoint(platform.refuse, Access.OPEN),
+    }

@@ -1,0 +1,159 @@
+"""GET /logs: a run's lines, from the archive when it is over, else live until its last line is out."""
+
+import hashlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import replace
+from typing import Protocol
+
+from edge.http import Answer, Request
+from edge.loglines import Entry, Form, Start, archived, entry, form, start
+from edge.model import Principal
+from edge.reading import Reading, sees_logs
+from edge.run_model import Blobs, LogLine, RunRecord, Status
+from kit.clock import Clock
+from kit.errors import NotFound, Problem
+from kit.names import is_id
+from kit.telemetry import log
+
+KEEP_ALIVE_SECONDS = 10.0
+# What is left on the bus of a run that is over comes at once.
+REST_SECONDS = 0.5
+REFUSED = "refused"
+# The digest of a log without a line, which nobody stores.
+NOTHING = hashlib.sha256(b"").hexdigest()
+PRIVATE = "the lines of this log are for the organization whose secrets the run uses"
+
+
+class LogBus(Protocol):
+    """`log.RUN_ID` on the bus."""
+
+    def tail(self, run_id: str) -> AbstractAsyncContextManager[Callable[[float], Awaitable[LogLine | None]]]:
+        """All lines so far, then what comes. Gives `next(seconds)`: None after that long a silence."""
+
+    async def say(self, run_id: str, line: LogLine) -> None: ...
+
+
+class Logs:
+    """Streams logs."""
+
+    def __init__(self, reading: Reading, bus: LogBus, blobs: Blobs, clock: Clock) -> None:
+        self._reading = reading
+        self._bus = bus
+        self._blobs = blobs
+        self._clock = clock
+
+    async def logs(self, request: Request) -> Answer:
+        """The log, in the form that the caller asks for. Errors: Invalid, NotFound."""
+        written, since = form(request), start(request)
+        record = await self._reading.find(request, summary=True)
+        entries = self._entries(request.who, record, since)
+        headers = [("content-type", written.content_type), ("cache-control", "no-store"), ("x-accel-buffering", "no")]
+        return Answer(200, headers, _written(entries, written))
+
+    async def refuse(self, who: Principal, provisioned_id: str, problem: Problem) -> None:
+        """Ends the log of a provisioned id whose run was refused; who waits for its lines would wait for ever. An id
+        that isn't theirs, or has had its run, is left alone.
+        """
+        if not is_id(provisioned_id, "run"):
+            return
+        try:
+            record = await self._reading.again(who, provisioned_id)
+            if record.status is not Status.PROVISIONED:
+                return
+            line = LogLine(
+                self._clock.now(),
+                level="error",
+                message=f"the run was refused: {problem.message}",
+                data=json.dumps({"code": problem.code}),
+            )
+            await self._bus.say(provisioned_id, line)
+            await self._bus.say(provisioned_id, replace(line, message=REFUSED, data="", end=True))
+        except Problem as failed:
+            log().warning("log.end_failed", request_id=provisioned_id, reason=failed.message)
+
+    async def _entries(self, who: Principal, record: RunRecord, since: Start) -> AsyncGenerator[Entry | None, None]:
+        """None stands for a silence."""
+        if record.status is not Status.PROVISIONED and not sees_logs(who, record):
+            yield self._private()
+        elif record.status.over and record.log_digest:
+            async for each in self._archive(record.log_digest, since):
+                yield each
+        else:
+            async with aclosing(self._live(who, record, since)) as entries:
+                async for found in entries:
+                    yield found
+
+    async def _live(self, who: Principal, record: RunRecord, since: Start) -> AsyncGenerator[Entry | None, None]:
+        async with aclosing(self._lines(who, record)) as lines:
+            async for line, known in lines:
+                if known.status is not Status.PROVISIONED and not sees_logs(who, known):
+                    yield self._private()
+                    return
+                if line is not None:
+                    found = entry(line)
+                    if since.wants(found):
+                        since = Start(found.created_at, since.seq)
+                        yield found
+                elif known.status.over:
+                    # It died without a word of its end, and maybe without all of its lines on the bus.
+                    async for each in self._archive(known.log_digest, since):
+                        yield each
+                else:
+                    yield None
+
+    async def _lines(self, who: Principal, record: RunRecord) -> AsyncGenerator[tuple[LogLine | None, RunRecord], None]:
+        """Each line, or None for a silence, with the record as it is known by then. Ends with the end's marker, or
+        with None and a record that is over.
+        """
+        async with self._bus.tail(record.id) as following:
+            while True:
+                line = await following(REST_SECONDS if record.status.over else KEEP_ALIVE_SECONDS)
+                if line is None and record.status.over:
+                    yield None, record
+                    return
+                if line is None or record.status is Status.PROVISIONED:
+                    try:
+                        record = await self._reading.again(who, record.id)
+                    except NotFound:  # a provisioned id that has expired or was cancelled
+                        return
+                if line is None:
+                    if not record.status.over:
+                        yield None, record
+                elif not _stale(line, record):
+                    if line.end:
+                        return
+                    yield line, record
+
+    async def _archive(self, digest: str, since: Start) -> AsyncIterator[Entry]:
+        if digest in {"", NOTHING}:
+            return
+        rest = b""
+        async with aclosing(self._blobs.get(digest)) as chunks:
+            async for chunk in chunks:
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    found = archived(line)
+                    if found and since.wants(found):
+                        yield found
+        found = archived(rest)
+        if found and since.wants(found):
+            yield found
+
+    def _private(self) -> Entry:
+        return entry(LogLine(self._clock.now(), seq=1, message=PRIVATE))
+
+
+def _stale(line: LogLine, record: RunRecord) -> bool:
+    """Left of a refused attempt to start what has started since: its words (number 0), and its end."""
+    of_refusal = line.message == REFUSED if line.end else line.seq == 0
+    return of_refusal and record.status is not Status.PROVISIONED
+
+
+async def _written(entries: AsyncGenerator[Entry | None, None], form: Form) -> AsyncGenerator[bytes, None]:
+    async with aclosing(entries):
+        async for each in entries:
+            yield form.keep_alive if each is None else form.line(each)
+    if form.end:
+        yield form.end

@@ -1,0 +1,90 @@
+"""The composition root."""
+
+from contextlib import AsyncExitStack
+
+import grpc
+
+from edge.auth import Auth
+from edge.calls import Calls
+from edge.clients import CatalogueClient, FilesClient, KeysClient, PeerClient, SecretsClient
+from edge.contacts import Contacts
+from edge.direct import Direct
+from edge.durable import Durable
+from edge.endpoints import endpoints
+from edge.events import heard
+from edge.files import FileHandlers
+from edge.history import History
+from edge.identity import identifier
+from edge.keys import KeyHandlers
+from edge.logs import Logs
+from edge.patience import Errands
+from edge.platform import PlatformHandlers
+from edge.reading import Reading
+from edge.results import Results
+from edge.rpc import mount
+from edge.run_clients import BlobsClient, ExecutorClient, LogBus, RunsClient, WorkflowsClient
+from edge.runs import RunHandlers
+from edge.secrets import SecretHandlers
+from edge.settings import Settings
+from edge.targets import Targets
+from edge.workflows import WorkflowHandlers
+from kit.bus import Bus, open_bus
+from kit.clock import Clock, SystemClock
+from kit.lifecycle import background
+from kit.rpc_client import connect
+from kit.rpc_server import RpcServer
+from kit.settings import read_key
+
+DEFAULT_NATS_URL = "nats://127.0.0.1:4222"
+PEERS = ("keys", "scheduler", "executor", "filestore")
+
+
+async def build(
+    settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None, bus: Bus | None = None
+) -> RpcServer:
+    """Everything wired and entered on `stack`; tests pass their clock and bus."""
+    clock = clock or SystemClock()
+    if bus is None:
+        bus = await stack.enter_async_context(open_bus(settings.nats_url or DEFAULT_NATS_URL, "edge"))
+    channels = {name: await stack.enter_async_context(connect(settings.address(name))) for name in PEERS}
+    own = await stack.enter_async_context(connect(settings.address("edge")))
+    keys = KeysClient(channels["keys"])
+    auth = Auth(keys, identifier(read_key(settings.key_file("mesh")), clock), clock=clock)
+    targets = Targets(WorkflowsClient(channels["scheduler"]))
+    await stack.enter_async_context(heard(bus, auth, targets))
+    await stack.enter_async_context(background(auth.sweep()))
+    served = endpoints(
+        await _runs(settings, stack, channels, targets, bus, clock),
+        KeyHandlers(keys),
+        WorkflowHandlers(CatalogueClient(channels["scheduler"]), settings.public_url),
+        SecretHandlers(SecretsClient(channels["keys"])),
+        FileHandlers(FilesClient(channels["filestore"])),
+        PlatformHandlers({name: PeerClient(channel) for name, channel in {"edge": own, **channels}.items()}),
+    )
+    return await stack.enter_async_context(
+        mount(RpcServer(settings.address("edge"), grace=settings.drain_seconds), served, auth)
+    )
+
+
+async def _runs(
+    settings: Settings,
+    stack: AsyncExitStack,
+    channels: dict[str, grpc.aio.Channel],
+    targets: Targets,
+    bus: Bus,
+    clock: Clock,
+) -> RunHandlers:
+    errands = await stack.enter_async_context(Errands(settings.drain_seconds))
+    executor = await stack.enter_async_context(ExecutorClient(settings.address("executor")))
+    runs, blobs = RunsClient(channels["scheduler"]), BlobsClient(channels["filestore"])
+    reading = Reading(runs, clock)
+    return RunHandlers(
+        calls=Calls(targets, clock),
+        direct=Direct(executor, clock, errands, settings.public_url),
+        durable=Durable(runs, reading, executor, blobs, clock, errands, settings.public_url),
+        provisioning=runs,
+        results=Results(reading, blobs, clock),
+        history=History(runs, reading),
+        logs=Logs(reading, LogBus(bus), blobs, clock),
+        contacts=Contacts(reading, blobs),
+    )

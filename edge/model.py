@@ -1,0 +1,164 @@
+"""Who speaks, and what they may do. Standard library only, with kit.errors."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+
+from kit.errors import Denied
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """A run that calls back (mesh.runs.v1.RunIdentity): vouched for by the executor, checked by edge/identity.py."""
+
+    run_id: str
+    root_id: str
+    acting_id: str
+    caller_id: str
+    depth: int
+    correlation_id: str
+    traceparent: str
+    deadline: datetime
+
+
+@dataclass(frozen=True)
+class Principal:
+    """What a valid key, or the identity of a run, stands for.
+
+    `kind` is standard, one_time or run. For a run `organization_id` is the organization that it acts as, `key_id` is
+    empty and `identity` is set; its caller, who pays, is `identity.caller_id`.
+    """
+
+    key_id: str
+    organization_id: str
+    kind: str
+    scopes: frozenset[str]
+    first_organization: bool = False
+    identity: RunIdentity | None = None
+
+    @property
+    def one_time(self) -> bool:
+        return self.kind == "one_time"
+
+    @property
+    def caller_id(self) -> str:
+        """The organization that pays, and `userId` in records."""
+        return self.identity.caller_id if self.identity else self.organization_id
+
+    def check_run(self, service_id: str) -> None:
+        """`run`, or `run:SERVICE` for this service (any version of it). Errors: Denied."""
+        name = service_id.partition("@")[0]
+        if not self.scopes & {"run", f"run:{name}"}:
+            raise Denied(f"this key may not run {name!r}: it lacks the scope run (or run:{name})")
+
+
+class Access(Enum):
+    """What a public call asks of its key; checked by edge/auth.py before the handler is called."""
+
+    OPEN = "no key at all"
+    START = "run or run:SERVICE; a one-time key too. The handler calls `check_run`"
+    READ = "run or run:SERVICE; a one-time key too. The scheduler shows it its own run only"
+    RUN = "run or run:SERVICE; standard keys and runs only"
+    FILES = "files"
+    DEPLOY = "deploy"
+    ADMIN = "admin"
+    FIRST_ADMIN = "admin, of the first organization"
+
+    def check(self, principal: Principal) -> None:
+        """Errors: Denied."""
+        if self in {Access.START, Access.READ, Access.RUN}:
+            if principal.one_time and self is Access.RUN:
+                raise Denied("a one-time key starts one run and reads it, nothing else")
+            if not any(scope == "run" or scope.startswith("run:") for scope in principal.scopes):
+                raise Denied("this key lacks the scope run")
+            return
+        if principal.one_time:
+            raise Denied("a one-time key starts one run and reads it, nothing else")
+        scope = "admin" if self is Access.FIRST_ADMIN else self.name.lower()
+        if scope not in principal.scopes:
+            raise Denied(f"this key lacks the scope {scope}")
+        if self is Access.FIRST_ADMIN and not principal.first_organization:
+            raise Denied("only an admin key of the first organization may do this")
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A key as lists show it; never the key itself. `kind` is standard or one_time."""
+
+    id: str
+    name: str
+    kind: str
+    prefix: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class SecretInfo:
+    """A secret as lists show it; never its value."""
+
+    name: str
+    updated_at: datetime
+    hosts: tuple[str, ...] = ()
+
+
+LIMITS = (
+    "sync_timeout_ms",
+    "async_timeout_ms",
+    "max_request_bytes",
+    "max_response_bytes",
+    "max_stream_bytes",
+    "max_log_bytes",
+    "concurrency",
+    "memory_bytes",
+    "cpu_millis",
+    "processes",
+    "disk_bytes",
+)
+"""The limits that a workflow may set; 0 is the platform's default."""
+
+VISIBILITIES = ("private", "public", "template")
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A workflow as its organization sees it. `openapi` is a JSON document or empty; `limits` by their names."""
+
+    organization_id: str
+    service_id: str
+    name: str
+    kind: str
+    version: int
+    visibility: str
+    limits: dict[str, int]
+    openapi: str
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class Check:
+    """A line of a deploy report. `line` is of the source, 0 where none applies."""
+
+    check: str
+    passed: bool
+    detail: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A place for a file."""
+
+    upload_uri: str
+    download_uri: str
+    upload_headers: dict[str, str]
+
+
+def iso(moment: datetime | None) -> str | None:
+    """YYYY-MM-DDTHH:MM:SS.mmmZ."""
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,134 @@
+"""The record of a run as SPEC §3 shapes it: /request, /requests and /result. Pure."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.message import Message
+from typing import Any
+
+from edge.run_model import AnswerHead, RunRecord, Usage
+
+# The published npm client knows these; /result never lets a workflow's own fields hide them.
+NINE = (
+    "id",
+    "userId",
+    "serviceId",
+    "createdAt",
+    "startedAt",
+    "completedAt",
+    "responseStatus",
+    "responseContent",
+    "responseJson",
+)
+
+
+@dataclass(frozen=True)
+class Content:
+    """A workflow's answer as a record tells it: its text (None when binary or not kept), its JSON (None when none)."""
+
+    text: str | None = None
+    value: Any = None
+
+
+NO_CONTENT = Content()
+
+
+def timestamp(moment: datetime) -> str:
+    """`YYYY-MM-DDTHH:MM:SS.mmmZ`."""
+    moment = moment.astimezone(UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def content(head: AnswerHead, raw: bytes) -> Content:
+    """What an answer's bytes say."""
+    text = _text(head, raw)
+    if text is None:
+        return NO_CONTENT
+    kind = head.header("content-type").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        return Content(text)
+    try:
+        return Content(text, json.loads(text, parse_constant=_refuse))
+    except (ValueError, RecursionError):
+        return Content(text)
+
+
+def summary(record: RunRecord, *, sees_logs: bool) -> dict[str, Any]:
+    """The record without the answer's content."""
+    return {
+        "id": record.id,
+        "userId": record.caller_id or None,
+        "serviceId": record.service_id or None,
+        "createdAt": timestamp(record.created_at),
+        "startedAt": _time(record.started_at),
+        "completedAt": _time(record.completed_at),
+        "responseStatus": record.answer.head.status if record.answer else None,
+        "versionId": record.version_id or None,
+        "status": record.status.text,
+        "code": record.code or None,
+        # May quote the workflow's output.
+        "detail": record.detail or None if sees_logs else None,
+        "correlationId": record.correlation_id or None,
+        "parentId": record.parent_id or None,
+        "traceId": record.trace_id or None,
+        "attempt": record.attempt,
+        "trigger": record.trigger.text,
+        "usage": _usage(record.usage) if record.usage and record.status.over else None,
+    }
+
+
+def whole(record: RunRecord, answered: Content, *, sees_logs: bool) -> dict[str, Any]:
+    """The record as /request answers it."""
+    fields = summary(record, sees_logs=sees_logs)
+    fields |= {"responseContent": answered.text, "responseJson": answered.value}
+    rest = {name: value for name, value in fields.items() if name not in NINE}
+    return {name: fields[name] for name in NINE} | rest
+
+
+def result(record: RunRecord, answered: Content, *, sees_logs: bool) -> dict[str, Any]:
+    """The record as /result answers it: of an answered run the nine names, the fields of the workflow's own JSON
+    object, and the record under `run`; of any other the record.
+    """
+    fields = whole(record, answered, sees_logs=sees_logs)
+    if record.answer is None:
+        return fields
+    own = answered.value if isinstance(answered.value, dict) else {}
+    return {"run": summary(record, sees_logs=sees_logs)} | own | {name: fields[name] for name in NINE}
+
+
+def render(value: dict[str, Any]) -> bytes:
+    """JSON. Errors: ValueError, RecursionError for a workflow's value that JSON can't hold after all."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which a workflow may well have written as an escape
+        return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _text(head: AnswerHead, raw: bytes) -> str | None:
+    if head.header("content-encoding").lower() not in {"", "identity"}:
+        return None
+    kind = Message()
+    kind["content-type"] = head.header("content-type") or "text/plain"
+    try:
+        text = raw.decode(kind.get_content_charset("utf-8"))
+    except (LookupError, ValueError):
+        return None
+    return None if "\x00" in text else text
+
+
+def _usage(usage: Usage) -> dict[str, float]:
+    return {
+        "cpuSeconds": round(usage.cpu_seconds, 6),
+        "wallSeconds": round(usage.wall_seconds, 6),
+        "memoryPeakBytes": usage.memory_peak_bytes,
+        "egressBytes": usage.egress_bytes,
+    }
+
+
+def _time(moment: datetime | None) -> str | None:
+    return timestamp(moment) if moment else None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")

@@ -1,0 +1,94 @@
+"""The run endpoints (SPEC §3), as handlers to mount. Read: calls, direct, durable, answers; reading, record, results,
+loglines, logs, history.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from edge.calls import Call, Calls
+from edge.contacts import Contacts
+from edge.direct import Direct
+from edge.durable import Durable
+from edge.history import History
+from edge.http import Answer, Request, json_answer
+from edge.logs import Logs
+from edge.problems import refusal
+from edge.results import Results
+from kit.errors import Problem
+
+
+class Provisioning(Protocol):
+    """The scheduler's ids to be."""
+
+    async def provision(self, organization_id: str, key_id: str) -> str:
+        """A new id for the organization. Errors: Unavailable."""
+
+
+class RunHandlers:
+    """run, run_async, provision, result, request_get, request_delete, requests, logs, egress."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        direct: Direct,
+        durable: Durable,
+        provisioning: Provisioning,
+        results: Results,
+        history: History,
+        logs: Logs,
+        contacts: Contacts,
+    ) -> None:
+        self._calls = calls
+        self._direct = direct
+        self._durable = durable
+        self._provisioning = provisioning
+        self._logs = logs
+        self.result = results.result
+        self.request_get = results.request
+        self.requests = history.requests
+        self.request_delete = history.cancel
+        self.logs = logs.logs
+        self.egress = contacts.egress
+
+    async def run(self, request: Request) -> Answer:
+        """The workflow's own answer, or why there is none."""
+        async with self._told(request):
+            call = await self._calls.read(request, synchronous=True)
+            if not call.durable:
+                return await self._direct.run(call)
+            run_id = await self._durable.submit(call)
+        try:
+            return await self._durable.answer(call, run_id)
+        except Problem as problem:  # the run goes on: its id is what the caller needs now
+            answer = refusal(problem, request_id=run_id)
+            answer.headers += ids(call, run_id)
+            return answer
+
+    async def run_async(self, request: Request) -> Answer:
+        """The run's id, once it is durably accepted."""
+        async with self._told(request):
+            call = await self._calls.read(request, synchronous=False)
+            run_id = await self._durable.submit(call)
+        return json_answer({"request_id": run_id}, headers=ids(call, run_id))
+
+    async def provision(self, request: Request) -> Answer:
+        """An id to follow a run that hasn't started."""
+        who = request.who
+        return json_answer({"request_id": await self._provisioning.provision(who.organization_id, who.key_id)})
+
+    @asynccontextmanager
+    async def _told(self, request: Request) -> AsyncIterator[None]:
+        """A refusal ends the log of the id that was provisioned for the run."""
+        try:
+            yield
+        except Problem as problem:
+            provisioned_id = request.header("x-provisioned-request-id")
+            if provisioned_id:
+                await self._logs.refuse(request.who, provisioned_id, problem)
+            raise
+
+
+def ids(call: Call, run_id: str) -> list[tuple[str, str]]:
+    """The headers that tell the caller which run this is."""
+    return [("x-request-id", run_id), ("x-correlation-id", call.spec.correlation_id or run_id)]

@@ -1,0 +1,156 @@
+"""/validate, /deploy and /workflows."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from edge.fields import Fields
+from edge.http import Answer, Request, json_answer
+from edge.model import LIMITS, VISIBILITIES, Check, Workflow, iso
+from kit.errors import Invalid
+
+MAX_CODE_LENGTH = 1024 * 1024
+MAX_LIMIT = 1 << 50
+# Of what isn't counted in bytes or milliseconds.
+MAX_COUNT = (1 << 31) - 1
+
+
+class Workflows(Protocol):
+    """The scheduler's catalogue."""
+
+    async def validate(self, organization_id: str, code: str) -> tuple[bool, Sequence[Check]]:
+        """Whether all checks passed, and the report."""
+        ...
+
+    async def deploy(
+        self, organization_id: str, code: str, name: str, service_id: str, publish: bool
+    ) -> tuple[Workflow, int, Sequence[Check]]:
+        """The workflow, the number of the new version, the report. Errors: Invalid (invalid_workflow), Conflict."""
+        ...
+
+    async def get(self, organization_id: str, reference: str) -> Workflow:
+        """Errors: NotFound."""
+        ...
+
+    async def list_workflows(
+        self, organization_id: str, visibility: str, limit: int, after: str
+    ) -> tuple[list[Workflow], str]:
+        """A page, and the token of the next; empty on the last. No visibility: the organization's own."""
+        ...
+
+    async def update(
+        self, organization_id: str, service_id: str, name: str | None, visibility: str | None, limits: dict[str, int]
+    ) -> Workflow:
+        """Errors: NotFound, Invalid."""
+        ...
+
+    async def delete(self, organization_id: str, service_id: str) -> None:
+        """Errors: NotFound."""
+        ...
+
+
+class WorkflowHandlers:
+    """Handlers of mesh.edge.v1.Workflows. `public_url` has no slash at its end."""
+
+    def __init__(self, workflows: Workflows, public_url: str) -> None:
+        self._workflows = workflows
+        self._public_url = public_url
+
+    async def validate(self, request: Request) -> Answer:
+        fields = Fields(await request.json())
+        code = fields.needed("code", longest=MAX_CODE_LENGTH)
+        fields.done()
+        all_passed, report = await self._workflows.validate(request.who.organization_id, code)
+        return json_answer({"all_passed": all_passed, "report": [_line(check) for check in report]})
+
+    async def deploy(self, request: Request) -> Answer:
+        fields = Fields(await request.json())
+        code = fields.needed("code", longest=MAX_CODE_LENGTH)
+        service_id = fields.text("service_id", longest=200)
+        name = fields.text("name", longest=200) or service_id
+        fields.choice("kind", ("code",))
+        fields.done()
+        if not name:
+            raise Invalid("name is missing")
+        publish = _flag(request, "publish")
+        workflow, version, report = await self._workflows.deploy(
+            request.who.organization_id, code, name, service_id, publish
+        )
+        return json_answer(
+            {
+                "service_id": workflow.service_id,
+                "version": version,
+                "url": self._url(workflow),
+                "report": [_line(check) for check in report],
+            }
+        )
+
+    async def list_workflows(self, request: Request) -> Answer:
+        limit, after = request.page()
+        visibility = request.parameter("visibility") or ""
+        if visibility and visibility not in VISIBILITIES:
+            raise Invalid(f"visibility is {visibility[:100]!r}; it must be one of {', '.join(VISIBILITIES)}")
+        found, following = await self._workflows.list_workflows(request.who.organization_id, visibility, limit, after)
+        return json_answer({"items": [self._item(each) for each in found], "next": following or None})
+
+    async def get(self, request: Request) -> Answer:
+        workflow = await self._workflows.get(request.who.organization_id, request.params["service_id"])
+        return json_answer(self._whole(workflow))
+
+    async def update(self, request: Request) -> Answer:
+        fields = Fields(await request.json())
+        name, visibility = fields.text("name", longest=200) or None, fields.choice("visibility", VISIBILITIES) or None
+        limits = _limits(fields.inner("limits"))
+        fields.done()
+        workflow = await self._workflows.update(
+            request.who.organization_id, request.params["service_id"], name, visibility, limits
+        )
+        return json_answer(self._whole(workflow))
+
+    async def delete(self, request: Request) -> Answer:
+        service_id = request.params["service_id"]
+        await self._workflows.delete(request.who.organization_id, service_id)
+        return json_answer({"service_id": service_id, "deleted": True})
+
+    def _url(self, workflow: Workflow) -> str:
+        return f"{self._public_url}/run/{workflow.organization_id}.{workflow.service_id}"
+
+    def _item(self, workflow: Workflow) -> dict[str, Any]:
+        return {
+            "service_id": workflow.service_id,
+            "name": workflow.name,
+            "kind": workflow.kind,
+            "version": workflow.version,
+            "visibility": workflow.visibility,
+            "url": self._url(workflow),
+        }
+
+    def _whole(self, workflow: Workflow) -> dict[str, Any]:
+        return self._item(workflow) | {
+            "limits": workflow.limits,
+            "schema": json.loads(workflow.openapi) if workflow.openapi else None,
+            "created_at": iso(workflow.created_at),
+            "updated_at": iso(workflow.updated_at),
+        }
+
+
+def _line(check: Check) -> dict[str, Any]:
+    return {"check": check.check, "passed": check.passed, "detail": check.detail, "line": check.line or None}
+
+
+def _limits(fields: Fields | None) -> dict[str, int]:
+    if fields is None:
+        return {}
+    counts = {"concurrency", "processes"}
+    found = {
+        name: fields.integer(name, lowest=1, highest=MAX_COUNT if name in counts else MAX_LIMIT) for name in LIMITS
+    }
+    fields.done()
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _flag(request: Request, name: str) -> bool:
+    text = (request.parameter(name) or "true").lower()
+    if text not in {"true", "false"}:
+        raise Invalid(f"{name} is {text[:40]!r}; it must be true or false")
+    return text == "true"

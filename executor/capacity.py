@@ -1,0 +1,135 @@
+"""How many runs this host takes on, and how many sandboxes it starts at once."""
+
+import asyncio
+import resource
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+
+from kit.errors import Exhausted, Unavailable
+
+RETRY_AFTER = timedelta(seconds=1)
+# A start occupies the processor for about a second. One that takes longer is waiting for something (perhaps for a
+# nested run that wants to start itself), so it no longer keeps others from starting.
+STARTING_SECONDS = 3.0
+
+
+def allow_descriptors() -> None:
+    """As many open files as the host lets us have: a run's way out alone may take 512."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+class Place:
+    """A run's place; give it back once."""
+
+    def __init__(self, capacity: "Capacity", *, nested: bool) -> None:
+        self._capacity = capacity
+        self._nested = nested
+        self._given_back = False
+
+    def give_back(self) -> None:
+        """Idempotent."""
+        if not self._given_back:
+            self._given_back = True
+            self._capacity.leave(nested=self._nested)
+
+
+class _Turns:
+    """The runs of one workflow that go on, and those that wait for their turn."""
+
+    def __init__(self) -> None:
+        self.busy = 0
+        self.here = 0
+        self.changed = asyncio.Condition()
+
+
+class Capacity:
+    """Root runs and nested ones are counted apart: a root waits for its nested calls, so these need room of their own,
+    or everything would stand still.
+    """
+
+    def __init__(self, runs: int, nested_runs: int, starts: int) -> None:
+        self.limit = runs
+        self.draining = False
+        self._nested_limit = nested_runs
+        self._running = 0
+        self._nested = 0
+        self._starts = asyncio.Semaphore(starts)
+        self._turns: dict[str, _Turns] = {}
+
+    @property
+    def running(self) -> int:
+        """Root runs that have a place."""
+        return self._running
+
+    def take(self, *, nested: bool) -> Place:
+        """A place for a run. Errors: Unavailable when there is none."""
+        if self.draining:
+            raise Unavailable("this executor is stopping", retry_after=RETRY_AFTER)
+        taken, limit = (self._nested, self._nested_limit) if nested else (self._running, self.limit)
+        if taken >= limit:
+            raise Unavailable(f"no executor has room: {taken} runs are under way", retry_after=RETRY_AFTER)
+        self._count(1, nested=nested)
+        return Place(self, nested=nested)
+
+    def leave(self, *, nested: bool) -> None:
+        """Called by a Place."""
+        self._count(-1, nested=nested)
+
+    @asynccontextmanager
+    async def turn(self, workflow_id: str, limit: int, *, wait: bool) -> AsyncIterator[None]:
+        """One of the `limit` runs that a workflow may have at once on this host (0: any number). Who may `wait` gets
+        its turn in order. Errors: Exhausted (too_many_runs) for who may not.
+        """
+        if not limit:
+            yield
+            return
+        turns = self._turns.setdefault(workflow_id, _Turns())
+        if turns.busy >= limit and not wait:
+            raise Exhausted(
+                f"this workflow runs at most {limit} at once; try again, or use /run_async, which waits its turn",
+                code="too_many_runs",
+                retry_after=RETRY_AFTER,
+            )
+        async with turns.changed:
+            turns.here += 1
+            try:
+                await turns.changed.wait_for(lambda: turns.busy < limit)
+                turns.busy += 1
+            finally:
+                turns.here -= 1
+        try:
+            yield
+        finally:
+            turns.busy -= 1
+            async with turns.changed:
+                turns.changed.notify()
+            if not turns.busy and not turns.here:
+                self._turns.pop(workflow_id, None)
+
+    @asynccontextmanager
+    async def starting(self) -> AsyncIterator[None]:
+        """Waits for its turn to start a sandbox; the queue is as long as there are places. Held 3 s at most."""
+        await self._starts.acquire()
+        turn = asyncio.Event()
+        timer = asyncio.create_task(self._end_turn(turn))
+        try:
+            yield
+        finally:
+            turn.set()
+            await timer
+
+    async def _end_turn(self, done: asyncio.Event) -> None:
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STARTING_SECONDS):
+                    await done.wait()
+        finally:
+            self._starts.release()
+
+    def _count(self, by: int, *, nested: bool) -> None:
+        if nested:
+            self._nested += by
+        else:
+            self._running += by

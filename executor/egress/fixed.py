@@ -1,0 +1,49 @@
+"""A gate that leads to a few targets only, wherever these are: the package index may have a private address."""
+
+import ipaddress
+from collections.abc import Iterable
+
+from executor.egress.addresses import Address, plain
+from executor.egress.gate import Denied, Gate, Internet, Streams
+from executor.egress.rules import Rules, plain_name
+
+LOCALHOST = "localhost"
+_NOT_ONE = "packages come from the package index only"
+
+
+class FixedGate(Gate):
+    """To `targets`: (name or address, port)."""
+
+    takes_loopback = True
+
+    def __init__(self, internet: Internet, targets: Iterable[tuple[str, int]]) -> None:
+        """Errors: ValueError for what is neither a name nor an address."""
+        super().__init__(internet, Rules())
+        self._targets = {(plain_host(host), port) for host, port in targets}
+        self._names = {host for host, _ in self._targets}
+
+    async def knows(self, name: str) -> bool:
+        """Errors: Denied for the name of no target; Failed."""
+        if name not in self._names:
+            raise Denied(_NOT_ONE)
+        return await super().knows(name)
+
+    async def reach(self, name: str, address: Address | None, port: int) -> tuple[Address, Streams]:
+        """Errors: Denied, Failed."""
+        if address is not None and address.is_loopback and (LOCALHOST, port) in self._targets:
+            name, address = LOCALHOST, None
+        if ((name or str(address)), port) not in self._targets:
+            raise Denied(_NOT_ONE)
+        return await super().reach(name, address, port)
+
+    def _refuses(self, address: Address, name: str) -> str:  # noqa: ARG002  # as the gate's
+        """Nothing: whom the operator names is reached."""
+        return ""
+
+
+def plain_host(host: str) -> str:
+    """One spelling of a name or an address. Errors: ValueError when it is neither."""
+    try:
+        return str(plain(ipaddress.ip_address(host.strip("[]"))))
+    except ValueError:
+        return plain_name(host)

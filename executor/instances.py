@@ -1,0 +1,134 @@
+"""Processes that serve one request after the other (`isolation = "instance"`): each call takes one that is idle."""
+
+import asyncio
+import os
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from executor.cgroups import Usage
+from executor.sandbox import Event, Exit, Head, Process, Sandbox
+from kit.clock import Clock
+from kit.errors import Unavailable
+
+MOST_IDLE = 8  # of one workflow
+PATIENCE = timedelta(minutes=5)
+
+
+class Instance(Sandbox, Protocol):
+    """A sandbox that can serve again when it has served to the end."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has served, to the end."""
+
+    def lend(self) -> Process:
+        """What one request needs."""
+
+    async def usage(self) -> Usage:
+        """All that it has used so far. Errors: Unavailable."""
+
+
+class Turn:
+    """One call's use of an instance: `executor.sandbox.Sandbox`. What doesn't finish properly isn't used again."""
+
+    def __init__(self, instance: Instance, before: Usage, idle: Callable[[Instance, Usage], bool]) -> None:
+        """`before` is what it had used when the last call ended; `idle` is told what it has when this one does."""
+        self.process = instance.lend()
+        self.obstacle = ""
+        self._instance = instance
+        self._before = before
+        self._idle = idle
+        self._closing: asyncio.Task[Exit] | None = None
+
+    async def ready(self, timeout: float) -> None:
+        """Errors: StartFailed."""
+        await self._instance.ready(timeout)
+
+    async def openapi(self) -> str:
+        """Errors: Crashed."""
+        return await self._instance.openapi()
+
+    def serve(self, request: Head, body: AsyncIterator[bytes]) -> AsyncIterator[Event]:
+        """Errors: as the instance's."""
+        return self._instance.serve(request, body)
+
+    async def caller_gone(self) -> None:
+        """Tells the app."""
+        await self._instance.caller_gone()
+
+    async def close(self) -> Exit:
+        """Gives it back, or ends it; the peak of memory is that of all calls so far. Idempotent.
+
+        Goes on when its caller is cancelled.
+        """
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        return await asyncio.shield(self._closing)
+
+    async def _close(self) -> Exit:
+        self.process.close_ways()
+        instance = self._instance
+        if instance.is_finished and not instance.is_over:
+            with suppress(Unavailable):  # the spawner is gone: so is the instance
+                used = await instance.usage()
+                if self._idle(instance, used):
+                    return Exit(used=self._own(used))
+        exited = await end(instance)
+        return replace(exited, used=self._own(exited.used))
+
+    def _own(self, used: Usage) -> Usage:
+        before = self._before
+        return Usage(used.cpu_seconds - before.cpu_seconds, used.memory_peak, used.oom_kills - before.oom_kills)
+
+
+class Idle:
+    """Instances that wait, by what they are good for."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waiting: OrderedDict[str, deque[tuple[datetime, Instance, Usage]]] = OrderedDict()
+
+    def put(self, key: str, instance: Instance, used: Usage) -> bool:
+        """With what it has used so far. False when there are enough."""
+        waiting = self._waiting.setdefault(key, deque())
+        if len(waiting) >= MOST_IDLE:
+            return False
+        waiting.append((self._clock.now(), instance, used))
+        return True
+
+    def take(self, key: str) -> tuple[Instance, Usage] | None:
+        """The one that served last and lives, if any; the dead stay for `old`."""
+        waiting = self._waiting.get(key, deque())
+        for item in reversed(waiting):
+            if not item[1].is_over:
+                waiting.remove(item)
+                return item[1:]
+        return None
+
+    def old(self, horizon: datetime | None = None) -> Iterator[Instance]:
+        """Takes out what has waited since before `horizon`, the dead, or all."""
+        for key in list(self._waiting):
+            waiting = self._waiting[key]
+            for item in list(waiting):
+                since, instance, _ = item
+                if horizon is None or since < horizon or instance.is_over:
+                    waiting.remove(item)
+                    yield instance
+            if not waiting:
+                del self._waiting[key]
+
+
+async def end(sandbox: Sandbox) -> Exit:
+    """Closes a sandbox whose pipes nobody reads."""
+    exited = await sandbox.close()
+    for pipe in (sandbox.process.stdout, sandbox.process.stderr):
+        os.close(pipe)
+    return exited

@@ -1,0 +1,67 @@
+"""What the spawner keeps about the processes that it started. Standard library only."""
+
+import re
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from executor.cgroups import Group
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+
+
+@dataclass
+class Job:
+    """A process that was ordered, until everything that it started is gone and its directory with it."""
+
+    id: int
+    pid: int
+    confined: bool
+    uid: int | None
+    directory: Path | None
+    listen: list[tuple[str, int]]
+    told: int  # read end of bubblewrap's status pipe, -1 when closed
+    news: bytes = b""
+    # The sandbox's init: with it everything inside dies.
+    init: int | None = None
+    status: int | None = None
+    killed_at: float | None = None
+    # A slot's: the template that it is forked from, and the socket on which it speaks until it is settled.
+    template: "Job | None" = None
+    word: socket.socket | None = None
+    # A template's: what it is shown below places for temporary files, and its slots whose directories aren't gone yet.
+    shown: list[str] | None = None
+    slots: set[int] = field(default_factory=set)
+    group: Group | None = None
+    # Its network is opened, and handed to the executor; else it stays empty.
+    opens: bool = False
+
+    @property
+    def owner(self) -> int | None:
+        """The uid that owns its directory, where we are root."""
+        return self.template.uid if self.template else self.uid
+
+
+@dataclass
+class Uids:
+    """Host uids for sandboxes, each for one at a time; handed out in turn."""
+
+    first: int
+    count: int
+    taken: set[int] = field(default_factory=set)
+    last: int = 0
+
+    @property
+    def packager(self) -> int:
+        """The one beside them that owns uv's cache; no sandbox of user code ever has it."""
+        return self.first + self.count
+
+    def take(self) -> int:
+        """Errors: OSError when all are taken."""
+        for _ in range(self.count):
+            self.last = (self.last + 1) % self.count
+            uid = self.first + self.last
+            if uid not in self.taken:
+                self.taken.add(uid)
+                return uid
+        raise OSError("every uid for sandboxes is taken")

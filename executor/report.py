@@ -1,0 +1,153 @@
+"""Tells the scheduler what started and what ended, in batches, until it has taken them."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from executor.model import KeptAnswer, Outcome, Spec, Usage
+from kit.clock import Clock
+from kit.errors import Problem, Unavailable
+from kit.telemetry import log
+
+GATHER_SECONDS = 0.01
+# So often longer between two batches: a report costs the scheduler as much as the many facts that may be in it. The end
+# of a run of the durable way, which somebody may be waiting for, isn't held up; that of another run that the scheduler
+# knows is held up only that long. Whoever asks for one that it doesn't know yet waits at the edge (edge/reading.py).
+PAUSES, PAUSES_OF_BEGUN = 19, 4
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 1.0
+# Kept answers ride along, at most 64 KiB each: a batch stays far below the 16 MiB of a message.
+BATCH = 128
+# More than that means that the scheduler has been away for long: new runs are refused then.
+BACKLOG = 2000
+ATTEMPTS_ALONE = 5
+
+
+@dataclass(frozen=True)
+class Started:
+    """An attempt began. `known`: the scheduler submitted it, so that it needs no spec."""
+
+    spec: Spec
+    at: datetime
+    known: bool
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An attempt is over."""
+
+    run_id: str
+    attempt: int
+    epoch: int
+    outcome: Outcome
+    answer: KeptAnswer | None
+    log_digest: str
+    at: datetime
+    usage: Usage = Usage()
+    # Of what it contacted, in the filestore; empty when it was nothing.
+    egress_digest: str = ""
+
+
+Fact = Started | Ended
+
+
+class Scheduler(Protocol):
+    """Who wants to know."""
+
+    async def report(self, facts: list[Fact]) -> None:
+        """All of them or none. Errors: Unavailable when it should be sent again; any other means it never will be."""
+
+
+class Reporter:
+    """Facts arrive in the order in which they were told. `run` is its loop."""
+
+    def __init__(self, scheduler: Scheduler, clock: Clock) -> None:
+        self._scheduler = scheduler
+        self._clock = clock
+        self._waiting: deque[Fact] = deque()
+        self._some = asyncio.Event()
+        self._none = asyncio.Event()
+        self._none.set()
+        # Under way, and the scheduler knows it: which of them somebody may be waiting for.
+        self._begun: dict[str, bool] = {}
+        self._pauses = PAUSES
+
+    @property
+    def overdue(self) -> bool:
+        """So much waits for the scheduler that nothing should be added."""
+        return len(self._waiting) >= BACKLOG
+
+    def tell(self, fact: Fact) -> None:
+        """Doesn't wait."""
+        self._waiting.append(fact)
+        if isinstance(fact, Started) and fact.known:
+            self._begun[fact.spec.run_id] = True
+        elif isinstance(fact, Ended) and fact.run_id in self._begun:
+            awaited = self._begun.pop(fact.run_id)
+            self._pauses = min(self._pauses, 0 if awaited else PAUSES_OF_BEGUN)
+        self._none.clear()
+        self._some.set()
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            await self._some.wait()
+            await self._clock.sleep(GATHER_SECONDS)
+            while self._waiting:
+                await self._send_some()
+            self._some.clear()
+            self._none.set()
+            await self._pause()
+
+    async def _pause(self) -> None:
+        self._pauses = PAUSES
+        passed = 0
+        while passed < self._pauses:
+            await self._clock.sleep(GATHER_SECONDS)
+            passed += 1
+
+    async def flush(self, patience: float) -> None:
+        """Returns when everything is told, or after `patience` seconds. `run` must be running."""
+        try:
+            async with asyncio.timeout(patience):
+                await self._none.wait()
+        except TimeoutError:
+            log().error("report.lost", facts=len(self._waiting))
+
+    async def _send_some(self) -> None:
+        batch = [self._waiting[index] for index in range(min(BATCH, len(self._waiting)))]
+        if not await self._taken(batch):
+            for fact in batch:  # one of them is refused: find out which, so that the others get through
+                await self._send_alone(fact)
+        for _ in batch:
+            self._waiting.popleft()
+        begun = {fact.spec.run_id for fact in batch if isinstance(fact, Started) and not fact.known}
+        over = {fact.run_id for fact in (*batch, *self._waiting) if isinstance(fact, Ended)}
+        self._begun |= dict.fromkeys(begun - over, False)
+
+    async def _taken(self, batch: list[Fact]) -> bool:
+        """Sends until the scheduler answers; False when it refuses."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                await self._scheduler.report(batch)
+                return True
+            except Unavailable as problem:
+                log().warning("report.waiting", reason=problem.message, facts=len(self._waiting))
+                await self._clock.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            except Problem as problem:
+                log().error("report.refused", reason=problem.message, facts=len(batch))
+                return False
+            except Exception:  # noqa: BLE001  # a bug over there: the loop has to go on for the others
+                log().exception("report.failed", facts=len(batch))
+                return False
+
+    async def _send_alone(self, fact: Fact) -> None:
+        for _ in range(ATTEMPTS_ALONE):
+            if await self._taken([fact]):
+                return
+            await self._clock.sleep(FIRST_PAUSE_SECONDS)
+        log().error("report.dropped", run_id=fact.spec.run_id if isinstance(fact, Started) else fact.run_id)

@@ -1,0 +1,288 @@
+"""One attempt from start to end: sandbox, request, answer, outcome; and what is kept and reported of it."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from executor import disk
+from executor.answer import Answer
+from executor.capacity import Capacity, Place
+from executor.cgroups import Bounds, Usage
+from executor.egress.authority import Authority
+from executor.egress.egress import Egress
+from executor.egress.gate import Internet
+from executor.egress.intercept import Interception
+from executor.egress.log import EgressLog
+from executor.egress.rules import parse as parse_rules
+from executor.failure import outcome_of
+from executor.keep import BlobStore, keep_answer, keep_egress, keep_log
+from executor.model import HUNG_UP, TIMED_OUT, KeptAnswer, Limits, Outcome, Spec, Version
+from executor.model import Usage as RunUsage
+from executor.output import LineSink, Output
+from executor.receive import Receiver
+from executor.report import Ended, Reporter, Started
+from executor.request import head_for, unfinished
+from executor.sandbox import (
+    DEFAULT_BOUNDS,
+    AnswerEnd,
+    Crashed,
+    Driver,
+    Environment,
+    Event,
+    Finished,
+    Head,
+    Launch,
+    Process,
+    Sandbox,
+    StartFailed,
+)
+from executor.variables import Given, Variables
+from executor.versions import Versions
+from executor.wayout import WayOut
+from kit.clock import Clock
+from kit.telemetry import current_traceparent, log, span
+
+
+class Environments(Protocol):
+    """Dependency environments, built once."""
+
+    async def ensure(self, python: str, lock: str) -> Environment:
+        """At once when it is built already. Errors: Invalid (invalid_workflow), Unavailable."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """What every run of this executor works with."""
+
+    driver: Driver
+    environments: Environments
+    versions: Versions
+    variables: Variables
+    capacity: Capacity
+    lines: LineSink
+    reporter: Reporter
+    blobs: BlobStore
+    clock: Clock
+    limits: Limits
+    # (spec, traceparent of the span that speaks) → the signed identity.
+    identity: Callable[[Spec, str], bytes]
+    # Envoy's sockets for nested calls, plain and TLS.
+    nested: Path
+    nested_tls: Path
+    spool: Path
+    start_timeout: float
+    internet: Internet
+    authority: Authority
+
+
+class Run:
+    """`execute` once; meanwhile `stop`, and `answer.read()` by whoever wants the answer."""
+
+    def __init__(self, host: Host, spec: Spec, body: AsyncIterator[bytes], place: Place, *, known: bool) -> None:
+        self.spec = spec
+        self.known = known
+        self.answer = Answer(host.spool)
+        self._host = host
+        self._body = body
+        self._place = place
+        self._limits = host.limits
+        self._output: Output | None = None
+        self._receiver: Receiver | None = None
+        self._contacts = EgressLog()
+        self._began = host.clock.now()
+        self._bounds = DEFAULT_BOUNDS
+        self._used = Usage()
+        self._wall_seconds = 0.0
+        self._traceparent = ""
+        self._stopped: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def stop(self, outcome: Outcome) -> None:
+        """Kills the run; this is its outcome. The first one counts, and none after the end."""
+        if not self._stopped.done():
+            self._stopped.set_result(outcome)
+
+    def hang_up(self) -> None:
+        """The caller of the direct way is gone: a run that still owes the answer is killed."""
+        if not self.answer.complete:
+            self.stop(HUNG_UP)
+
+    async def execute(self) -> None:
+        """Everything, to the report. Never raises but CancelledError, which leaves nothing behind either."""
+        host, spec = self._host, self.spec
+        host.reporter.tell(Started(spec, host.clock.now(), self.known))
+        with span("executor.run", parent=spec.traceparent, run_id=spec.run_id, service_id=spec.service_id):
+            try:
+                outcome = await self._outcome()
+            finally:
+                self._place.give_back()
+            try:
+                await self._conclude(outcome)
+            except asyncio.CancelledError:  # the executor stops, and the filestore takes its time
+                self._tell(outcome)
+                raise
+            except Exception:  # noqa: BLE001  # whatever it was: the run has to end for those who wait for it
+                log().exception("run.not_concluded", run_id=spec.run_id)
+                outcome = Outcome.failed("runtime_error", "internal error")
+                self.answer.end(outcome)
+                self._tell(outcome)
+
+    async def _outcome(self) -> Outcome:
+        """The attempt's own outcome, or that of whatever ends it before: a stop, the deadline."""
+        clock = self._host.clock
+        left = (self.spec.deadline - clock.now()).total_seconds()
+        if left <= 0:
+            return TIMED_OUT
+        work = asyncio.create_task(self._attempt())
+        timer = asyncio.create_task(clock.sleep(left))
+        ends: set[asyncio.Future[Any]] = {work, timer, self._stopped}
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            return self._stopped.result() if self._stopped.done() else TIMED_OUT
+        finally:
+            timer.cancel()
+            work.cancel()  # leaving `_attempt` closes the sandbox
+            await asyncio.gather(work, timer, return_exceptions=True)
+
+    async def _attempt(self) -> Outcome:
+        try:
+            async with AsyncExitStack() as stack:
+                return await self._served(await self._ready(stack))
+        except Exception as error:  # noqa: BLE001  # hostile code and a whole mesh are behind it: any becomes an outcome
+            if isinstance(error, Crashed) and self.answer.complete:
+                # The caller has a whole answer; what the app did after it is lost.
+                log().info("run.ended_early", run_id=self.spec.run_id, reason=str(error))
+                return Outcome.answered(self._status)
+            if isinstance(error, Crashed | StartFailed) and self._used.oom_kills:
+                return Outcome.failed("out_of_memory", _out_of_memory(self._bounds))
+            return outcome_of(error)
+
+    async def _ready(self, stack: AsyncExitStack) -> Sandbox:
+        """A sandbox in which the workflow waits for its request; `stack` ends it."""
+        host, spec = self._host, self.spec
+        version = await host.versions.version(spec.version_id)
+        self._limits = limits = version.limits.over(host.limits)
+        self._bounds = Bounds(limits.memory_bytes, limits.processes, limits.cpu)
+        turn = host.capacity.turn(version.workflow_id, version.concurrency, wait=not spec.synchronous)
+        await stack.enter_async_context(turn)
+        self._output = Output(spec.run_id, host.lines, host.clock, self._limits.log_bytes, host.spool)
+        given = await host.variables.of(version, spec.acting_id)
+        self._contacts.hide(one.value for one in given.fill_ins)
+        launch = Launch(
+            run_id=spec.run_id,
+            env=given.env,
+            environment=await host.environments.ensure(version.python, version.lock),
+            source=await host.versions.source(version),
+            file_name=version.file_name,
+            isolation=version.isolation,
+            version_id=version.id,
+            acting_id=spec.acting_id,
+            bounds=self._bounds,
+            disk_bytes=limits.disk_bytes,
+            certificates=host.authority.directory if given.fill_ins else None,
+            egress=version.egress,
+            contacts=self._contacts,
+        )
+        async with host.capacity.starting():
+            with span("sandbox.start"):
+                self._traceparent = current_traceparent()
+                self._began = host.clock.now()
+                sandbox = await host.driver.start(launch)
+                stack.push_async_callback(self._close, sandbox)
+                process = sandbox.process
+                self._output.follow(process.stdout, process.stderr)
+                way_out = WayOut(process.way_out, host.nested, host.nested_tls, self._identity)
+                await stack.enter_async_context(way_out)
+                await stack.enter_async_context(self._egress(process, version, given))
+                await stack.enter_async_context(disk.watched(process.places, limits.disk_bytes, self._fill))
+                await sandbox.ready(host.start_timeout)
+        return sandbox
+
+    def _egress(self, process: Process, version: Version, given: Given) -> Egress:
+        host, rules = self._host, parse_rules(version.egress)
+        interception = Interception(host.authority, given.fill_ins) if given.fill_ins else None
+        return Egress(process.egress, process.names, host.internet, rules, self._contacts, host.clock, interception)
+
+    def _fill(self, told: str) -> None:
+        self.stop(Outcome.failed("disk_full", f"{told}: raise `disk` in [tool.runmesh], or need less"))
+
+    async def _close(self, sandbox: Sandbox) -> None:
+        self._used = (await sandbox.close()).used
+        self._wall_seconds = (self._host.clock.now() - self._began).total_seconds()
+
+    async def _served(self, sandbox: Sandbox) -> Outcome:
+        """The request goes in, the answer comes out; the outcome once the app has finished."""
+        with span("workflow.request"):
+            self._traceparent = current_traceparent()
+            request = head_for(self.spec, self._traceparent)
+            self._receiver = Receiver(self.answer, self._limits, request.method)
+            body = unfinished(self._body, self._limits.request_bytes, self.stop)
+            events = cast(AsyncGenerator[Event, None], sandbox.serve(request, body))
+            async with aclosing(events):
+                async for event in events:
+                    if isinstance(event, Finished):
+                        return self._finished(event)
+                    self._take(event)
+            raise Crashed("the workflow's process ended")
+
+    def _take(self, event: Head | bytes | AnswerEnd) -> None:
+        assert self._receiver is not None
+        if isinstance(event, Head):
+            self._receiver.head(event)
+        elif isinstance(event, bytes):
+            self._receiver.body(event)
+        else:
+            self._receiver.end(event)
+
+    def _finished(self, event: Finished) -> Outcome:
+        if self.answer.complete:
+            return Outcome.answered(self._status)
+        reason = event.error or "the app returned"
+        return Outcome.failed("workflow_crashed", f"the workflow ended before its answer was complete: {reason}")
+
+    async def _conclude(self, outcome: Outcome) -> None:
+        """Ends log and answer, keeps what is to be kept, reports."""
+        host, spec = self._host, self.spec
+        output = self._output or Output(spec.run_id, host.lines, host.clock, self._limits.log_bytes, host.spool)
+        await output.drain()
+        for refusal in self._contacts.refusals:
+            await output.system(refusal, "warning")
+        outcome = outcome.with_tail(output.tail)
+        if outcome.code:
+            await output.system(outcome.detail or outcome.code, "error")
+        await output.end()
+        self.answer.end(outcome)
+        streamed = self._receiver is not None and self._receiver.streamed
+        kept = await keep_answer(self.answer, host.blobs, host.clock, streamed=streamed)
+        if self.known and kept is not None and kept.digest:
+            self.answer.forget()  # the filestore has it: no file need stay open for who comes late
+        digest = await keep_log(output.archive, host.blobs, host.clock)
+        output.archive.close()
+        contacts = await keep_egress(self._contacts.lines(), host.blobs, host.clock)
+        self._tell(outcome, kept, digest, contacts)
+
+    def _tell(
+        self, outcome: Outcome, kept: KeptAnswer | None = None, log_digest: str = "", egress_digest: str = ""
+    ) -> None:
+        spec = self.spec
+        now = self._host.clock.now()
+        carried = self._contacts.bytes_carried
+        used = RunUsage(self._used.cpu_seconds, self._wall_seconds, self._used.memory_peak, carried)
+        ended = Ended(spec.run_id, spec.attempt, spec.epoch, outcome, kept, log_digest, now, used, egress_digest)
+        self._host.reporter.tell(ended)
+
+    @property
+    def _status(self) -> int:
+        return self.answer.head.status if self.answer.head else 0
+
+    def _identity(self) -> bytes:
+        return self._host.identity(self.spec, self._traceparent)
+
+
+def _out_of_memory(bounds: Bounds) -> str:
+    limit = f"its limit of {bounds.memory >> 20} MiB" if bounds.memory else "what this host has"
+    return f"the workflow needed more memory than {limit}: raise `memory` in [tool.runmesh], or need less"

@@ -1,0 +1,172 @@
+"""The runs of this host: taken on, attached to, stopped, remembered for a while, drained."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from datetime import datetime, timedelta
+
+from executor.answer import WholeAnswer
+from executor.model import AnswerEvent, Outcome, Spec
+from executor.run import Host, Run
+from kit.errors import Conflict, Invalid, NotFound, Unavailable
+from kit.names import is_id
+from kit.telemetry import log
+
+# How long a started run's answer can be attached to after its end, and how many are held at most.
+LINGER = timedelta(seconds=60)
+REMEMBERED = 512
+# How long a run whose answer has to be attached to waits for that.
+HOLD_SECONDS = 10.0
+SWEEP_SECONDS = 5.0
+# What killing all sandboxes, keeping and reporting may take when the executor stops.
+CONCLUDE_SECONDS = 10.0
+SHUT_DOWN = Outcome.failed("runtime_error", "the executor was shut down before the run had finished")
+
+
+class Runs:
+    """Runs by id: those under way, and the ended ones that were started (not called directly)."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._live: dict[str, Run] = {}
+        self._ended: OrderedDict[str, tuple[datetime, Run]] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        # Runs whose caller asked and may have to attach yet, and what kills those that it has to.
+        self._unheld: dict[str, asyncio.Task[None] | None] = {}
+
+    async def ask(self, spec: Spec, body: AsyncIterator[bytes]) -> WholeAnswer | Outcome | None:
+        """Direct way: a small answer when it is whole, or the outcome of a run without one. None: its answer is long or
+        a stream, to be attached to and held within HOLD_SECONDS. Leaving before kills the run.
+
+        Errors: Invalid, Conflict, Unavailable.
+        """
+        run = self._call(spec, body)
+        self._unheld[spec.run_id] = None
+        try:
+            found = await run.answer.at_once()
+            if found is None:
+                self._unheld[spec.run_id] = asyncio.create_task(self._abandoned(run))
+            return found
+        finally:
+            if self._unheld[spec.run_id] is None:
+                self._let_go(run)
+
+    async def call(self, spec: Spec, body: AsyncIterator[bytes]) -> AsyncGenerator[AnswerEvent, None]:
+        """Direct way: the answer as it comes. Leaving before it is complete kills the run.
+
+        Errors: Invalid, Conflict, Unavailable.
+        """
+        run = self._call(spec, body)
+        try:
+            async with aclosing(run.answer.read()) as events:
+                async for event in events:
+                    yield event
+        finally:
+            run.hang_up()
+
+    def start(self, spec: Spec, body: AsyncIterator[bytes]) -> None:
+        """Durable way; idempotent by run id. Errors: Invalid, Unavailable."""
+        if not self._find(spec.run_id):
+            self._take_on(spec, body, known=True)
+
+    async def attach(self, run_id: str, *, hold: bool = False) -> AsyncGenerator[AnswerEvent, None]:
+        """The answer from its first byte, live. Leaving changes nothing, but with `hold` it kills a run whose answer
+        isn't complete. Errors: NotFound.
+        """
+        run = self._find(run_id)
+        if run is None or run.answer.forgotten:
+            raise NotFound("no such run here")
+        if hold and (abandoning := self._unheld.pop(run_id, None)):
+            abandoning.cancel()
+        try:
+            async with aclosing(run.answer.read()) as events:
+                async for event in events:
+                    yield event
+        finally:
+            if hold:
+                self._let_go(run)
+
+    def stop(self, run_id: str, outcome: Outcome) -> None:
+        """Kills a run with this outcome; nothing happens when it isn't under way."""
+        if run_id in self._live:
+            self._live[run_id].stop(outcome)
+
+    async def forget_old(self) -> None:
+        """For ever: lets go of ended runs when their time is over."""
+        while True:
+            await self._host.clock.sleep(SWEEP_SECONDS)
+            horizon = self._host.clock.now() - LINGER
+            while self._ended and next(iter(self._ended.values()))[0] < horizon:
+                self._forget_oldest()
+
+    async def drain(self, grace: float) -> None:
+        """Takes nothing new, lets runs end within `grace` seconds, kills the rest; all are reported."""
+        self._host.capacity.draining = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace)
+        for run in self._live.values():
+            run.stop(SHUT_DOWN)
+        for abandoning in self._unheld.values():
+            if abandoning:
+                abandoning.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CONCLUDE_SECONDS)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._ended:
+            self._forget_oldest()
+
+    def _call(self, spec: Spec, body: AsyncIterator[bytes]) -> Run:
+        if self._find(spec.run_id):
+            raise Conflict(f"{spec.run_id} has run already")
+        return self._take_on(spec, body, known=False)
+
+    async def _abandoned(self, run: Run) -> None:
+        await self._host.clock.sleep(HOLD_SECONDS)
+        self._let_go(run)
+
+    def _let_go(self, run: Run) -> None:
+        """The caller of the direct way is gone, or has all of the answer."""
+        run.hang_up()
+        self._unheld.pop(run.spec.run_id, None)
+        if not run.known and run.spec.run_id in self._ended:
+            del self._ended[run.spec.run_id]
+            run.answer.forget()
+
+    def _take_on(self, spec: Spec, body: AsyncIterator[bytes], *, known: bool) -> Run:
+        if not is_id(spec.run_id, "run"):
+            raise Invalid("a run needs an id")
+        if self._host.reporter.overdue:
+            raise Unavailable("the scheduler hasn't taken this executor's reports for a while")
+        place = self._host.capacity.take(nested=spec.depth > 0)
+        run = self._live[spec.run_id] = Run(self._host, spec, body, place, known=known)
+        task = asyncio.create_task(self._follow(run))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return run
+
+    async def _follow(self, run: Run) -> None:
+        try:
+            await run.execute()
+        except Exception:  # noqa: BLE001  # nobody awaits this task
+            log().exception("run.broke", run_id=run.spec.run_id)
+        finally:
+            del self._live[run.spec.run_id]
+            if run.known or run.spec.run_id in self._unheld:
+                self._ended[run.spec.run_id] = (self._host.clock.now(), run)
+                while len(self._ended) > REMEMBERED:
+                    self._forget_oldest()
+            else:
+                run.answer.forget()
+
+    def _find(self, run_id: str) -> Run | None:
+        if run_id in self._live:
+            return self._live[run_id]
+        ended = self._ended.get(run_id)
+        return ended[1] if ended else None
+
+    def _forget_oldest(self) -> None:
+        _, (_, run) = self._ended.popitem(last=False)
+        run.answer.forget()

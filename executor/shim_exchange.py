@@ -1,0 +1,207 @@
+"""One request and its answer between the executor's frames and an ASGI app; the half of the shim that speaks ASGI.
+
+Standard library only, and it lies beside shim.py in the sandbox, which says what the frames are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import struct
+import traceback
+from typing import Any
+
+MAX_DATA = 256 * 1024
+MAX_HEAD = 256 * 1024
+BODY_AHEAD = 256 * 1024
+MAX_DOCUMENT = 1023 * 1024  # a control frame holds it
+
+_BAD_NAME = re.compile(rb'[\x00-\x1f\x7f()<>@,;:\[\]={} \t\\"]')
+_BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def one_line(error: BaseException) -> str:
+    """`ValueError: it says so`, at most 1000 characters."""
+    return " ".join("".join(traceback.format_exception_only(type(error), error)).split())[-1000:]
+
+
+def openapi_of(app: Any) -> dict[str, Any]:
+    """The document of a FastAPI app, also when wrapped in middleware."""
+    for _ in range(20):
+        if callable(getattr(app, "openapi", None)):
+            try:
+                document = app.openapi()
+                if len(json.dumps(document)) > MAX_DOCUMENT:
+                    return {"document": None, "error": "the OpenAPI document is over 1 MiB"}
+            except Exception as error:  # noqa: BLE001  # user code
+                return {"document": None, "error": one_line(error)}
+            return {"document": document, "error": ""}
+        app = getattr(app, "app", None)
+    return {"document": None, "error": ""}
+
+
+class Exchange:
+    """One request and its answer by ASGI; follows uvicorn's httptools protocol in what is an error."""
+
+    def __init__(self, config: Any, lifespan: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._config = config
+        self._lifespan = lifespan
+        self._reader = reader
+        self._writer = writer
+        self._log = logging.getLogger("uvicorn.error")
+        self._changed = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._body = bytearray()
+        self._more_body = True
+        self._told_all = False
+        self._gone = False
+        self._method = ""
+        self._started = False
+        self._complete = False
+        self._left: int | None = None  # bytes that content-length still promises
+
+    async def run(self) -> str:
+        """Calls the app. Returns what it raised, in one line, else nothing."""
+        length, _ = struct.unpack("!Ic", await self._reader.readexactly(5))
+        scope = self._scope(json.loads(await self._reader.readexactly(length)))
+        body = asyncio.ensure_future(self._read_body())
+        error = ""
+        try:
+            result = await self._config.loaded_app(scope, self.receive, self.send)
+            if result is not None:
+                error = f"ASGI callable should return None, but returned '{result}'."
+            elif not self._started and not self._gone:
+                error = "ASGI callable returned without starting response."
+            elif not self._complete and not self._gone:
+                error = "ASGI callable returned without completing response."
+            if error:
+                self._log.error(error)
+        except BaseException as raised:  # noqa: BLE001  # as uvicorn: the caller has to be told, whatever it was
+            self._log.error("Exception in ASGI application\n", exc_info=raised)
+            error = one_line(raised)
+        if error and not self._started:
+            await self._send_500()
+        body.cancel()
+        return error
+
+    def _scope(self, head: dict[str, Any]) -> dict[str, Any]:
+        config = self._config
+        self._method = head["method"]
+        state = getattr(self._lifespan, "state", None)
+        return {
+            "type": "http",
+            "asgi": {"version": config.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": tuple(head["server"]),
+            "client": tuple(head["client"]),
+            "scheme": head["scheme"],
+            "method": head["method"],
+            "root_path": config.root_path,
+            "path": config.root_path + head["path"],
+            "raw_path": config.root_path.encode("ascii") + head["raw_path"].encode("latin-1"),
+            "query_string": head["query"].encode("latin-1"),
+            "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head["headers"]],
+            **({} if state is None else {"state": state.copy()}),
+        }
+
+    async def _read_body(self) -> None:
+        try:
+            while not self._gone:
+                length, kind = struct.unpack("!Ic", await self._reader.readexactly(5))
+                payload = await self._reader.readexactly(length)
+                if kind == b"D":
+                    self._body += payload
+                elif kind == b"E":
+                    self._more_body = False
+                elif kind == b"G":
+                    self._gone = True
+                self._changed.set()
+                while len(self._body) > BODY_AHEAD:  # the app reads slowly, or never
+                    self._taken.clear()
+                    await self._taken.wait()
+        except (OSError, EOFError):
+            self._gone = True
+            self._changed.set()
+
+    async def receive(self) -> dict[str, Any]:
+        """ASGI's receive."""
+        while not (self._gone or self._complete or self._body or (not self._more_body and not self._told_all)):
+            self._changed.clear()
+            await self._changed.wait()
+        if self._gone or self._complete:
+            return {"type": "http.disconnect"}
+        body = bytes(self._body)
+        self._body.clear()
+        self._taken.set()
+        self._told_all = not self._more_body
+        return {"type": "http.request", "body": body, "more_body": self._more_body}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """ASGI's send."""
+        kind = message["type"]
+        if self._gone:
+            return
+        if not self._started:
+            if kind != "http.response.start":
+                raise RuntimeError(f"Expected ASGI message 'http.response.start', but got '{kind}'.")
+            head = self._answer_head(message)
+            self._started = True
+            await self.frame(b"H", head)
+        elif self._complete:
+            raise RuntimeError(f"Unexpected ASGI message '{kind}' sent, after response already completed.")
+        elif kind != "http.response.body":
+            raise RuntimeError(f"Expected ASGI message 'http.response.body', but got '{kind}'.")
+        else:
+            await self._send_body(bytes(message.get("body", b"")), message.get("more_body", False))
+
+    def _answer_head(self, message: dict[str, Any]) -> bytes:
+        status = int(message["status"])
+        configured = [item for item in self._config.encoded_headers if item != (b"server", b"uvicorn")]
+        headers = []
+        for name, value in [*configured, *message.get("headers", [])]:
+            if _BAD_NAME.search(name) or not name:
+                raise RuntimeError("Invalid HTTP header name.")
+            if _BAD_VALUE.search(value):
+                raise RuntimeError("Invalid HTTP header value.")
+            if name.lower() == b"content-length":
+                self._left = int(value)
+            headers.append([name.lower().decode("latin-1"), value.decode("latin-1")])
+        if self._method == "HEAD" or status in (204, 304):
+            self._left = 0
+        head = json.dumps({"status": status, "headers": headers}).encode()
+        if len(head) > MAX_HEAD:
+            raise RuntimeError("The response's headers are too large.")
+        return head
+
+    async def _send_body(self, body: bytes, more: bool) -> None:
+        if self._method == "HEAD":
+            body = b""
+        if self._left is not None:
+            if len(body) > self._left:
+                raise RuntimeError("Response content longer than Content-Length")
+            self._left -= len(body)
+        for start in range(0, len(body), MAX_DATA):
+            await self.frame(b"D", body[start : start + MAX_DATA])
+        if not more:
+            if self._left:
+                raise RuntimeError("Response content shorter than Content-Length")
+            self._complete = True
+            self._changed.set()
+            await self.frame(b"E", b"")
+
+    async def _send_500(self) -> None:
+        self._left = None
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"21")]
+        await self.send({"type": "http.response.start", "status": 500, "headers": headers})
+        await self.send({"type": "http.response.body", "body": b"Internal Server Error"})
+
+    async def frame(self, kind: bytes, payload: bytes) -> None:
+        """Writes one frame; a reader who has gone is no error of the app's."""
+        try:
+            self._writer.write(struct.pack("!I", len(payload)) + kind + payload)
+            await self._writer.drain()
+        except OSError:
+            self._gone = True
+            self._changed.set()

@@ -1,0 +1,376 @@
+"""A workflow that is loaded once and forked for each run: the part of the shim that forks (frame F of shim.py).
+
+Standard library only, beside shim.py in the sandbox. A template has run the script up to the point where the app would
+be served; a slot is a child of it in namespaces of its own. Between the fork and its first request a slot talks to the
+spawner on a socket that came with F: in order `!` born · `G` furnished + [a cgroup's tasks files] · `C` inside them ·
+`K` checked. Nothing here is a boundary: what a template's own code may do, its slots' code may do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ctypes
+import gc
+import json
+import os
+import platform
+import random
+import signal
+import socket
+import stat
+import struct
+import sys
+import types
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import shim_landlock  # type: ignore[import-not-found]  # it lies beside us in the sandbox, as does the next
+from shim_exchange import Exchange  # type: ignore[import-not-found]
+
+UID = 1000
+_CLONE = {"x86_64": 56, "aarch64": 220}
+_CAPSET = {"x86_64": 126, "aarch64": 91}
+# CLONE_NEWNS NEWUTS NEWIPC NEWUSER NEWPID NEWNET: exactly what the template's filter allows.
+_NAMESPACES = 0x00020000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
+_PR_CAPBSET_DROP, _PR_SET_SECCOMP, _PR_CAP_AMBIENT = 24, 22, 47
+_SECCOMP_MODE_FILTER, _PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
+_CAPABILITY_VERSION = 0x20080522
+_MADV_COLLAPSE, _HUGE = 25, 2 << 20
+_MAP = f"{UID} {UID} 1".encode()
+_IDENTITY = (("/proc/self/setgroups", b"deny"), ("/proc/self/uid_map", _MAP), ("/proc/self/gid_map", _MAP))
+_HARMLESS = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+# PyDLL: the GIL stays ours across the system call, so the child has it too.
+_libc = ctypes.PyDLL(None, use_errno=True)
+
+
+def unforkable(own: set[int]) -> str:
+    """Why the process as it stands can't be forked into many; empty when it can. `own` descriptors are ours."""
+    status = Path("/proc/self/status").read_text()
+    threads = int(status.split("Threads:", 1)[1].split(None, 1)[0])
+    if threads > 1:
+        return f"importing it leaves {threads - 1} thread(s) running"
+    with suppress(ChildProcessError):
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return "importing it leaves a child process"
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        fields = line.split(None, 5)
+        if fields[1].startswith("rw") and fields[1].endswith("s"):
+            return f"importing it leaves memory shared with others: {fields[5] if len(fields) > 5 else 'anonymous'}"
+    for number in sorted(int(path.name) for path in Path("/proc/self/fd").iterdir()):
+        if number > 2 and number not in own and (what := _shared_state(number)):
+            return f"importing it leaves {what} open, which forked copies would share"
+    return ""
+
+
+def collapse_pages() -> None:
+    """Huge pages where our memory has any by now: a fork copies, and an exit takes down, one entry instead of 512."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        fields = line.split(None, 5)
+        if fields[1] != "rw-p" or fields[4] != "0":
+            continue
+        start, end = (int(address, 16) for address in fields[0].split("-"))
+        start = -(-start // _HUGE) * _HUGE
+        for place in range(start, end - _HUGE + 1, _HUGE):
+            _libc.madvise(ctypes.c_void_p(place), ctypes.c_size_t(_HUGE), _MADV_COLLAPSE)  # as far as there are any
+
+
+def _shared_state(number: int) -> str:
+    """What an open descriptor is, when processes that inherit it would get in each other's way."""
+    try:
+        about = os.fstat(number)
+        name = str(Path(f"/proc/self/fd/{number}").readlink())
+    except OSError:
+        return ""  # that of the listing itself
+    if name in _HARMLESS:
+        return ""
+    flags = int(Path(f"/proc/self/fdinfo/{number}").read_text().split("flags:", 1)[1].split()[0], 8)
+    reads_only = flags & os.O_ACCMODE == os.O_RDONLY
+    if reads_only and (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
+        return ""
+    return f"{name} (descriptor {number})"
+
+
+class Template:
+    """Waits for orders to fork. `serve` returns in each slot, never in the template itself."""
+
+    def __init__(self, control: Any) -> None:
+        self._control = control
+        self._slots: dict[int, int] = {}  # pid → slot
+        self._collects = gc.isenabled()
+
+    def serve(self, ready: Callable[[dict[str, Any]], None], other: Callable[[bytes], None]) -> dict[str, Any]:
+        """The order, in a slot. `ready` tells the executor; `other` answers frames that aren't about forking."""
+        reason = unforkable({self._control.sock.fileno()})
+        gc.collect()
+        gc.freeze()
+        collapse_pages()
+        ready({"fork": reason})
+        awake, wake = socket.socketpair()
+        for end in (awake, wake):
+            end.setblocking(False)
+        previous = signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        while True:
+            _wait_for(self._control.sock, awake)
+            self._reap(awake)
+            if not _readable(self._control.sock):
+                continue
+            kind, order, fds = self._control.receive()
+            if kind != b"F":
+                other(kind)
+            elif self._fork(order["slot"]) == 0:
+
+                def reset() -> None:
+                    signal.set_wakeup_fd(-1)
+                    signal.signal(signal.SIGCHLD, previous)
+                    awake.close()
+                    wake.close()
+
+                become_slot(self._control, order, fds, reset, collects=self._collects)
+                return order  # type: ignore[no-any-return]
+            else:
+                for fd in fds:
+                    os.close(fd)
+
+    def _fork(self, slot: int) -> int:
+        """0 in the slot, which is pid 2 of its namespace, so that signals that a workflow sends itself reach it; pid 1
+        only reaps. That one never gets as far as Python's own steps after a fork: they would copy a MiB of memory.
+        """
+        ctypes.pythonapi.PyOS_BeforeFork()
+        pid = int(_libc.syscall(_CLONE[platform.machine()], _NAMESPACES | signal.SIGCHLD, 0, 0, 0, 0))
+        if pid == 0:
+            if main := int(_libc.fork()):  # libc's knows what else is to be done in a child
+                _be_init(main) if main > 0 else os._exit(71)
+            ctypes.pythonapi.PyOS_AfterFork_Child()
+            return 0
+        error = ctypes.get_errno()
+        ctypes.pythonapi.PyOS_AfterFork_Parent()
+        if pid < 0:
+            self._control.send(b"W", {"slot": slot, "status": 255, "error": os.strerror(error)})
+        else:
+            self._slots[pid] = slot
+        return pid
+
+    def _reap(self, awake: socket.socket) -> None:
+        with suppress(BlockingIOError):
+            awake.recv(4096)
+        with suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    return
+                slot = self._slots.pop(pid, 0)
+                self._control.send(b"W", {"slot": slot, "status": os.waitstatus_to_exitcode(status), "error": ""})
+
+
+def _wait_for(*socks: socket.socket) -> None:
+    import select  # noqa: PLC0415  # only templates need it
+
+    poll = select.poll()
+    for sock in socks:
+        poll.register(sock, select.POLLIN)
+    poll.poll()
+
+
+def _readable(sock: socket.socket) -> bool:
+    import select  # noqa: PLC0415
+
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def become_slot(
+    control: Any, order: dict[str, Any], fds: list[int], reset: Callable[[], None], *, collects: bool
+) -> None:
+    """Takes its place: identity, furniture, cgroup; then gives up every right to change it.
+
+    Whatever is touched here is copied, at some 5 µs a page: simple calls instead of comfortable ones.
+    """
+    for place, text in _IDENTITY:
+        opened = os.open(place, os.O_WRONLY)
+        os.write(opened, text)
+        os.close(opened)
+    os.dup2(fds[0], control.sock.fileno(), inheritable=False)
+    os.close(fds[0])
+    with socket.socket(fileno=fds[1]) as spawner:
+        _settle(spawner)
+    os.chdir(order["directory"])
+    try:
+        shim_landlock.confine()
+    except OSError:
+        os._exit(68)
+    reset()
+    drop_rights(base64.b64decode(order["filter"]))
+    be_unique()
+    if collects:
+        gc.enable()
+
+
+def _settle(spawner: socket.socket) -> None:
+    """Ends the process when the spawner says no: nothing may run half furnished."""
+    spawner.send(b"!")
+    word, tasks, _, _ = socket.recv_fds(spawner, 1, 8, socket.MSG_CMSG_CLOEXEC)
+    if word != b"G":
+        os._exit(67)
+    for fd in tasks:
+        os.write(fd, b"0")
+        os.close(fd)
+    spawner.send(b"C")
+    if spawner.recv(1) != b"K":
+        os._exit(67)
+
+
+def _be_init(main: int) -> NoReturn:
+    """Waits for all, and ends with `main`; its status is 128 + n for signal n."""
+    os.closerange(0, 1 << 16)
+    while True:
+        pid, status = os.wait()
+        if pid == main:
+            end = os.waitstatus_to_exitcode(status)
+            os._exit(128 - end if end < 0 else end)
+
+
+class _Filter(ctypes.Structure):
+    """struct sock_fprog."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("program", ctypes.c_char_p))
+
+
+def drop_rights(program: bytes) -> None:
+    """No capability, not even in our own namespaces, and the filter of a run on top of the template's."""
+    for capability in range(64):
+        if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0):
+            break  # the last one that this kernel knows
+    _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    nothing = (ctypes.c_uint32 * 6)()
+    if _libc.syscall(_CAPSET[platform.machine()], header, nothing):
+        os._exit(68)
+    fprog = _Filter(len(program) // 8, program)
+    if _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(fprog), 0, 0):
+        os._exit(68)
+
+
+def be_unique() -> None:
+    """What two forks of one process must not share: random streams, names, caches of who they are.
+
+    `random` itself reseeds by its own at-fork hook, OpenSSL by the changed pid.
+    """
+    for instance in _seeded_by_chance:
+        instance.seed()
+    numpy_random: Any = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+    tempfile: Any = sys.modules.get("tempfile")
+    if tempfile is not None:
+        tempfile._name_sequence = None  # noqa: SLF001  # it looks at the pid, which is the same in every pid namespace
+    uuid: Any = sys.modules.get("uuid")
+    if uuid is not None:
+        uuid._last_timestamp = None  # noqa: SLF001  # there is no public way, here and below
+        uuid._node = random.getrandbits(48) | (1 << 40)  # noqa: SLF001  # uuid1's: the host's own is none of its business
+
+
+_seeded_by_chance: list[random.Random] = []
+
+
+def watch_randomness() -> None:
+    """Remembers generators that user code makes without a seed, to reseed them in each slot."""
+    original = random.Random.seed
+
+    def seed(self: random.Random, a: Any = None, version: int = 2) -> None:
+        original(self, a, version)
+        known = any(one is self for one in _seeded_by_chance)
+        if a is None and not known:
+            _seeded_by_chance.append(self)
+        elif a is not None and known:
+            _seeded_by_chance[:] = [one for one in _seeded_by_chance if one is not self]
+
+    random.Random.seed = seed  # type: ignore[method-assign]
+
+
+def warm_up(config: Any) -> None:
+    """Makes uvicorn and the framework do once what they would do lazily; never calls the user's handlers."""
+    _loop_factory(config)  # imports uvloop, where that is used
+    loop = asyncio.SelectorEventLoop()  # uvloop's would leave a pipe open that all slots shared
+    try:
+        loop.run_until_complete(touch(config.loaded_app, times=3))
+    finally:
+        loop.close()
+
+
+def _loop_factory(config: Any) -> Any:
+    """None: by the policy, which older versions of uvicorn set."""
+    return config.get_loop_factory() if hasattr(config, "get_loop_factory") else config.setup_event_loop()
+
+
+async def touch(app: Any, *, times: int) -> None:
+    """A dummy app of the same framework answers a dummy request, on the way that a real one takes."""
+    if getattr(app, "middleware_stack", True) is None:
+        app.middleware_stack = app.build_middleware_stack()
+    dummy = _dummy()
+    for _ in range(times):
+        with suppress(Exception):  # a framework that doesn't like our dummy is merely not warm
+            await _exchange(dummy)
+
+
+_made: list[Any] = []
+
+
+def _dummy() -> Any:
+    """Made once, in the template."""
+    if not _made:
+        fastapi: Any = sys.modules.get("fastapi")
+        _made.append(_bare if fastapi is None else _of_fastapi(fastapi))
+    return _made[0]
+
+
+def _of_fastapi(fastapi: Any) -> Any:
+    pydantic: Any = sys.modules["pydantic"]
+    model = pydantic.create_model("Dummy", name=(str, "x"))
+    dummy = fastapi.FastAPI()
+
+    async def answer(body: Any) -> dict[str, str]:
+        return {"name": body.name}
+
+    answer.__annotations__["body"] = model
+    dummy.post("/")(answer)
+    return dummy
+
+
+async def _bare(_scope: Any, receive: Any, send: Any) -> None:
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"{}"})
+
+
+async def _exchange(app: Any) -> None:
+    config = types.SimpleNamespace(loaded_app=app, encoded_headers=[], asgi_version="3.0", root_path="")
+    ours, its = socket.socketpair()
+    with ours:
+        reader, writer = await asyncio.open_unix_connection(sock=its)
+        ours.sendall(_REQUEST)
+        await Exchange(config, types.SimpleNamespace(state={}), reader, writer).run()
+        writer.close()
+        await writer.wait_closed()
+
+
+def _frame(kind: bytes, payload: bytes) -> bytes:
+    return struct.pack("!I", len(payload)) + kind + payload
+
+
+_HEAD = {
+    "method": "POST",
+    "path": "/",
+    "raw_path": "/",
+    "query": "",
+    "headers": [["content-type", "application/json"], ["content-length", "15"]],
+    "client": ["127.0.0.1", 0],
+    "server": ["127.0.0.1", 8000],
+    "scheme": "http",
+}
+_REQUEST = _frame(b"H", json.dumps(_HEAD).encode()) + _frame(b"D", b'{"name":"warm"}') + _frame(b"E", b"")

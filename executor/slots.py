@@ -1,0 +1,166 @@
+"""The slots among the spawner's jobs: adopted before they are forked, then welcomed, furnished and settled.
+
+A slot speaks on a socket of its own (shim_template.py says what). Its pid is the kernel's word, not its own. Standard
+library only.
+"""
+
+import os
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from executor import furnish, netns, spawned
+from executor.cgroups import Group
+from executor.jobs import SAFE_NAME, Job
+
+
+class Spawner(Protocol):
+    """What the spawner does for us."""
+
+    jobs: dict[int, Job]
+
+    def tell(self, did: str, **content: Any) -> None: ...
+
+    def watch(self, fd: int, act: Callable[[], None]) -> None: ...
+
+    def unwatch(self, fd: int) -> None: ...
+
+    def kill(self, job: Job) -> None: ...
+
+    def maybe_ended(self, job: Job) -> None: ...
+
+    def group(self, name: str, bounds: Sequence[float]) -> Group | None: ...
+
+
+class Slots:
+    """Orders `adopt`, and what slots say until they are settled."""
+
+    def __init__(self, spawner: Spawner, executor: socket.socket) -> None:
+        self._spawner = spawner
+        self._executor = executor
+        self._furnishers: dict[int, Job] = {}
+
+    def adopt(
+        self,
+        job: int,
+        template: int,
+        run: str,
+        listen: list[tuple[str, int]],
+        bounds: Sequence[float],
+        given: list[int],
+    ) -> None:
+        """Errors: OSError."""
+        parent = self._spawner.jobs.get(template)
+        if parent is None or parent.directory is None or parent.killed_at:
+            raise OSError("the template is gone")
+        directory = _make_directory(run, parent)
+        try:
+            group = self._spawner.group(run, bounds)
+        except OSError:
+            furnish.remove_untouched(directory)
+            raise
+        word = socket.socket(fileno=os.dup(given[0]))
+        word.setblocking(False)
+        word.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        slot = Job(job, 0, True, None, directory, listen, told=-1, status=0, template=parent, word=word, group=group)
+        self._spawner.jobs[job] = slot
+        parent.slots.add(job)
+        self._spawner.watch(word.fileno(), lambda: self._hear(slot))
+        self._spawner.tell("spawned", job=job)
+
+    def reaped(self, pid: int, status: int) -> None:
+        """A child of the spawner's has ended: perhaps one that furnished a slot, which may now enter its cgroup."""
+        slot = self._furnishers.pop(pid, None)
+        if slot is None or slot.word is None:
+            return
+        doors: list[int] = []
+        try:
+            if not status:
+                doors = slot.group.doors() if slot.group else []
+                socket.send_fds(slot.word, [b"G"], doors)
+                return
+        except OSError:
+            pass
+        finally:
+            for door in doors:
+                os.close(door)
+        self._spawner.kill(slot)
+
+    def hang_up(self, job: Job) -> None:
+        """It has nothing more to say."""
+        if job.word is not None:
+            self._spawner.unwatch(job.word.fileno())
+            job.word.close()
+            job.word = None
+
+    def _hear(self, slot: Job) -> None:
+        """`!` it is born, `C` it is where it should be."""
+        if slot.word is None:  # hung up since it spoke
+            return
+        try:
+            data, ancillary, _, _ = slot.word.recvmsg(1, socket.CMSG_SPACE(12))
+        except BlockingIOError:
+            return
+        except OSError:
+            data, ancillary = b"", []
+        try:
+            if data == b"!" and slot.init is None and ancillary:
+                self._welcome(slot, struct.unpack("3i", ancillary[0][2])[0])
+            elif data == b"C" and slot.init is not None:
+                self._settled(slot)
+            else:
+                self._spawner.kill(slot)
+        except OSError as error:
+            self._spawner.tell("deaf", job=slot.id, error=str(error)[:1000])
+            self._spawner.kill(slot)
+
+    def _welcome(self, slot: Job, pid: int) -> None:
+        """It is the child of its init, with which all in it dies. Errors: OSError."""
+        slot.pid = pid
+        slot.init = _open_parent(pid)
+        self._spawner.watch(slot.init, lambda: self._spawner.maybe_ended(slot))
+        assert slot.directory is not None
+        assert slot.template is not None
+        if slot.template.shown is None:
+            slot.template.shown = furnish.shown_below_tmp(pid)
+        shown, mounts = slot.template.shown, furnish.mounts_of(slot.directory.name)
+        netns.network_of(slot.listen)
+        helper, there = furnish.fork_into(slot.init)
+        if helper == 0:
+            spawned.furnish_slot(self._executor, slot.id, slot.init, mounts, shown, slot.listen, there=there)
+        self._furnishers[helper] = slot
+
+    def _settled(self, slot: Job) -> None:
+        """Errors: OSError."""
+        assert slot.word is not None
+        if slot.group is not None and not slot.group.holds(slot.pid):
+            raise OSError("the slot isn't in its cgroup")
+        self._spawner.tell("placed", job=slot.id)
+        slot.word.send(b"K")
+        self.hang_up(slot)
+
+
+def _open_parent(pid: int) -> int:
+    """A pidfd of its parent, which must be the init of the same pid namespace. Errors: OSError."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    parent = int(status.split("PPid:", 1)[1].split(None, 1)[0])
+    opened = os.pidfd_open(parent)
+    about = Path(f"/proc/{parent}/status").read_text()
+    if about.split("NSpid:", 1)[1].split("\n", 1)[0].split()[-1] != "1":
+        os.close(opened)
+        raise OSError("the slot isn't the child of an init")
+    return opened
+
+
+def _make_directory(name: str, template: Job) -> Path:
+    assert template.directory is not None
+    if not SAFE_NAME.fullmatch(name):
+        raise OSError(f"{name!r} is no name for a slot's directory")
+    directory = template.directory / "slots" / name
+    for path in (directory, *(directory / part for part in furnish.PARTS)):
+        path.mkdir(mode=0o700)
+        if template.uid is not None:
+            os.chown(path, template.uid, template.uid)
+    return directory

@@ -1,0 +1,303 @@
+"""The use case Validate: is this file a workflow that would run here? Checks in order, each with a reason and a line.
+
+Also gives what a version needs besides its source: interpreter, lock, declared variables, limits, OpenAPI document.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import NamedTuple, NoReturn, Protocol
+
+from executor.header import MAX_SOURCE, EnvVar, Header, HeaderError, parse
+from executor.loglines import clean
+from executor.model import Limits, Secret
+from executor.sandbox import Environment
+from kit.errors import Invalid
+
+IMPORT_SECONDS = 60.0
+MAX_DETAIL = 4000
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. `line` is 1-based, 0 where none applies; a failed `advisory` check stops nothing."""
+
+    check: str
+    passed: bool
+    detail: str = ""
+    line: int = 0
+    advisory: bool = False
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What came of starting the script in a sandbox. `error_kind` as in executor.sandbox.StartFailed, empty when ok;
+    `openapi` is JSON, empty where the app gives none; `log_tail` is what it printed last; `obstacle` says why it can't
+    be forked, empty when it can.
+    """
+
+    ok: bool
+    error_kind: str = ""
+    detail: str = ""
+    line: int = 0
+    openapi: str = ""
+    log_tail: str = ""
+    obstacle: str = ""
+
+
+@dataclass(frozen=True)
+class SyntaxFault:
+    """Why the source doesn't compile."""
+
+    message: str
+    line: int = 0
+
+
+@dataclass
+class Report:
+    """All checks up to the first that failed. The rest is set when only advisory ones failed; None: the platform's
+    default.
+    """
+
+    checks: list[Check] = field(default_factory=list)
+    python: str = ""
+    lock: str = ""
+    env_vars: tuple[EnvVar, ...] = ()
+    isolation: str = ""
+    timeout: timedelta | None = None
+    concurrency: int | None = None
+    # Of what a run may use; 0 where the header says nothing.
+    limits: Limits = Limits()
+    openapi: str = ""
+    # What it may reach; None: its header says nothing.
+    egress: tuple[str, ...] | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it may be deployed."""
+        return all(check.passed or check.advisory for check in self.checks)
+
+
+class Builds(Protocol):
+    """Interpreters and environments. Errors of all: Invalid with a reason for the author; Unavailable."""
+
+    async def choose(self, requires_python: str) -> str: ...
+
+    async def resolve(self, python: str, requirements: list[str]) -> str: ...
+
+    async def ensure(self, python: str, lock: str) -> Environment: ...
+
+
+class SecretNames(Protocol):
+    """An organization's secrets."""
+
+    async def values(self, organization_id: str, names: list[str]) -> dict[str, Secret]:
+        """Those of `names` that exist."""
+
+
+class SyntaxCheck(Protocol):
+    """Compiles the source by an interpreter, `3.11`; empty: the platform's own."""
+
+    async def __call__(self, source: bytes, python: str) -> SyntaxFault | None: ...
+
+
+class ImportCheck(Protocol):
+    """Starts the script in a sandbox until it hands its app over, and asks the app for its OpenAPI document."""
+
+    async def __call__(
+        self,
+        environment: Environment,
+        source: bytes,
+        file_name: str,
+        env: dict[str, str],
+        timeout_s: float,
+        limits: Limits,
+        egress: Sequence[str] | None,
+    ) -> ImportReport: ...
+
+
+class Preloading(Protocol):
+    """Loads what is about to be called, in place of an import check; None when it can't."""
+
+    async def __call__(
+        self,
+        organization_id: str,
+        environment: Environment,
+        source: bytes,
+        file_name: str,
+        env: Mapping[str, str],
+        limits: Limits,
+        egress: Sequence[str] | None,
+        isolation: str,
+    ) -> ImportReport | None: ...
+
+
+class _Candidate(NamedTuple):
+    """What is imported, and as whose."""
+
+    organization_id: str
+    environment: Environment
+    source: bytes
+    file_name: str
+    env: Mapping[str, str]
+    limits: Limits
+    egress: Sequence[str] | None
+
+
+class _Failed(Exception):
+    """A check failed; those after it make no sense."""
+
+
+class Validate:
+    """Errors: Unavailable when the package index or the host can't; what is wrong with the source is in the report.
+
+    `default`: of a run whose header says nothing; `most`: more is refused.
+    """
+
+    def __init__(
+        self,
+        builds: Builds,
+        syntax: SyntaxCheck,
+        secrets: SecretNames,
+        import_check: ImportCheck,
+        *,
+        default: Limits,
+        most: Limits,
+        preloading: Preloading | None = None,
+    ) -> None:
+        self._builds = builds
+        self._syntax = syntax
+        self._secrets = secrets
+        self._import_check = import_check
+        self._preloading = preloading
+        self._default = default
+        self._most = most
+
+    async def __call__(self, organization_id: str, source: bytes, file_name: str, *, preload: bool = False) -> Report:
+        """Checks `source` as `organization_id` would run it; with `preload` its first call finds it loaded."""
+        report = Report()
+        try:
+            header = await self._read(report, source)
+            environment = await self._build(report, header)
+            env, missing, filled = await self._declared(report, organization_id, header)
+            limits = header.options.limits.over(self._default)
+            candidate = _Candidate(organization_id, environment, source, file_name, env, limits, header.options.egress)
+            keep = preload and not filled and header.options.isolation != "cold"
+            await self._import(report, candidate, missing, header.options.isolation, keep=keep)
+        except _Failed:
+            return Report(report.checks)
+        report.env_vars = header.env_vars
+        report.isolation = header.options.isolation
+        report.timeout = header.options.timeout
+        report.concurrency = header.options.concurrency
+        report.limits = header.options.limits
+        report.egress = header.options.egress
+        return report
+
+    async def _read(self, report: Report, source: bytes) -> Header:
+        """syntax, header, interpreter. The header is read first: it names the Python whose syntax counts."""
+        header_fault = interpreter_fault = None
+        header = Header()
+        try:
+            header = parse(source)
+            header.check(self._most)
+            report.python = await self._builds.choose(header.requires_python)
+        except HeaderError as error:
+            header_fault = error
+        except Invalid as error:
+            interpreter_fault = error.message
+        if header_fault is not None and header_fault.about_source:
+            _fail(report, "syntax", header_fault.message, header_fault.line)
+        fault = await self._syntax(source, report.python)
+        if fault is not None:
+            _fail(report, "syntax", fault.message, fault.line)
+        _pass(report, "syntax")
+        if header_fault is not None:
+            _fail(report, "header", header_fault.message, header_fault.line)
+        _pass(report, "header")
+        if interpreter_fault is not None:
+            _fail(report, "interpreter", interpreter_fault, header.requires_python_line)
+        _pass(report, "interpreter", f"Python {report.python}")
+        return header
+
+    async def _build(self, report: Report, header: Header) -> Environment:
+        try:
+            report.lock = await self._builds.resolve(report.python, list(header.dependencies))
+            environment = await self._builds.ensure(report.python, report.lock)
+        except Invalid as error:
+            _fail(report, "dependencies", error.message, _line_named(header, error.message))
+        _pass(report, "dependencies", f"{len(report.lock.splitlines())} packages")
+        return environment
+
+    async def _declared(
+        self, report: Report, organization_id: str, header: Header
+    ) -> tuple[dict[str, str], list[str], bool]:
+        """What the script finds in its environment, the names that it would miss, whether any is filled in outside."""
+        names = [variable.name for variable in header.env_vars]
+        values = await self._secrets.values(organization_id, names) if names else {}
+        defaults = {variable.name: variable.default for variable in header.env_vars if variable.default is not None}
+        env = defaults | {name: secret.inside(name) for name, secret in values.items() if name in names}
+        missing = [variable for variable in header.env_vars if variable.name not in env]
+        if missing:
+            listed = ", ".join(variable.name for variable in missing)
+            detail = f"no secret is set for {listed}: a run will fail (missing_secret) until it is"
+            report.checks.append(Check("secrets", passed=False, detail=detail, line=missing[0].line, advisory=True))
+        else:
+            _pass(report, "secrets")
+        filled = any(secret.hosts for name, secret in values.items() if name in names)
+        return env, [variable.name for variable in missing], filled
+
+    async def _import(
+        self, report: Report, candidate: "_Candidate", missing: list[str], isolation: str, *, keep: bool
+    ) -> None:
+        if missing:
+            detail = f"not run: secret {', '.join(missing)} is missing"
+            report.checks.append(Check("imports", passed=False, detail=detail, advisory=True))
+            return
+        found = await self._preloading(*candidate, isolation or "run") if keep and self._preloading else None
+        if found is None:
+            _, environment, source, file_name, env, limits, egress = candidate
+            found = await self._import_check(environment, source, file_name, dict(env), IMPORT_SECONDS, limits, egress)
+        if not found.ok:
+            told = found.detail or found.error_kind or "the script can't be started"
+            printed = f"\nIt printed: {found.log_tail}" if found.log_tail else ""
+            _fail(report, "imports", told + printed, found.line)
+        _pass(report, "imports")
+        report.openapi = _encodable(found.openapi)
+        _pass(report, "openapi", "" if found.openapi else "the app gives none")
+        if found.obstacle and isolation != "cold":
+            detail = f"each call starts a new process, which is slow: {found.obstacle}"
+            report.checks.append(Check("isolation", passed=False, detail=detail, advisory=True))
+        else:
+            _pass(report, "isolation", isolation or "run")
+
+
+def _pass(report: Report, check: str, detail: str = "") -> None:
+    report.checks.append(Check(check, passed=True, detail=detail))
+
+
+def _fail(report: Report, check: str, detail: str, line: int) -> NoReturn:
+    # A script's own words may be anything: bounded, encodable, and a line that a file can have.
+    line = line if 0 < line <= MAX_SOURCE else 0
+    report.checks.append(Check(check, passed=False, detail=_encodable(detail[:MAX_DETAIL]), line=line))
+    raise _Failed
+
+
+def _encodable(text: str) -> str:
+    """Nor may it move a terminal's cursor."""
+    return clean(text)
+
+
+def _line_named(header: Header, message: str) -> int:
+    """The line of the first dependency that the message names, spelled in whichever way."""
+    told = _plain(message)
+    for entry, line in zip(header.dependencies, header.dependency_lines, strict=True):
+        name = _plain(re.split(r"[^A-Za-z0-9._-]", entry, maxsplit=1)[0])
+        if re.search(rf"(?<![a-z0-9-]){re.escape(name)}(?![a-z0-9]|-[a-z])", told):
+            return line
+    return header.dependency_lines[0] if header.dependency_lines else 0
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[-_.]+", "-", text).lower()

@@ -1,0 +1,80 @@
+"""What a version is and its source: immutable but for its limits, so what was fetched once stays true."""
+
+import os
+import tempfile
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Protocol
+
+from executor.model import Version, sha256_hex
+from kit.errors import Unavailable
+from kit.settings import private_dir
+
+REMEMBERED = 1024
+MAX_SOURCE_BYTES = 1024 * 1024
+
+
+class VersionBook(Protocol):
+    """The scheduler's book of versions."""
+
+    async def version(self, version_id: str) -> Version:
+        """Errors: NotFound, Unavailable."""
+
+
+class SourceStore(Protocol):
+    """The filestore, by digest."""
+
+    def get(self, digest: str) -> AsyncIterator[bytes]:
+        """Errors: NotFound, Unavailable."""
+
+
+class Versions:
+    """Versions by id in memory, sources by digest in `directory`, which may be deleted at any time."""
+
+    def __init__(self, book: VersionBook, store: SourceStore, directory: Path) -> None:
+        self._book = book
+        self._store = store
+        self._directory = private_dir(directory)
+        self._known: OrderedDict[str, Version] = OrderedDict()
+
+    async def version(self, version_id: str) -> Version:
+        """Errors: NotFound, Unavailable."""
+        if version_id not in self._known:
+            self._known[version_id] = await self._book.version(version_id)
+            while len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        self._known.move_to_end(version_id)
+        return self._known[version_id]
+
+    def forget(self) -> None:
+        """A workflow was changed: its limits, which come with a version, may have been."""
+        self._known.clear()
+
+    async def source(self, version: Version) -> bytes:
+        """The script's bytes, checked against their digest. Errors: NotFound, Unavailable."""
+        path = self._directory / version.source_digest
+        if path.exists():
+            source = path.read_bytes()
+            if sha256_hex(source) == version.source_digest:
+                return source
+        source = await self._fetched(version.source_digest)
+        _write_whole(path, source)
+        return source
+
+    async def _fetched(self, digest: str) -> bytes:
+        source = b""
+        async for chunk in self._store.get(digest):
+            source += chunk
+            if len(source) > MAX_SOURCE_BYTES:
+                break
+        if sha256_hex(source) != digest:
+            raise Unavailable("the filestore gave another source than the one that was deployed")
+        return source
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+    Path(temporary).rename(path)

@@ -1,0 +1,7 @@
+"""Bytes: callers' files by signed address, the mesh's own blobs by digest.
+
+Owns: files, blobs. Serves: mesh.filestore.v1.Files and mesh.filestore.v1.Blobs, and over plain HTTP on the socket
+`files.sock` the bytes of files: `PUT /files/ID`, `GET` and `HEAD /files/ID/NAME`, to which Envoy routes. Calls nobody.
+Stores: `files` (one row each from its creation on); the bytes in `files/` and `blobs/` under RUNMESH_FILES_URL.
+Sends no events.
+"""

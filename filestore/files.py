@@ -1,0 +1,111 @@
+"""Callers' files: a place is made, filled once, read by whoever has the address, and goes after some days."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from filestore.addresses import Addresses
+from filestore.backend import Backend, Reader
+from filestore.model import Content, File, check_file_name, media_type
+from kit.clock import Clock
+from kit.errors import Conflict, Denied, Invalid, NotFound
+from kit.names import is_id, new_id
+
+UPLOAD_TIME = timedelta(hours=1)
+# An upload that began in time may take long: the row stays at least this much longer.
+SLOW_UPLOAD = timedelta(days=1)
+
+
+class FileStore(Protocol):
+    """What is known of files."""
+
+    async def add(self, file: File) -> None: ...
+
+    async def get(self, file_id: str) -> File | None: ...
+
+    def filling(self, file_id: str, content: Content, expires_at: datetime) -> AbstractAsyncContextManager[None]:
+        """Records the upload when it is left without an error; one at a time. Errors: Conflict when there is one."""
+        ...
+
+    async def expired(self, now: datetime, limit: int) -> list[File]: ...
+
+    async def remove(self, file_id: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """The two addresses of a new file."""
+
+    upload_uri: str
+    download_uri: str
+
+
+class Files:
+    """All that is done with files."""
+
+    def __init__(
+        self,
+        files: FileStore,
+        backend: Backend,
+        addresses: Addresses,
+        clock: Clock,
+        *,
+        max_bytes: int,
+        lifetime: timedelta,
+    ) -> None:
+        self._files = files
+        self._backend = backend
+        self._addresses = addresses
+        self._clock = clock
+        self._max_bytes = max_bytes
+        self._lifetime = lifetime
+
+    async def create(self, organization_id: str, name: str) -> Place:
+        """Errors: Invalid for a name over 255 bytes or with a control character."""
+        now = self._clock.now()
+        until = now + UPLOAD_TIME
+        file = File(new_id("file"), organization_id, check_file_name(name), now, until + SLOW_UPLOAD)
+        await self._files.add(file)
+        return Place(self._addresses.upload(file, until), self._addresses.download(file))
+
+    async def open_upload(self, file_id: str, expires: str, signature: str) -> File:
+        """The file that this address may fill now. Errors: Denied for a bad or old address, NotFound, Conflict."""
+        if not self._addresses.may_upload(file_id, expires, signature, self._clock.now()):
+            raise Denied("this upload address is not valid or has expired; ask for a new one by POST /file")
+        file = await self._files.get(file_id)
+        if file is None:
+            raise NotFound("no such file")
+        if file.content is not None:
+            raise Conflict("this file was uploaded already; ask for a new address by POST /file")
+        return file
+
+    def check_size(self, size: int) -> None:
+        """Errors: Invalid (too_large)."""
+        if size > self._max_bytes:
+            raise Invalid(f"a file has at most {self._max_bytes} bytes", code="too_large")
+
+    async def fill(self, file: File, content_type: str, chunks: AsyncIterator[bytes]) -> Content:
+        """All or nothing. Errors: Invalid (too_large); Conflict when another upload was faster."""
+        async with self._backend.receive() as incoming:
+            async for chunk in chunks:
+                self.check_size(incoming.size + len(chunk))
+                await incoming.write(chunk)
+            content = Content(media_type(content_type), await incoming.finish())
+            async with self._files.filling(file.id, content, self._clock.now() + self._lifetime):
+                await incoming.keep(file.storage_key)
+        return content
+
+    async def readable(self, file_id: str, signature: str) -> tuple[File, Content]:
+        """Errors: NotFound for a bad address, and for a file that is unknown, empty or gone, all alike."""
+        file = None
+        if is_id(file_id, "file") and self._addresses.may_download(file_id, signature):
+            file = await self._files.get(file_id)
+        if file is None or file.content is None or file.expires_at <= self._clock.now():
+            raise NotFound("no such file: the address is not valid, nothing was uploaded, or it has expired")
+        return file, file.content
+
+    def open(self, file: File) -> AbstractAsyncContextManager[Reader]:
+        """The bytes of a readable file. Errors: NotFound."""
+        return self._backend.open(file.storage_key)

@@ -1,0 +1,50 @@
+"""The composition root."""
+
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+from mesh.filestore.v1 import blobs_pb2_grpc, files_pb2_grpc
+
+from filestore.addresses import Addresses
+from filestore.backend import Backend
+from filestore.blobs import Blobs
+from filestore.disk import DiskBackend
+from filestore.files import Files
+from filestore.http import app
+from filestore.http_server import http_server
+from filestore.rpc import BlobsServicer, FilesServicer
+from filestore.settings import Settings
+from filestore.store import SqlFileStore
+from filestore.sweep import sweep, sweep_blobs
+from kit.clock import Clock, SystemClock
+from kit.db import open_db
+from kit.lifecycle import background
+from kit.rpc_server import RpcServer
+from kit.settings import read_key
+
+
+async def build(
+    settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None, backend: Backend | None = None
+) -> RpcServer:
+    """Everything wired and entered on `stack`; tests pass their clock and backend."""
+    clock = clock or SystemClock()
+    backend = backend or DiskBackend(settings.storage)
+    addresses = Addresses(read_key(settings.key_file("files")), settings.public_url)
+    store = SqlFileStore(await stack.enter_async_context(open_db(settings.database_url("filestore"))))
+    files = Files(
+        store,
+        backend,
+        addresses,
+        clock,
+        max_bytes=settings.max_file_bytes,
+        lifetime=timedelta(days=settings.file_days),
+    )
+    await stack.enter_async_context(background(sweep(store, backend, clock)))
+    await stack.enter_async_context(background(sweep_blobs(backend, settings.blob_lifetime, clock)))
+    grace = settings.drain_seconds / 2  # the two servers drain one after the other
+    await stack.enter_async_context(http_server(app(files), settings.http_socket, grace))
+    server = RpcServer(settings.address("filestore"), grace=grace)
+    server.add(files_pb2_grpc.add_FilesServicer_to_server, FilesServicer(files), "mesh.filestore.v1.Files")
+    blobs = BlobsServicer(Blobs(backend, settings.max_blob_bytes))
+    server.add(blobs_pb2_grpc.add_BlobsServicer_to_server, blobs, "mesh.filestore.v1.Blobs")
+    return await stack.enter_async_context(server)

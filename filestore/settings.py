@@ -1,0 +1,61 @@
+"""What the filestore reads from the environment."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from kit.settings import MeshSettings, env
+
+MIB = 1024 * 1024
+
+
+def positive(text: str) -> int:
+    """A number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(f"{text} is less than 1")
+    return number
+
+
+def file_url(text: str) -> Path:
+    """The directory of a `file:///…` URL."""
+    url = urlsplit(text)
+    if url.scheme != "file" or url.netloc not in {"", "localhost"} or not url.path.startswith("/"):
+        raise ValueError(f"{text!r} is not of the form file:///directory")
+    return Path(unquote(url.path))
+
+
+def days(text: str) -> float:
+    """A number of days above zero."""
+    value = float(text)
+    if not value > 0:
+        raise ValueError(f"{text!r} is not a number of days above 0")
+    return value
+
+
+@dataclass(frozen=True)
+class Settings(MeshSettings):
+    """Sizes in bytes."""
+
+    files_directory: Path | None = env("RUNMESH_FILES_URL", None, file_url)
+    file_days: int = env("RUNMESH_FILE_DAYS", 7, positive)
+    max_file_bytes: int = env("RUNMESH_MAX_FILE_BYTES", 5 * 1024 * MIB, positive)
+    max_blob_bytes: int = env("RUNMESH_MAX_BLOB_BYTES", 110 * MIB, positive)
+    # Of runs, counted from their end; the scheduler goes by the same variable.
+    retention_days: float = env("RUNMESH_RETENTION_DAYS", 7.0, days)
+
+    @property
+    def storage(self) -> Path:
+        """The directory that holds the bytes."""
+        return self.files_directory or self.home
+
+    @property
+    def blob_lifetime(self) -> timedelta:
+        """Longer than any record that names a blob: a run may take a day from its request's blob to its end."""
+        return timedelta(days=self.retention_days + 2)
+
+    @property
+    def http_socket(self) -> Path:
+        """Where the bytes of files are served over HTTP."""
+        return self.run_dir / "files.sock"

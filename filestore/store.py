@@ -1,0 +1,80 @@
+"""The table of files, and the repository that maps its rows to the model."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Index, MetaData, String, Table, delete, select, update
+
+from filestore.model import Content, File, Stored
+from kit.db import Database, UtcDateTime
+from kit.errors import Conflict
+
+metadata = MetaData()
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("organization_id", String(40), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    # The upload: all three or none.
+    Column("media_type", String(255)),
+    Column("size", BigInteger),
+    Column("digest", String(64)),
+    Index("files_by_expiry", "expires_at"),
+)
+
+
+class SqlFileStore:
+    """Files in SQL."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def add(self, file: File) -> None:
+        row = {
+            "id": file.id,
+            "organization_id": file.organization_id,
+            "name": file.name,
+            "created_at": file.created_at,
+            "expires_at": file.expires_at,
+        }
+        async with self._db.write() as tx:
+            await tx.execute(files.insert().values(**row))
+
+    async def get(self, file_id: str) -> File | None:
+        async with self._db.read() as tx:
+            row = (await tx.execute(select(files).where(files.c.id == file_id))).first()
+        return None if row is None else _file(row)
+
+    @asynccontextmanager
+    async def filling(self, file_id: str, content: Content, expires_at: datetime) -> AsyncIterator[None]:
+        values = {
+            "media_type": content.media_type,
+            "size": content.stored.size,
+            "digest": content.stored.digest,
+            "expires_at": expires_at,
+        }
+        empty = (files.c.id == file_id) & files.c.digest.is_(None)
+        async with self._db.write() as tx:
+            if (await tx.execute(update(files).where(empty).values(**values))).rowcount == 0:
+                raise Conflict("this file was uploaded already, or has expired; ask for a new address by POST /file")
+            yield
+
+    async def expired(self, now: datetime, limit: int) -> list[File]:
+        query = select(files).where(files.c.expires_at <= now).order_by(files.c.expires_at).limit(limit)
+        async with self._db.read() as tx:
+            return [_file(row) for row in await tx.execute(query)]
+
+    async def remove(self, file_id: str) -> None:
+        async with self._db.write() as tx:
+            await tx.execute(delete(files).where(files.c.id == file_id))
+
+
+def _file(row: Any) -> File:
+    content = None if row.digest is None else Content(row.media_type, Stored(row.digest, row.size))
+    return File(row.id, row.organization_id, row.name, row.created_at, row.expires_at, content)

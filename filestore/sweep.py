@@ -1,0 +1,37 @@
+"""What has had its time. Files: bytes first, then the row, so that nothing is forgotten when it is interrupted."""
+
+from datetime import timedelta
+
+from filestore.backend import Backend
+from filestore.files import FileStore
+from filestore.model import PASSING
+from kit.clock import Clock
+
+PAUSE_SECONDS = 60.0
+BLOB_PAUSE_SECONDS = 3600.0
+BATCH = 100
+
+
+async def sweep_once(files: FileStore, backend: Backend, clock: Clock) -> int:
+    """Removes all files that have expired; their number."""
+    removed = 0
+    while expired := await files.expired(clock.now(), BATCH):
+        for file in expired:
+            await backend.delete(file.storage_key)
+            await files.remove(file.id)
+            removed += 1
+    return removed
+
+
+async def sweep(files: FileStore, backend: Backend, clock: Clock) -> None:
+    """Every minute, for ever."""
+    while True:
+        await sweep_once(files, backend, clock)
+        await clock.sleep(PAUSE_SECONDS)
+
+
+async def sweep_blobs(backend: Backend, lifetime: timedelta, clock: Clock) -> None:
+    """Every hour, for ever: blobs that don't last go `lifetime` after they were last put."""
+    while True:
+        await backend.delete_old(PASSING, clock.now() - lifetime)
+        await clock.sleep(BLOB_PAUSE_SECONDS)

@@ -1,0 +1,45 @@
+"""The composition root."""
+
+from contextlib import AsyncExitStack
+
+from mesh.keys.v1 import keys_pb2_grpc, secrets_pb2_grpc
+
+from keys.admin_key import write_admin_key
+from keys.issue import Issue
+from keys.organizations import Organizations
+from keys.rpc import KeysServicer, SecretsServicer
+from keys.sealing import Envelope, PepperedHash
+from keys.settings import Settings
+from keys.store import SqlKeyStore, SqlSecretStore, outbox
+from keys.vault import Vault
+from keys.verify import Verify
+from kit.bus import Bus, open_bus
+from kit.clock import Clock, SystemClock
+from kit.db import open_db, relay
+from kit.lifecycle import background
+from kit.rpc_server import RpcServer
+from kit.settings import read_key
+
+DEFAULT_NATS_URL = "nats://127.0.0.1:4222"
+
+
+async def build(
+    settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None, bus: Bus | None = None
+) -> RpcServer:
+    """Everything wired and entered on `stack`; tests pass their clock and bus."""
+    clock = clock or SystemClock()
+    key_hash = PepperedHash(read_key(settings.key_file("pepper")))
+    envelope = Envelope(read_key(settings.key_file("kek")))
+    db = await stack.enter_async_context(open_db(settings.database_url("keys")))
+    store = SqlKeyStore(db)
+    organizations = Organizations(store, key_hash, clock)
+    await organizations.ensure_first(lambda secret: write_admin_key(settings.home / "admin.key", secret))
+    if bus is None:
+        bus = await stack.enter_async_context(open_bus(settings.nats_url or DEFAULT_NATS_URL, "keys"))
+    await stack.enter_async_context(background(relay(db, outbox, bus, gathering=0)))
+    keys = KeysServicer(Verify(store, key_hash, clock), Issue(store, key_hash, clock), organizations)
+    secrets = SecretsServicer(Vault(SqlSecretStore(db), envelope, clock))
+    server = RpcServer(settings.address("keys"), grace=settings.drain_seconds)
+    server.add(keys_pb2_grpc.add_KeysServicer_to_server, keys, "mesh.keys.v1.Keys")
+    server.add(secrets_pb2_grpc.add_SecretsServicer_to_server, secrets, "mesh.keys.v1.Secrets")
+    return await stack.enter_async_context(server)

@@ -1,0 +1,82 @@
+"""Organizations: made by the operator, and the first ones by the service itself when it starts on empty data."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from keys.issue import Issued, mint
+from keys.model import ALL_SCOPES, SYSTEM_ORGANIZATION, Key, KeyKind, Organization, check_name
+from keys.verify import KeyHash
+from kit.clock import Clock
+from kit.errors import Invalid
+from kit.names import new_id
+
+
+class OrganizationChange(Protocol):
+    """One transaction on organizations and their first keys."""
+
+    async def add_organization(self, organization: Organization) -> None: ...
+
+    async def organization_exists(self, *, first: bool) -> bool:
+        """`first`: the first organization; else the system's."""
+        ...
+
+    async def add(self, key: Key, digest: bytes) -> None: ...
+
+
+class OrganizationStore(Protocol):
+    """All organizations."""
+
+    def change(self) -> AbstractAsyncContextManager[OrganizationChange]: ...
+
+
+@dataclass(frozen=True)
+class Created:
+    """A new organization and its first key, which has all scopes."""
+
+    organization: Organization
+    first_key: Issued
+
+
+class Organizations:
+    """Makes organizations."""
+
+    def __init__(self, organizations: OrganizationStore, key_hash: KeyHash, clock: Clock) -> None:
+        self._organizations = organizations
+        self._hash = key_hash
+        self._clock = clock
+
+    async def create(self, name: str) -> Created:
+        """Names needn't be unique. Errors: Invalid for an empty or bad name."""
+        if not check_name(name, "an organization").strip():
+            raise Invalid("an organization needs a name")
+        created = self._new(name, first=False)
+        async with self._organizations.change() as change:
+            await self._add(change, created)
+        return created
+
+    async def ensure_first(self, hand_over: Callable[[str], None]) -> None:
+        """Makes the system's organization and the first one where they are missing.
+
+        `hand_over` gets the first admin key and must have it safe when it returns: only then is the organization
+        committed. A crash in between repeats all of it, with another key.
+        """
+        async with self._organizations.change() as change:
+            if not await change.organization_exists(first=False):
+                await change.add_organization(
+                    Organization(SYSTEM_ORGANIZATION, "system", first=False, created_at=self._clock.now())
+                )
+            if not await change.organization_exists(first=True):
+                created = self._new("default", first=True)
+                await self._add(change, created)
+                hand_over(created.first_key.secret)
+
+    def _new(self, name: str, *, first: bool) -> Created:
+        organization = Organization(new_id("org"), name, first, self._clock.now())
+        key = mint(organization.id, "admin", KeyKind.STANDARD, ALL_SCOPES, organization.created_at, None)
+        return Created(organization, key)
+
+    async def _add(self, change: OrganizationChange, created: Created) -> None:
+        await change.add_organization(created.organization)
+        await change.add(created.first_key.key, self._hash(created.first_key.secret))

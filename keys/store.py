@@ -1,0 +1,184 @@
+"""Tables, and the repositories that map their rows to the model."""
+
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    delete,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from keys.model import SYSTEM_ORGANIZATION, Key, KeyKind, Organization, SecretInfo
+from keys.wire import key_revoked, secret_changed
+from kit.db import Database, UtcDateTime, emit, outbox_table
+from kit.errors import NotFound
+
+metadata = MetaData()
+
+organizations = Table(
+    "organizations",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("first", Boolean, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    # At most one first organization, whatever starts at the same time.
+    Index("one_first_organization", "first", unique=True, sqlite_where=text("first"), postgresql_where=text("first")),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("organization_id", String(40), ForeignKey("organizations.id"), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("prefix", String(20), nullable=False),
+    Column("digest", LargeBinary(32), nullable=False, unique=True),
+    Column("scopes", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+    Column("successor_id", String(40)),
+    Index("keys_of_organization", "organization_id", "id"),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("organization_id", String(40), ForeignKey("organizations.id"), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("hosts", Text, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+
+outbox = outbox_table(metadata)
+
+_KEY_COLUMNS = [column for column in keys.c if column.name != "digest"]
+
+
+class SqlKeyStore:
+    """Keys and the organizations that have them."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    @asynccontextmanager
+    async def change(self) -> AsyncIterator["SqlKeyChange"]:
+        async with self._db.write() as tx:
+            yield SqlKeyChange(tx)
+
+    async def by_hash(self, digest: bytes) -> tuple[Key, bool] | None:
+        query = select(*_KEY_COLUMNS, organizations.c.first).join(organizations).where(keys.c.digest == digest)
+        async with self._db.read() as tx:
+            row = (await tx.execute(query)).first()
+        return None if row is None else (_key(row), row.first)
+
+    async def page(self, organization_id: str, limit: int, after: str) -> list[Key]:
+        mine = (keys.c.organization_id == organization_id) & (keys.c.id > after)
+        async with self._db.read() as tx:
+            rows = await tx.execute(select(*_KEY_COLUMNS).where(mine).order_by(keys.c.id).limit(limit))
+            return [_key(row) for row in rows]
+
+
+class SqlKeyChange:
+    """One transaction."""
+
+    def __init__(self, tx: AsyncConnection) -> None:
+        self._tx = tx
+
+    async def get(self, organization_id: str, key_id: str) -> Key | None:
+        mine = (keys.c.organization_id == organization_id) & (keys.c.id == key_id)
+        row = (await self._tx.execute(select(*_KEY_COLUMNS).where(mine))).first()
+        return None if row is None else _key(row)
+
+    async def add(self, key: Key, digest: bytes) -> None:
+        """Errors: NotFound for an organization that there is not."""
+        values = asdict(key) | {"scopes": json.dumps(key.scopes), "digest": digest}
+        with _known_organization():
+            await self._tx.execute(keys.insert().values(**values))
+
+    async def save(self, key: Key) -> None:
+        changed = {"expires_at": key.expires_at, "revoked_at": key.revoked_at, "successor_id": key.successor_id}
+        before = (await self._tx.execute(select(keys.c.revoked_at).where(keys.c.id == key.id))).one()
+        await self._tx.execute(update(keys).where(keys.c.id == key.id).values(**changed))
+        if key.revoked_at is not None and before.revoked_at is None:
+            await emit(self._tx, outbox, key_revoked(key.id))
+
+    async def add_organization(self, organization: Organization) -> None:
+        await self._tx.execute(organizations.insert().values(**asdict(organization)))
+
+    async def organization_exists(self, *, first: bool) -> bool:
+        which = organizations.c.first if first else organizations.c.id == SYSTEM_ORGANIZATION
+        return (await self._tx.execute(select(organizations.c.id).where(which))).first() is not None
+
+
+class SqlSecretStore:
+    """Sealed secrets, each change with its event."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def put(self, organization_id: str, secret: SecretInfo, sealed: bytes) -> None:
+        """Errors: NotFound for an organization that there is not."""
+        values = {"sealed": sealed, "hosts": json.dumps(secret.hosts), "updated_at": secret.updated_at}
+        row = insert(secrets).values(organization_id=organization_id, name=secret.name, **values)
+        async with self._db.write() as tx:
+            with _known_organization():
+                await tx.execute(row.on_conflict_do_update(index_elements=["organization_id", "name"], set_=values))
+            await emit(tx, outbox, secret_changed(organization_id, secret.name))
+
+    async def delete(self, organization_id: str, name: str) -> bool:
+        mine = (secrets.c.organization_id == organization_id) & (secrets.c.name == name)
+        async with self._db.write() as tx:
+            deleted = (await tx.execute(delete(secrets).where(mine))).rowcount > 0
+            if deleted:
+                await emit(tx, outbox, secret_changed(organization_id, name))
+        return deleted
+
+    async def page(self, organization_id: str, limit: int, after: str) -> list[SecretInfo]:
+        mine = (secrets.c.organization_id == organization_id) & (secrets.c.name > after)
+        query = select(secrets.c.name, secrets.c.hosts, secrets.c.updated_at).where(mine)
+        async with self._db.read() as tx:
+            rows = await tx.execute(query.order_by(secrets.c.name).limit(limit))
+            return [SecretInfo(row.name, tuple(json.loads(row.hosts)), row.updated_at) for row in rows]
+
+    async def sealed(self, organization_id: str, names: Sequence[str]) -> dict[str, tuple[bytes, tuple[str, ...]]]:
+        mine = (secrets.c.organization_id == organization_id) & secrets.c.name.in_(names)
+        async with self._db.read() as tx:
+            rows = await tx.execute(select(secrets.c.name, secrets.c.sealed, secrets.c.hosts).where(mine))
+            return {row.name: (row.sealed, tuple(json.loads(row.hosts))) for row in rows}
+
+
+def _key(row: Any) -> Key:
+    fields = {column.name: getattr(row, column.name) for column in _KEY_COLUMNS}
+    return Key(**fields | {"kind": KeyKind(row.kind), "scopes": tuple(json.loads(row.scopes))})
+
+
+@contextmanager
+def _known_organization() -> Iterator[None]:
+    """The one foreign key of a statement failed: NotFound."""
+    try:
+        yield
+    except IntegrityError as error:
+        if "FOREIGN KEY" in str(error.orig).upper():
+            raise NotFound("no such organization") from error
+        raise

@@ -1,0 +1,1 @@
+"""Shared machinery of every service: a closed list of modules, in kit/README.md."""

@@ -1,0 +1,135 @@
+"""Stopping runs: what waits is over at once, what runs is killed by its executor, which then reports the end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
+from kit.clock import Clock
+from kit.errors import NotFound, Problem
+from scheduler.model import Asker, Event, Outcome, Provision, Run, Runs, Status, unknown_run
+from scheduler.settle import settle
+
+# An executor that took a Stop reports the end by then; else the end is written here.
+PATIENCE_SECONDS = 10.0
+T = TypeVar("T")
+
+
+class Cancelling(Protocol):
+    """The part of a write transaction that cancels."""
+
+    async def runs(self, ids: Collection[str]) -> Runs: ...
+
+    async def save(self, these: Sequence[Run]) -> None: ...
+
+    async def tell(self, events: Iterable[Event]) -> None: ...
+
+    async def provision(self, provision_id: str) -> Provision | None: ...
+
+    async def save_provision(self, provision: Provision) -> None: ...
+
+
+class Journal(Protocol):
+    """`work` runs inside a write transaction; it checks before it writes."""
+
+    async def write(self, work: Callable[[Cancelling], Awaitable[T]]) -> T: ...
+
+
+class Stopper(Protocol):
+    """An executor's side of it."""
+
+    async def stop(self, address: str, run_id: str, outcome: Outcome) -> None:
+        """Idempotent. Errors: NotFound when it doesn't know the run; Unavailable."""
+        ...
+
+
+class Cancel:
+    """Cancels at a caller's wish, and sweeps up sandboxes whose run is over. `forgotten(id)` is called when a
+    provisioned id is cancelled before its run.
+    """
+
+    def __init__(self, journal: Journal, executors: Stopper, forgotten: Callable[[str], None], clock: Clock) -> None:
+        self._journal = journal
+        self._executors = executors
+        self._forgotten = forgotten
+        self._clock = clock
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, asker: Asker, request_id: str, outcome: Outcome) -> None:
+        """Idempotent; what is over stays as it is. Errors: NotFound."""
+
+        async def work(tx: Cancelling) -> Run | None:
+            run = (await tx.runs([request_id])).get(request_id)
+            if run is None:
+                await self._cancel_provision(tx, asker, request_id)
+                return None
+            if not asker.sees(run):
+                raise unknown_run()
+            if run.status is Status.QUEUED:
+                await settle(tx, [run.id], outcome, self._clock.now())
+            return run
+
+        run = await self._journal.write(work)
+        if run is None:
+            self._forgotten(request_id)
+        elif run.status is Status.RUNNING:
+            await self._kill(run, outcome)
+
+    async def _cancel_provision(self, tx: Cancelling, asker: Asker, provision_id: str) -> None:
+        now = self._clock.now()
+        provision = await tx.provision(provision_id)
+        if provision is None or not asker.sees_provision(replace(provision, cancelled_at=None), now):
+            raise unknown_run()
+        if provision.cancelled_at is None:
+            await tx.save_provision(replace(provision, cancelled_at=now))
+
+    async def _kill(self, run: Run, outcome: Outcome) -> None:
+        try:
+            await self._executors.stop(run.executor, run.id, outcome)
+        except NotFound:
+            await self._end(run.id, outcome)
+        except Problem:  # it can't be reached: the run is over all the same, and is killed when it shows up again
+            await self._end(run.id, outcome)
+            self.sweep_up(replace(run, status=outcome.status, code=outcome.code, detail=outcome.detail))
+        else:
+            self._spawn(self._end_late(run.id, outcome))
+
+    async def _end_late(self, run_id: str, outcome: Outcome) -> None:
+        await self._clock.sleep(PATIENCE_SECONDS)
+        await self._end(run_id, outcome)
+
+    async def _end(self, run_id: str, outcome: Outcome) -> None:
+        await self._journal.write(lambda tx: settle(tx, [run_id], outcome, self._clock.now()))
+
+    def sweep_up(self, run: Run) -> None:
+        """A run that is over still has a sandbox on `run.executor`: it is killed, in the background."""
+        self._spawn(self._sweep_up(run))
+
+    async def _sweep_up(self, run: Run) -> None:
+        for seconds in (0.0, 1.0, 4.0, 16.0):
+            if seconds:
+                await self._clock.sleep(seconds)
+            try:
+                await self._executors.stop(run.executor, run.id, Outcome(run.status, run.code, run.detail))
+            except NotFound:
+                return
+            except Problem:
+                continue
+            return
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @asynccontextmanager
+    async def lingering(self) -> AsyncIterator[None]:
+        """Ends what still goes on in the background."""
+        try:
+            yield
+        finally:
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

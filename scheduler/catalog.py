@@ -1,0 +1,154 @@
+"""What names stand for: resolve, read, list, change and delete workflows."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from kit.clock import Clock
+from kit.errors import Invalid
+from scheduler.model import Event, WorkflowChanged
+from scheduler.workflow import (
+    MOST,
+    MOST_NAME,
+    SYSTEM,
+    Limits,
+    Reference,
+    Version,
+    Visibility,
+    Workflow,
+    unknown_workflow,
+)
+
+T = TypeVar("T")
+
+
+class Changing(Protocol):
+    """The part of a write transaction that changes workflows."""
+
+    async def workflow(self, organization_id: str, service_id: str) -> Workflow | None: ...
+
+    async def save_workflow(self, workflow: Workflow) -> None: ...
+
+    async def tell(self, events: Iterable[Event]) -> None: ...
+
+
+class Shelf(Protocol):
+    """The stored workflows and versions."""
+
+    async def find_workflow(self, organization_id: str, service_id: str) -> Workflow | None: ...
+
+    async def find_version(self, workflow_id: str, number: int) -> Version | None: ...
+
+    async def version_by_id(self, version_id: str) -> Version | None: ...
+
+    async def list_own(
+        self, organization_id: str, visibility: Visibility | None, *, limit: int, after: str
+    ) -> list[Workflow]: ...
+
+    async def list_visible(self, visibility: Visibility, *, limit: int, after: str) -> list[Workflow]: ...
+
+    async def write(self, work: Callable[[Changing], Awaitable[T]]) -> T: ...
+
+
+@dataclass(frozen=True)
+class Change:
+    """What of a workflow is to change; None, and limits of zero, stay as they are."""
+
+    name: str | None = None
+    visibility: Visibility | None = None
+    limits: Limits = Limits()
+
+
+class Catalog:
+    """Workflows by name, for those who may see them. `most`: what a workflow's owner may set its limits to."""
+
+    def __init__(self, shelf: Shelf, clock: Clock, most: Limits = MOST) -> None:
+        self._shelf = shelf
+        self._clock = clock
+        self._most = most
+
+    async def resolve(self, organization_id: str, text: str) -> tuple[Workflow, Version]:
+        """What a call of this name by this organization runs. Errors: NotFound."""
+        reference = Reference.parse(text)
+        workflow = await self._find(organization_id, reference)
+        version = await self._shelf.find_version(workflow.id, reference.number or workflow.version)
+        if version is None:
+            raise unknown_workflow()
+        return workflow, version
+
+    async def _find(self, organization_id: str, reference: Reference) -> Workflow:
+        """A bare name is the organization's own, else the library's; nobody else's."""
+        named = reference.organization_id
+        for candidate in [named] if named else [organization_id, SYSTEM]:
+            workflow = await self._shelf.find_workflow(candidate, reference.service_id)
+            if workflow is not None and workflow.callable_by(organization_id):
+                return workflow
+        raise unknown_workflow()
+
+    async def version(self, version_id: str) -> Version:
+        """By its id. Errors: NotFound."""
+        version = await self._shelf.version_by_id(version_id)
+        if version is None:
+            raise unknown_workflow()
+        return version
+
+    async def get(self, organization_id: str, text: str) -> tuple[Workflow, str]:
+        """(workflow with the limits that hold for the version, that version's OpenAPI document). The version is the
+        one referred to, else the one served, which may be none yet. Errors: NotFound.
+        """
+        reference = Reference.parse(text)
+        workflow = await self._find(organization_id, reference)
+        version = await self._shelf.find_version(workflow.id, reference.number or workflow.version)
+        if version is not None:
+            return replace(workflow, limits=version.limits), version.openapi
+        if reference.number:
+            raise unknown_workflow()
+        return workflow, ""
+
+    async def page(
+        self, organization_id: str, visibility: Visibility | None, *, limit: int, after: str
+    ) -> tuple[list[Workflow], str]:
+        """(in the order of their making, where to go on: empty on the last page). Public ones and templates are
+        everybody's, else the organization's own.
+        """
+        if visibility in {Visibility.PUBLIC, Visibility.TEMPLATE}:
+            found = await self._shelf.list_visible(visibility, limit=limit + 1, after=after)
+        else:
+            found = await self._shelf.list_own(organization_id, visibility, limit=limit + 1, after=after)
+        return found[:limit], (found[limit - 1].id if len(found) > limit else "")
+
+    async def update(self, organization_id: str, service_id: str, change: Change) -> tuple[Workflow, str]:
+        """Of one's own workflow; as `get` tells it afterwards. Errors: NotFound; Invalid."""
+        name = None if change.name is None else change.name.strip()
+        if name is not None and not 0 < len(name) <= MOST_NAME:
+            raise Invalid(f"a name has 1 to {MOST_NAME} characters")
+        change.limits.check(self._most)
+
+        def changed(workflow: Workflow) -> Workflow:
+            return replace(
+                workflow,
+                name=workflow.name if name is None else name,
+                visibility=change.visibility or workflow.visibility,
+                limits=workflow.limits.overlaid(change.limits),
+                updated_at=self._clock.now(),
+            )
+
+        await self._change(organization_id, service_id, changed)
+        return await self.get(organization_id, service_id)
+
+    async def delete(self, organization_id: str, service_id: str) -> None:
+        """The name is free again; runs go on and stay readable. Errors: NotFound."""
+        now = self._clock.now()
+        await self._change(organization_id, service_id, lambda workflow: replace(workflow, deleted_at=now))
+
+    async def _change(self, organization_id: str, service_id: str, changed: Callable[[Workflow], Workflow]) -> Workflow:
+        async def work(tx: Changing) -> Workflow:
+            before = await tx.workflow(organization_id, service_id)
+            if before is None:
+                raise unknown_workflow()
+            after = changed(before)
+            await tx.save_workflow(after)
+            await tx.tell([WorkflowChanged(organization_id, service_id)])
+            return after
+
+        return await self._shelf.write(work)

@@ -1,0 +1,144 @@
+"""From source to a served version: checked on an executor, stored by digest, numbered."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from kit.clock import Clock
+from kit.errors import Invalid
+from kit.names import new_id
+from scheduler.model import Event, WorkflowChanged
+from scheduler.workflow import MOST_CODE_BYTES, Report, Version, Workflow, file_name, name_service, refusal
+
+T = TypeVar("T")
+
+
+class Deploying(Protocol):
+    """The part of a write transaction that makes versions."""
+
+    async def workflow(self, organization_id: str, service_id: str) -> Workflow | None: ...
+
+    async def insert_workflow(self, workflow: Workflow) -> None: ...
+
+    async def save_workflow(self, workflow: Workflow) -> None: ...
+
+    async def last_version(self, workflow_id: str) -> int: ...
+
+    async def insert_version(self, version: Version) -> None: ...
+
+    async def tell(self, events: Iterable[Event]) -> None: ...
+
+
+class Journal(Protocol):
+    """`work` runs inside a write transaction; it checks before it writes."""
+
+    async def write(self, work: Callable[[Deploying], Awaitable[T]]) -> T: ...
+
+
+class Validator(Protocol):
+    """An executor's side of it."""
+
+    async def validate(self, organization_id: str, code: str, name: str, *, preload: bool = False) -> Report:
+        """`name` is the script's file name; `preload`: it is about to be called. Errors: Unavailable."""
+        ...
+
+
+class Blobs(Protocol):
+    """Where sources are kept."""
+
+    async def put(self, content: bytes) -> str:
+        """The SHA-256 (hex) of what is now stored. Errors: Unavailable."""
+        ...
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What is to be deployed. An empty `service_id` means a slug of the name."""
+
+    organization_id: str
+    code: str
+    name: str
+    service_id: str = ""
+    publish: bool = True
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What came of it."""
+
+    workflow: Workflow
+    number: int
+    report: Report
+
+
+class Deploy:
+    """Checks and deploys sources."""
+
+    def __init__(self, journal: Journal, validator: Validator, blobs: Blobs, clock: Clock) -> None:
+        self._journal = journal
+        self._validator = validator
+        self._blobs = blobs
+        self._clock = clock
+
+    async def validate(self, organization_id: str, code: str) -> Report:
+        """Only the checks. Errors: Invalid (too_large); Unavailable."""
+        _bounded(organization_id, code)
+        return await self._validator.validate(organization_id, code, "workflow.py")
+
+    async def __call__(self, deployment: Deployment) -> Deployed:
+        """Errors: Invalid (invalid_workflow with the failed checks, too_large, bad_request); Unavailable."""
+        organization = deployment.organization_id
+        source = _bounded(organization, deployment.code)
+        service_id = name_service(organization, deployment.service_id, deployment.name)
+        report = await self._validator.validate(organization, deployment.code, file_name(service_id), preload=True)
+        if not report.deployable:
+            raise Invalid(refusal(report.checks), code="invalid_workflow")
+        digest = await self._blobs.put(source)
+
+        async def work(tx: Deploying) -> Deployed:
+            return await self._commit(tx, deployment, service_id, digest, report)
+
+        return await self._journal.write(work)
+
+    async def _commit(
+        self, tx: Deploying, deployment: Deployment, service_id: str, digest: str, report: Report
+    ) -> Deployed:
+        now, organization = self._clock.now(), deployment.organization_id
+        before = await tx.workflow(organization, service_id)
+        name = deployment.name.strip() or service_id
+        workflow = before or Workflow(new_id("wfl"), organization, service_id, name, now, now)
+        number = await tx.last_version(workflow.id) + 1 if before else 1
+        served = number if deployment.publish else workflow.version
+        workflow = replace(workflow, name=name, version=served, updated_at=now)
+        version = Version(
+            id=new_id("ver"),
+            workflow_id=workflow.id,
+            organization_id=organization,
+            service_id=service_id,
+            number=number,
+            source_digest=digest,
+            file_name=file_name(service_id),
+            created_at=now,
+            python=report.python,
+            lock=report.lock,
+            env_vars=report.env_vars,
+            isolation=report.isolation,
+            limits=report.limits,
+            openapi=report.openapi,
+            egress=report.egress,
+        )
+        await (tx.save_workflow(workflow) if before else tx.insert_workflow(workflow))
+        await tx.insert_version(version)
+        await tx.tell([WorkflowChanged(organization, service_id)])
+        return Deployed(workflow, number, report)
+
+
+def _bounded(organization_id: str, code: str) -> bytes:
+    source = code.encode()
+    if not organization_id:
+        raise Invalid("a workflow belongs to an organization")
+    if not source.strip():
+        raise Invalid("`code` is empty: send the workflow's source")
+    if len(source) > MOST_CODE_BYTES:
+        raise Invalid(f"the source has {len(source)} bytes; at most {MOST_CODE_BYTES} are allowed", code="too_large")
+    return source

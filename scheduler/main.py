@@ -1,0 +1,66 @@
+"""The composition root of the scheduler."""
+
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+from mesh.runs.v1 import runs_pb2_grpc
+from mesh.workflows.v1 import workflows_pb2_grpc
+
+from kit.bus import open_bus
+from kit.clock import Clock, SystemClock
+from kit.db import open_db, relay
+from kit.lifecycle import background
+from kit.rpc_client import connect
+from kit.rpc_server import RpcServer
+from scheduler import rpc
+from scheduler.cancel import Cancel
+from scheduler.catalog import Catalog
+from scheduler.clients import BlobStore, Executors
+from scheduler.deploy import Deploy
+from scheduler.dispatch import Dispatch
+from scheduler.events import executors_followed
+from scheduler.fleet import Fleet
+from scheduler.reap import Reap, Sweep
+from scheduler.report import Report
+from scheduler.settings import Settings
+from scheduler.store.database import open_store
+from scheduler.store.tables import outbox
+from scheduler.submit import Submit
+from scheduler.watch import Notices, Watch
+
+
+async def build(settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None) -> RpcServer:
+    """Everything, open and at work; left in reverse: server, loops, heartbeats, store, bus, database."""
+    clock = clock or SystemClock()
+    enter = stack.enter_async_context
+    db = await enter(open_db(settings.database_url("scheduler")))
+    bus = await enter(open_bus(settings.nats_url, "scheduler"))
+    notices = Notices()
+    store = await enter(open_store(db, notices.changed))
+
+    fleet = Fleet(settings.address("executor"), clock)
+    executors = await enter(Executors(fleet.checker, validate_seconds=settings.validate_seconds))
+    blobs = BlobStore(await enter(connect(settings.address("filestore"))))
+
+    cancel = Cancel(store, executors, notices.forgotten, clock)
+    dispatch = Dispatch(store, fleet, executors, cancel.sweep_up, clock)
+    fleet.on_room = dispatch.wake
+    reap = Reap(store, fleet, executors, cancel.sweep_up, rpc.QUEUED.set, clock)
+    sweep = Sweep(store, timedelta(days=settings.retention_days), clock)
+    runs = rpc.Runs(
+        Submit(store, dispatch.offer, clock),
+        Watch(store, notices, clock),
+        cancel,
+        Report(store, fleet, cancel.sweep_up, clock),
+    )
+    workflows = rpc.Workflows(Deploy(store, executors, blobs, clock), Catalog(store, clock, settings.most))
+
+    await enter(background(relay(db, outbox, bus)))
+    await enter(executors_followed(bus, fleet))
+    await enter(cancel.lingering())
+    for loop in (dispatch.run(), reap.run(), sweep.run()):
+        await enter(background(loop))
+    server = RpcServer(settings.address("scheduler"), grace=settings.drain_seconds)
+    server.add(runs_pb2_grpc.add_RunsServicer_to_server, runs, "mesh.runs.v1.Runs")
+    server.add(workflows_pb2_grpc.add_WorkflowsServicer_to_server, workflows, "mesh.workflows.v1.Workflows")
+    return await enter(server)

@@ -1,0 +1,159 @@
+"""What executors say about runs: started, ended. Batches, repeated until taken, so that each one may come twice."""
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+from kit.clock import Clock
+from scheduler.fleet import Fleet
+from scheduler.model import Answer, Event, Outcome, Run, RunEnded, Runs, Status, Usage
+
+T = TypeVar("T")
+
+
+class Reporting(Protocol):
+    """The part of a write transaction that takes reports."""
+
+    async def runs(self, ids: Collection[str]) -> Runs: ...
+
+    async def insert(self, these: Sequence[Run]) -> None: ...
+
+    async def save(self, these: Sequence[Run]) -> None: ...
+
+    async def tell(self, events: Iterable[Event]) -> None: ...
+
+
+class Journal(Protocol):
+    """`work` runs inside a write transaction."""
+
+    async def write(self, work: Callable[[Reporting], Awaitable[T]]) -> T: ...
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run is under way. `run` is the whole of it, still queued, for one of the direct way; else None."""
+
+    run_id: str
+    at: datetime | None
+    attempt: int
+    epoch: int
+    run: Run | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run is over."""
+
+    run_id: str
+    attempt: int
+    epoch: int
+    outcome: Outcome
+    at: datetime | None = None
+    answer: Answer | None = None
+    log_digest: str = ""
+    usage: Usage | None = None
+    egress_digest: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One report of one life of an executor."""
+
+    executor: str
+    incarnation: str
+    started: Sequence[Started] = ()
+    ended: Sequence[Ended] = ()
+
+
+@dataclass
+class Taken:
+    """What came of a batch."""
+
+    born: dict[str, Run] = field(default_factory=dict)
+    moved: dict[str, Run] = field(default_factory=dict)
+    over: list[Run] = field(default_factory=list)
+    # Under way on an executor that shouldn't have them.
+    astray: list[Run] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+
+class Report:
+    """`stop` is told of runs that go on although they are over."""
+
+    def __init__(self, journal: Journal, fleet: Fleet, stop: Callable[[Run], None], clock: Clock) -> None:
+        self._journal = journal
+        self._fleet = fleet
+        self._stop = stop
+        self._clock = clock
+
+    async def __call__(self, batch: Batch) -> list[str]:
+        """Ids of runs about which the batch says what is unknown, outdated or known already."""
+        ids = {started.run_id for started in batch.started} | {ended.run_id for ended in batch.ended}
+        now = self._clock.now()
+
+        async def work(tx: Reporting) -> Taken:
+            taken = take(batch, await tx.runs(ids), now)
+            await tx.insert(list(taken.born.values()))
+            await tx.save(list(taken.moved.values()))
+            await tx.tell(RunEnded(run) for run in taken.over)
+            return taken
+
+        taken = await self._journal.write(work)
+        self._fleet.reported(batch.executor, started=len(taken.born), ended=len(taken.over))
+        for run in taken.astray:
+            self._stop(run)
+        return taken.ignored
+
+
+def take(batch: Batch, known: Runs, now: datetime) -> Taken:
+    """Pure: what a batch changes about the runs that are `known`."""
+    taken = Taken()
+    ending = {item.run_id for item in batch.ended}
+    for started in batch.started:
+        run = known.get(started.run_id)
+        if run is None and started.run is not None:
+            run = started.run
+            taken.born[run.id] = _under_way(run, batch, started.at or now)
+        elif run is None:
+            taken.ignored.append(started.run_id)
+        elif run.status.over or _outdated(run, started, batch):
+            if run.id not in ending:
+                taken.astray.append(_astray(run, batch))
+        elif (after := _under_way(run, batch, started.at or now)) is not run:
+            taken.moved[run.id] = after
+    for ended in batch.ended:
+        before = taken.born.get(ended.run_id) or taken.moved.get(ended.run_id) or known.get(ended.run_id)
+        if before is None or before.status.over or _outdated(before, ended, batch):
+            taken.ignored.append(ended.run_id)
+            continue
+        after = _finished(_under_way(before, batch, ended.at or now), ended, now)
+        (taken.born if ended.run_id in taken.born else taken.moved)[ended.run_id] = after
+        taken.over.append(after)
+    return taken
+
+
+def _under_way(run: Run, batch: Batch, at: datetime) -> Run:
+    return run.started(executor=batch.executor, incarnation=batch.incarnation, at=at)
+
+
+def _finished(run: Run, ended: Ended, now: datetime) -> Run:
+    return run.ended(
+        ended.outcome,
+        at=ended.at or now,
+        answer=ended.answer,
+        log_digest=ended.log_digest,
+        usage=ended.usage,
+        egress_digest=ended.egress_digest,
+    )
+
+
+def _outdated(run: Run, said: Started | Ended, batch: Batch) -> bool:
+    """Said about an attempt that was given away, or by an executor that doesn't have it."""
+    return (said.epoch, said.attempt) < (run.epoch, run.attempt) or run.elsewhere(batch.executor)
+
+
+def _astray(run: Run, batch: Batch) -> Run:
+    """With the executor that must stop it; over, whatever the row says."""
+    fate = run if run.status.over else replace(run, status=Status.CANCELLED, code="cancelled")
+    return replace(fate, executor=batch.executor)

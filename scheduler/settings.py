@@ -1,0 +1,63 @@
+"""What the scheduler can be told."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from kit.settings import MeshSettings, env
+from scheduler.workflow import LEAST, MIB, MOST, Limits
+
+_HOST_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def days(text: str) -> float:
+    """A number of days above zero."""
+    value = float(text)
+    if not value > 0:
+        raise ValueError(f"{text!r} is not a number of days above 0")
+    return value
+
+
+def above(least: int) -> Callable[[str], int]:
+    """A parser of whole numbers of at least `least`."""
+
+    def parse(text: str) -> int:
+        number = int(text)
+        if number < least:
+            raise ValueError(f"{number} is less than {least}")
+        return number
+
+    return parse
+
+
+def millis(text: str) -> int:
+    """A number of processors, in thousandths."""
+    number = float(text) * 1000
+    if not LEAST.cpu_millis <= number <= MOST.cpu_millis:
+        raise ValueError(f"{text!r} is not a number of processors from {LEAST.cpu_millis / 1000} to 1024")
+    return round(number)
+
+
+@dataclass(frozen=True)
+class Settings(MeshSettings):
+    """The defaults suit one host."""
+
+    retention_days: float = env("RUNMESH_RETENTION_DAYS", 7.0, days)
+    # A deploy waits that long for the executor: it may have to fetch and build a whole dependency environment.
+    validate_seconds: float = env("RUNMESH_VALIDATE_SECONDS", 600.0, float)
+    # The most that a workflow's owner may set; executor/settings.py reads the same variables.
+    max_memory_bytes: int = env("RUNMESH_MAX_MEMORY_BYTES", _HOST_MEMORY, above(LEAST.memory_bytes))
+    max_cpu_millis: int = env("RUNMESH_MAX_CPU", 1000 * (os.cpu_count() or 1), millis)
+    max_processes: int = env("RUNMESH_MAX_PROCESSES", 4096, above(LEAST.processes))
+    max_disk_bytes: int = env("RUNMESH_MAX_DISK_BYTES", 100 * 1024 * MIB, above(LEAST.disk_bytes))
+
+    @property
+    def most(self) -> Limits:
+        """The ceiling of every workflow's limits."""
+        return replace(
+            MOST,
+            memory_bytes=self.max_memory_bytes,
+            cpu_millis=self.max_cpu_millis,
+            processes=self.max_processes,
+            disk_bytes=self.max_disk_bytes,
+        )

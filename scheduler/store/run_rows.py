@@ -1,0 +1,266 @@
+"""Runs, provisions, inputs and answers as rows."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import fields, replace
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, func, or_, select, union_all, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from kit.db import Database, emit
+from scheduler import wire
+from scheduler.model import Answer, Asker, Event, History, Input, Provision, Queued, Run, Runs, Status, Trigger, Usage
+from scheduler.store.tables import answers, inputs, outbox, provisions, runs, versions
+
+_USAGE = tuple(item.name for item in fields(Usage))
+_RUN = [runs.c[name] for name in (*(item.name for item in fields(Run)), *_USAGE) if name not in {"answer", "usage"}]
+_ANSWER = [answers.c.head, answers.c.digest, answers.c.size]
+# What changes in the life of a run.
+_MUTABLE = (
+    *("status", "code", "detail", "log_tail", "started_at", "completed_at"),
+    *("executor", "incarnation", "log_digest", "egress_digest"),
+    *_USAGE,
+)
+_SAVE = (
+    update(runs).where(runs.c.id == bindparam("which")).values({name: bindparam(f"new_{name}") for name in _MUTABLE})
+)
+# Made once: building a statement costs more than executing it.
+_PROVISION = select(provisions).where(provisions.c.id == bindparam("which"))
+_OF_ONE_TIME_KEY = select(runs.c.id).where(runs.c.one_time_key_id == bindparam("key_id"))
+_VERSION = select(versions.c.id).where(versions.c.id == bindparam("which"))
+_RUNS = select(*_RUN).where(runs.c.id.in_(bindparam("ids", expanding=True)))
+_INSERT_RUN, _INSERT_INPUT, _INSERT_ANSWER = runs.insert(), inputs.insert(), answers.insert()
+
+
+class RunRows:
+    """The part of a write transaction that is about runs."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+        self.writes = 0
+        self.changed: list[Run] = []
+
+    async def _write(self, statement: Any, rows: Any = None) -> None:
+        self.writes += 1
+        await self._connection.execute(statement, rows)
+
+    async def provision(self, provision_id: str) -> Provision | None:
+        row = (await self._connection.execute(_PROVISION, {"which": provision_id})).first()
+        return None if row is None else Provision(**row._mapping)  # noqa: SLF001  # SQLAlchemy's public name
+
+    async def add_provision(self, provision: Provision) -> None:
+        await self._write(provisions.insert(), vars(provision))
+
+    async def save_provision(self, provision: Provision) -> None:
+        changed = {"used_at": provision.used_at, "cancelled_at": provision.cancelled_at}
+        await self._write(update(provisions).where(provisions.c.id == provision.id).values(changed))
+
+    async def one_time_used(self, key_id: str) -> bool:
+        found = await self._connection.execute(_OF_ONE_TIME_KEY, {"key_id": key_id})
+        return found.first() is not None
+
+    async def version_exists(self, version_id: str) -> bool:
+        found = await self._connection.execute(_VERSION, {"which": version_id})
+        return found.first() is not None
+
+    async def runs(self, ids: Collection[str]) -> Runs:
+        """Those that exist; their kept answers aren't read."""
+        rows = await self._connection.execute(_RUNS, {"ids": list(ids)}) if ids else ()
+        return {row.id: _run(row) for row in rows}
+
+    async def accept(self, run: Run, given: Input) -> None:
+        """A new run with what it needs to start, whenever that will be."""
+        await self.insert([run])
+        await self._write(_INSERT_INPUT, {"run_id": run.id, **vars(given)})
+
+    async def insert(self, these: Sequence[Run]) -> None:
+        """New runs, as they stand."""
+        if these:
+            await self._write(_INSERT_RUN, [_row(run) | {"lane": 1 if run.depth == 0 else 0} for run in these])
+            await self._keep_answers(these)
+            self.changed.extend(these)
+
+    async def save(self, these: Sequence[Run]) -> None:
+        """Runs in a new state; the answer is written with the end, which comes once."""
+        if these:
+            rows = [{f"new_{name}": value for name, value in _row(run).items()} for run in these]
+            wanted = {f"new_{name}" for name in _MUTABLE}
+            await self._write(
+                _SAVE, [{k: v for k, v in row.items() if k in wanted} | {"which": row["new_id"]} for row in rows]
+            )
+            await self._keep_answers(these)
+            self.changed.extend(these)
+
+    async def _keep_answers(self, these: Iterable[Run]) -> None:
+        rows = [{"run_id": run.id, **vars(run.answer)} for run in these if run.answer is not None]
+        if rows:
+            await self._write(_INSERT_ANSWER, rows)
+
+    async def tell(self, events: Iterable[Event]) -> None:
+        """Events that exist if and only if the transaction commits."""
+        messages = [wire.event(event) for event in events]
+        if messages:
+            self.writes += 1
+            await emit(self._connection, outbox, *messages)
+
+    async def delete_runs(self, completed_before: datetime, limit: int) -> int:
+        """Oldest first, with input and answer; how many went."""
+        old = select(runs.c.id).where(runs.c.completed_at < completed_before).order_by(runs.c.completed_at).limit(limit)
+        ids = list((await self._connection.execute(old)).scalars())
+        if ids:
+            await self._write(delete(runs).where(runs.c.id.in_(ids)))
+        return len(ids)
+
+    async def delete_provisions(self, unused_before: datetime, used_before: datetime, limit: int) -> int:
+        """Those that were never used, and those used last before `used_before`; how many went."""
+        unused = select(provisions.c.id).where(provisions.c.used_at.is_(None), provisions.c.created_at < unused_before)
+        used = select(provisions.c.id).where(provisions.c.used_at < used_before)
+        ids = list((await self._connection.execute(union_all(unused, used).limit(limit))).scalars())
+        if ids:
+            await self._write(delete(provisions).where(provisions.c.id.in_(ids)))
+        return len(ids)
+
+
+class RunReads:
+    """What is asked about runs outside of a write transaction."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def find_provision(self, provision_id: str) -> Provision | None:
+        async with self._db.read() as connection:
+            return await RunRows(connection).provision(provision_id)
+
+    async def find_run(self, asker: Asker, request_id: str, *, content: bool = True) -> Run | None:
+        """The run of this id, or the newest that was submitted with it as its provisioned id; of the asker's one-time
+        key if it has one. Whether the asker's organization may see it isn't looked at.
+        """
+        query = _find(content=content, exact=asker.exact, one_time=bool(asker.one_time_key_id))
+        values = {"which": request_id, "key_id": asker.one_time_key_id}
+        async with self._db.read() as connection:
+            row = (await connection.execute(query, values)).first()
+        return None if row is None else _run(row)
+
+    async def history(self, asked: History) -> list[Run]:
+        """Newest first, from behind the run `after`; kept answers without their content."""
+        async with self._db.read() as connection:
+            start = None
+            if asked.after:
+                place = select(runs.c.created_at, runs.c.id).where(runs.c.id == asked.after)
+                start = (await connection.execute(place)).first()
+                if start is None:  # swept meanwhile: all behind it are older still
+                    return []
+            query = _with_answer(content=False).where(runs.c.id.in_(_page(asked, start)))
+            query = query.order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(asked.limit)
+            return [_run(row) for row in await connection.execute(query)]
+
+    async def queued(self, *, nested_only: bool, without: Collection[str], limit: int) -> list[Queued]:
+        """What waits, nested runs first, then oldest first."""
+        query = select(*_RUN, inputs.c.request, inputs.c.body, inputs.c.body_digest).join(inputs)
+        query = query.where(runs.c.status == _literal(Status.QUEUED))
+        if nested_only:
+            query = query.where(runs.c.lane == 0)
+        if without:
+            query = query.where(runs.c.id.not_in(without))
+        query = query.order_by(runs.c.lane, runs.c.created_at, runs.c.id).limit(limit)
+        async with self._db.read() as connection:
+            rows = await connection.execute(query)
+            return [Queued(_run(row), Input(row.request, row.body, row.body_digest)) for row in rows]
+
+    async def count_queued(self) -> int:
+        query = select(func.count()).where(runs.c.status == _literal(Status.QUEUED))
+        async with self._db.read() as connection:
+            return int((await connection.execute(query)).scalar_one())
+
+    async def placements(self) -> set[tuple[str, str]]:
+        """(executor, incarnation) of all that is running."""
+        query = select(runs.c.executor, runs.c.incarnation).where(runs.c.status == _literal(Status.RUNNING)).distinct()
+        async with self._db.read() as connection:
+            return {(row.executor, row.incarnation) for row in await connection.execute(query)}
+
+    async def running_on(self, executor: str, incarnation: str, limit: int) -> list[str]:
+        query = (
+            select(runs.c.id)
+            .where(runs.c.status == _literal(Status.RUNNING))
+            .where(runs.c.executor == executor, runs.c.incarnation == incarnation)
+            .limit(limit)
+        )
+        async with self._db.read() as connection:
+            return list((await connection.execute(query)).scalars())
+
+    async def overdue(self, status: Status, deadline_before: datetime, limit: int) -> list[Run]:
+        """Queued or running past their deadline."""
+        query = select(*_RUN).where(runs.c.status == _literal(status), runs.c.deadline < deadline_before).limit(limit)
+        async with self._db.read() as connection:
+            return [_run(row) for row in await connection.execute(query)]
+
+
+@cache
+def _find(*, content: bool, exact: bool, one_time: bool) -> Select[Any]:
+    """The run `which`, unless `exact` also the newest submitted under that id; if `one_time` of the key `key_id`."""
+    newest = (runs.c.created_at.desc(), runs.c.id.desc())
+    named = select(runs.c.id).where(runs.c.id == bindparam("which"))
+    under_it = select(runs.c.id).where(runs.c.provision_id == bindparam("which"))
+    if one_time:
+        named, under_it = (one.where(runs.c.one_time_key_id == bindparam("key_id")) for one in (named, under_it))
+    last = under_it.order_by(*newest).limit(1).subquery()
+    wanted = named if exact else union_all(named, select(last.c.id))
+    return _with_answer(content=content).where(runs.c.id.in_(wanted)).order_by(*newest).limit(1)
+
+
+def _literal(status: Status) -> Any:
+    """As text in the statement: SQLite takes a partial index only where it can see the value."""
+    return bindparam(None, int(status), literal_execute=True)
+
+
+def _with_answer(*, content: bool) -> Select[Any]:
+    columns = [*_RUN, *_ANSWER, answers.c.content] if content else [*_RUN, *_ANSWER]
+    return select(*columns).select_from(runs.outerjoin(answers))
+
+
+def _page(asked: History, start: Row[*tuple[Any, ...]] | None) -> Any:
+    """Ids of the newest that the organization called or that use its secrets, each half by its own index."""
+    called = runs.c.caller_id == asked.organization_id
+    used = (runs.c.acting_id == asked.organization_id) & (runs.c.acting_id != runs.c.caller_id)
+    return union_all(*(select(_half(asked, mine, start).subquery().c.id) for mine in (called, used)))
+
+
+def _half(asked: History, mine: ColumnElement[bool], start: Row[*tuple[Any, ...]] | None) -> Select[Any]:
+    half = select(runs.c.id).where(mine)
+    if start is not None:
+        earlier = (runs.c.created_at == start.created_at) & (runs.c.id < start.id)
+        half = half.where(runs.c.created_at <= start.created_at, or_(runs.c.created_at < start.created_at, earlier))
+    if asked.service_id:
+        half = half.where(runs.c.service_id == asked.service_id)
+    if asked.status is not None:
+        half = half.where(runs.c.status == int(asked.status))
+    return half.order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(asked.limit)
+
+
+def _row(run: Run) -> dict[str, Any]:
+    row = {name: value for name, value in vars(run).items() if name not in {"answer", "usage"}}
+    row.update(vars(run.usage) if run.usage else dict.fromkeys(_USAGE))
+    row.update(status=int(run.status), trigger=int(run.trigger), log_tail=list(run.log_tail))
+    row.update(provision_id=run.provision_id or None, one_time_key_id=run.one_time_key_id or None)
+    return row
+
+
+def _run(row: Row[*tuple[Any, ...]]) -> Run:
+    values = dict(row._mapping)  # noqa: SLF001  # SQLAlchemy's public name
+    for name in ("request", "body", "body_digest"):
+        values.pop(name, None)
+    answer = _answer(values)
+    used = [values.pop(name) for name in _USAGE]
+    values.update(usage=None if used[0] is None else Usage(*used))
+    values.update(status=Status(row.status), trigger=Trigger(row.trigger), log_tail=tuple(row.log_tail))
+    values.update(provision_id=row.provision_id or "", one_time_key_id=row.one_time_key_id or "")
+    return replace(Run(**values), answer=answer) if answer else Run(**values)
+
+
+def _answer(values: dict[str, Any]) -> Answer | None:
+    """Takes the answer's columns out of `values`."""
+    head, content = values.pop("head", None), values.pop("content", b"")
+    digest, size = values.pop("digest", ""), values.pop("size", 0)
+    return None if head is None else Answer(head, content, digest, size)

@@ -1,0 +1,170 @@
+"""The schema. Indexes that the queue and the reaper use are partial: what has ended costs them nothing."""
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from kit.db import UtcDateTime, outbox_table
+
+metadata = MetaData()
+
+
+def _only(condition: str) -> dict[str, Any]:
+    """A partial index, on both engines."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
+
+workflows = Table(
+    "workflows",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("organization_id", String(100), nullable=False),
+    Column("service_id", String(100), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("visibility", Integer, nullable=False),
+    Column("limits", JSON, nullable=False),
+    # The number of the version that is served; 0: none yet.
+    Column("version", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    # Its runs still name it, so the row remains; the name is free again.
+    Column("deleted_at", UtcDateTime),
+)
+Index(
+    "workflows_name",
+    workflows.c.organization_id,
+    workflows.c.service_id,
+    unique=True,
+    **_only("deleted_at IS NULL"),
+)
+Index("workflows_own", workflows.c.organization_id, workflows.c.id)
+Index("workflows_visible", workflows.c.visibility, workflows.c.id)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("workflow_id", String(40), ForeignKey("workflows.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("source_digest", String(64), nullable=False),
+    Column("file_name", String(110), nullable=False),
+    Column("python", String(20), nullable=False),
+    Column("lock", Text, nullable=False),
+    Column("env_vars", JSON, nullable=False),
+    Column("isolation", String(20), nullable=False),
+    Column("limits", JSON, nullable=False),
+    Column("openapi", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    # What its runs may reach, entry by entry; NULL: the source says nothing.
+    Column("egress", JSON(none_as_null=True)),
+    UniqueConstraint("workflow_id", "number", name="versions_number"),
+)
+
+provisions = Table(
+    "provisions",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("organization_id", String(100), nullable=False),
+    Column("key_id", String(40), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("used_at", UtcDateTime),
+    Column("cancelled_at", UtcDateTime),
+)
+Index("provisions_unused", provisions.c.created_at, **_only("used_at IS NULL"))
+Index("provisions_used", provisions.c.used_at, **_only("used_at IS NOT NULL"))
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("owner_id", String(100), nullable=False),
+    Column("caller_id", String(100), nullable=False),
+    Column("acting_id", String(100), nullable=False),
+    Column("requester_id", String(100), nullable=False),
+    Column("service_id", String(100), nullable=False),
+    Column("version_id", String(40), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("deadline", UtcDateTime, nullable=False),
+    Column("trigger", Integer, nullable=False),
+    Column("correlation_id", String(256), nullable=False),
+    Column("parent_id", String(40), nullable=False),
+    Column("root_id", String(40), nullable=False),
+    Column("depth", Integer, nullable=False),
+    Column("traceparent", String(64), nullable=False),
+    Column("trace_id", String(32), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("key_id", String(40), nullable=False),
+    Column("synchronous", Boolean, nullable=False),
+    Column("provision_id", String(40)),
+    # A one-time key starts exactly one run: this is where that is true.
+    Column("one_time_key_id", String(40)),
+    Column("started_at", UtcDateTime),
+    Column("completed_at", UtcDateTime),
+    Column("code", String(40), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("log_tail", JSON, nullable=False),
+    Column("executor", String(200), nullable=False),
+    Column("incarnation", String(100), nullable=False),
+    Column("log_digest", String(64), nullable=False),
+    # 0: nested, which goes first, since a run waits for it; 1: all others.
+    Column("lane", Integer, nullable=False),
+    # What it used: all of them with its end, or none.
+    Column("cpu_seconds", Float),
+    Column("wall_seconds", Float),
+    Column("memory_peak_bytes", BigInteger),
+    Column("egress_bytes", BigInteger),
+    Column("egress_digest", String(64), nullable=False, server_default=""),
+)
+Index("runs_one_time", runs.c.one_time_key_id, unique=True, **_only("one_time_key_id IS NOT NULL"))
+Index("runs_queue", runs.c.lane, runs.c.created_at, runs.c.id, **_only("status = 2"))
+Index("runs_running", runs.c.executor, runs.c.incarnation, **_only("status = 3"))
+Index("runs_caller", runs.c.caller_id, runs.c.created_at, runs.c.id)
+Index("runs_acting", runs.c.acting_id, runs.c.created_at, runs.c.id, **_only("acting_id <> caller_id"))
+Index(
+    "runs_provision",
+    runs.c.provision_id,
+    runs.c.created_at,
+    runs.c.id,
+    **_only("provision_id IS NOT NULL"),
+)
+Index("runs_completed", runs.c.completed_at, **_only("completed_at IS NOT NULL"))
+
+# Apart from their runs, so that lists and the queue read small rows.
+inputs = Table(
+    "inputs",
+    metadata,
+    Column("run_id", String(40), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("request", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("body_digest", String(64), nullable=False),
+)
+answers = Table(
+    "answers",
+    metadata,
+    Column("run_id", String(40), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("head", LargeBinary, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("size", Integer, nullable=False),
+)
+
+outbox = outbox_table(metadata)

@@ -1,0 +1,111 @@
+"""Workflows: protobuf ⇄ model. Pure functions."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from mesh.executor.v1 import executor_pb2
+from mesh.workflows.v1 import workflows_pb2
+
+from kit.errors import Invalid
+from scheduler.catalog import Change
+from scheduler.deploy import Deployed, Deployment
+from scheduler.wire import timestamp
+from scheduler.workflow import Check, EnvVar, Limits, Report, Version, Visibility, Workflow
+
+
+def deployment(request: workflows_pb2.DeployRequest) -> Deployment:
+    return Deployment(request.organization_id, request.code, request.name, request.service_id, publish=request.publish)
+
+
+def deployed(result: Deployed) -> workflows_pb2.DeployResponse:
+    return workflows_pb2.DeployResponse(
+        workflow=workflow(result.workflow), version=result.number, report=checks(result.report.checks)
+    )
+
+
+def report(response: executor_pb2.ValidateResponse) -> Report:
+    return Report(
+        checks=tuple(Check(item.check, item.passed, item.detail, item.line, item.advisory) for item in response.report),
+        python=response.python,
+        lock=response.lock,
+        env_vars=tuple(
+            EnvVar(item.name, item.default if item.HasField("default") else None) for item in response.env_vars
+        ),
+        isolation=response.isolation,
+        limits=limits(response.limits),
+        openapi=response.openapi,
+        egress=tuple(response.egress.entries) if response.HasField("egress") else None,
+    )
+
+
+def checks(these: Iterable[Check]) -> list[workflows_pb2.Check]:
+    return [workflows_pb2.Check(**asdict(item)) for item in these]
+
+
+def limits(message: workflows_pb2.Limits) -> Limits:
+    return Limits(
+        sync_timeout_ms=message.sync_timeout_ms,
+        async_timeout_ms=message.async_timeout_ms,
+        max_request_bytes=message.max_request_bytes,
+        max_response_bytes=message.max_response_bytes,
+        max_stream_bytes=message.max_stream_bytes,
+        max_log_bytes=message.max_log_bytes,
+        concurrency=message.concurrency,
+        memory_bytes=message.memory_bytes,
+        cpu_millis=message.cpu_millis,
+        processes=message.processes,
+        disk_bytes=message.disk_bytes,
+    )
+
+
+def visibility(number: int) -> Visibility | None:
+    """None when it isn't said. Errors: Invalid."""
+    if number == workflows_pb2.VISIBILITY_UNSPECIFIED:
+        return None
+    if number not in Visibility.__members__.values():
+        raise Invalid("visibility is private, public or template")
+    return Visibility(number)
+
+
+def change(request: workflows_pb2.UpdateWorkflowRequest) -> Change:
+    """Errors: Invalid."""
+    return Change(
+        name=request.name if request.HasField("name") else None,
+        visibility=visibility(request.visibility) if request.HasField("visibility") else None,
+        limits=limits(request.limits),
+    )
+
+
+def workflow(found: Workflow, openapi: str = "") -> workflows_pb2.Workflow:
+    return workflows_pb2.Workflow(
+        id=found.id,
+        organization_id=found.organization_id,
+        service_id=found.service_id,
+        name=found.name,
+        kind=found.kind,
+        visibility=workflows_pb2.Visibility.ValueType(int(found.visibility)),
+        limits=workflows_pb2.Limits(**asdict(found.limits)),
+        version=found.version,
+        openapi=openapi,
+        created_at=timestamp(found.created_at),
+        updated_at=timestamp(found.updated_at),
+    )
+
+
+def version(found: Version) -> workflows_pb2.Version:
+    return workflows_pb2.Version(
+        id=found.id,
+        workflow_id=found.workflow_id,
+        organization_id=found.organization_id,
+        service_id=found.service_id,
+        number=found.number,
+        source_digest=found.source_digest,
+        file_name=found.file_name,
+        python=found.python,
+        lock=found.lock,
+        env_vars=[workflows_pb2.EnvVar(name=item.name, default=item.default) for item in found.env_vars],
+        isolation=found.isolation,
+        limits=workflows_pb2.Limits(**asdict(found.limits)),
+        created_at=timestamp(found.created_at),
+        egress=None if found.egress is None else workflows_pb2.EgressRules(entries=found.egress),
+    )

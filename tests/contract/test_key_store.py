@@ -1,0 +1,183 @@
+"""The ports of keys/issue.py, organizations.py, verify.py and vault.py: on the fakes and on SQL."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from mesh.events.v1 import events_pb2
+from sqlalchemy import select
+
+from keys.model import Key, KeyKind, Organization, SecretInfo
+from keys.store import SqlKeyStore, SqlSecretStore, outbox
+from kit.db import Database, open_db
+from kit.errors import NotFound
+from migrations.__main__ import upgrade
+from tests.fakes.memory_keys import MemoryKeyStore, MemorySecretStore
+
+NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
+
+
+class ToldKeyStore(SqlKeyStore):
+    """With the events that wait in the outbox."""
+
+    async def revoked(self) -> list[str]:
+        return [events_pb2.KeyRevoked.FromString(payload).key_id for payload in await waiting(self._db, "key.revoked")]
+
+
+class ToldSecretStore(SqlSecretStore):
+    """With the events that wait in the outbox."""
+
+    async def changed(self) -> list[tuple[str, str]]:
+        events = map(events_pb2.SecretChanged.FromString, await waiting(self._db, "secret.changed"))
+        return [(event.organization_id, event.name) for event in events]
+
+
+async def waiting(db: Database, subject: str) -> list[bytes]:
+    async with db.read() as tx:
+        rows = await tx.execute(select(outbox.c.payload).where(outbox.c.subject == f"event.{subject}"))
+        return [row.payload for row in rows]
+
+
+@pytest.fixture
+async def db(tmp_path: Path) -> AsyncIterator[Database]:
+    url = f"sqlite+aiosqlite:///{tmp_path}/keys.db"
+    await asyncio.to_thread(upgrade, "keys", url)
+    async with open_db(url) as database:
+        yield database
+
+
+@pytest.fixture(params=["memory", "sql"])
+async def store(request: pytest.FixtureRequest, db: Database) -> MemoryKeyStore | ToldKeyStore:
+    made = MemoryKeyStore() if request.param == "memory" else ToldKeyStore(db)
+    async with made.change() as change:
+        await change.add_organization(Organization("org_a", "a", first=True, created_at=NOW))
+        await change.add_organization(Organization("org_b", "b", first=False, created_at=NOW))
+    return made
+
+
+@pytest.fixture(params=["memory", "sql"])
+async def secret_store(request: pytest.FixtureRequest, db: Database) -> MemorySecretStore | ToldSecretStore:
+    async with SqlKeyStore(db).change() as change:
+        for name in ("org_a", "org_b"):
+            await change.add_organization(Organization(name, name, first=False, created_at=NOW))
+    return MemorySecretStore() if request.param == "memory" else ToldSecretStore(db)
+
+
+Store = MemoryKeyStore | ToldKeyStore
+Secrets = MemorySecretStore | ToldSecretStore
+
+
+def a_key(key_id: str, organization_id: str = "org_a") -> Key:
+    return Key(key_id, organization_id, "näme", KeyKind.ONE_TIME, "cwotk-abcd", ("run", "run:x"), NOW)
+
+
+async def add(store: Store, *keys: Key) -> None:
+    async with store.change() as change:
+        for key in keys:
+            await change.add(key, key.id.encode())
+
+
+async def test_a_key_comes_back_as_it_was(store: Store) -> None:
+    plain = a_key("key_1")
+    full = replace(a_key("key_2", "org_b"), expires_at=NOW + timedelta(days=1), revoked_at=NOW, successor_id="key_3")
+    await add(store, plain, full)
+    assert await store.by_hash(b"key_1") == (plain, True)
+    assert await store.by_hash(b"key_2") == (full, False)
+    assert await store.by_hash(b"key_3") is None
+    async with store.change() as change:
+        assert await change.get("org_a", "key_1") == plain
+        assert await change.get("org_b", "key_1") is None
+        assert await change.get("org_a", "key_9") is None
+
+
+async def test_pages_are_by_id_and_of_one_organization(store: Store) -> None:
+    keys = [a_key(f"key_{n}") for n in (3, 1, 2)]
+    await add(store, *keys, a_key("key_4", "org_b"))
+    assert [key.id for key in await store.page("org_a", 2, "")] == ["key_1", "key_2"]
+    assert [key.id for key in await store.page("org_a", 2, "key_2")] == ["key_3"]
+    assert await store.page("org_a", 2, "key_3") == []
+
+
+async def test_saving_changes_the_state_and_tells_a_revocation_once(store: Store) -> None:
+    await add(store, a_key("key_1"))
+    shorter = replace(a_key("key_1"), expires_at=NOW, successor_id="key_2")
+    async with store.change() as change:
+        await change.save(shorter)
+    assert await store.by_hash(b"key_1") == (shorter, True)
+    assert await store.revoked() == []
+    for _ in range(2):
+        async with store.change() as change:
+            await change.save(replace(shorter, revoked_at=NOW))
+    assert await store.revoked() == ["key_1"]
+
+
+async def test_an_error_undoes_everything_the_event_too(store: Store) -> None:
+    await add(store, a_key("key_1"))
+
+    async def broken() -> None:
+        async with store.change() as change:
+            await change.save(replace(a_key("key_1"), revoked_at=NOW))
+            await change.add(a_key("key_2"), b"key_2")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await broken()
+    assert await store.by_hash(b"key_1") == (a_key("key_1"), True)
+    assert await store.by_hash(b"key_2") is None
+    assert await store.revoked() == []
+
+
+async def test_a_key_needs_its_organization(store: Store) -> None:
+    with pytest.raises(NotFound):
+        await add(store, a_key("key_1", "org_z"))
+
+
+async def test_which_organizations_there_are(store: Store) -> None:
+    async with store.change() as change:
+        assert await change.organization_exists(first=True)
+        assert not await change.organization_exists(first=False)
+        await change.add_organization(Organization("org_system", "system", first=False, created_at=NOW))
+        assert await change.organization_exists(first=False)
+
+
+def a_secret(name: str, *hosts: str, seconds: int = 0) -> SecretInfo:
+    return SecretInfo(name, hosts, NOW + timedelta(seconds=seconds))
+
+
+async def test_secrets_are_put_replaced_read_and_deleted(secret_store: Secrets) -> None:
+    await secret_store.put("org_a", a_secret("B"), b"1")
+    await secret_store.put("org_a", a_secret("A", "x.org", "y.org"), b"2")
+    await secret_store.put("org_b", a_secret("A"), b"3")
+    await secret_store.put("org_a", a_secret("B", "z.org", seconds=1), b"4")
+    assert await secret_store.page("org_a", 9, "") == [
+        a_secret("A", "x.org", "y.org"),
+        a_secret("B", "z.org", seconds=1),
+    ]
+    assert await secret_store.page("org_a", 1, "") == [a_secret("A", "x.org", "y.org")]
+    assert await secret_store.page("org_a", 9, "A") == [a_secret("B", "z.org", seconds=1)]
+    assert await secret_store.sealed("org_a", ["A", "B", "C"]) == {
+        "A": (b"2", ("x.org", "y.org")),
+        "B": (b"4", ("z.org",)),
+    }
+    assert await secret_store.sealed("org_a", []) == {}
+    assert await secret_store.delete("org_a", "A")
+    assert not await secret_store.delete("org_a", "A")
+    assert await secret_store.sealed("org_a", ["A"]) == {}
+    assert await secret_store.sealed("org_b", ["A"]) == {"A": (b"3", ())}
+
+
+async def test_every_change_of_a_secret_is_told(secret_store: Secrets) -> None:
+    await secret_store.put("org_a", a_secret("A"), b"1")
+    await secret_store.put("org_a", a_secret("A"), b"2")
+    await secret_store.delete("org_a", "A")
+    await secret_store.delete("org_a", "A")
+    assert await secret_store.changed() == [("org_a", "A")] * 3
+
+
+async def test_a_secret_needs_its_organization(secret_store: Secrets) -> None:
+    with pytest.raises(NotFound):
+        await secret_store.put("org_z", a_secret("A"), b"1")
+    assert await secret_store.changed() == []

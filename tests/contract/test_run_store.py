@@ -1,0 +1,330 @@
+"""The scheduler's store: one suite, on SQLite and on the fake that the unit tests use."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from kit.db import open_db
+from kit.errors import NotFound
+from migrations.__main__ import upgrade
+from scheduler.model import (
+    CANCELLED,
+    Answer,
+    Asker,
+    History,
+    Outcome,
+    Provision,
+    Run,
+    RunEnded,
+    RunQueued,
+    Status,
+    Usage,
+)
+from scheduler.store.database import open_store
+from scheduler.workflow import EnvVar, Limits, Visibility
+from tests.fakes.memory_runs import MemoryStore
+from tests.fakes.scheduling import INPUT, START, VERSION, WORKFLOW, a_run
+
+DONE = Outcome(Status.SUCCEEDED)
+ME = Asker("org_caller")
+
+
+@dataclass
+class Rig:
+    store: Any
+    changed: list[Run]
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
+    changed: list[Run] = []
+    if request.param == "memory":
+        yield Rig(MemoryStore(changed.append), changed)
+        return
+    url = f"sqlite+aiosqlite:///{tmp_path}/scheduler.db"
+    upgrade("scheduler", url)
+    async with AsyncExitStack() as stack:
+        db = await stack.enter_async_context(open_db(url))
+        yield Rig(await stack.enter_async_context(open_store(db, changed.append)), changed)
+
+
+async def accepted(rig: Rig, *these: Run) -> None:
+    async def work(tx: Any) -> None:
+        for run in these:
+            await tx.accept(run, INPUT)
+
+    await rig.store.write(work)
+
+
+async def moved(rig: Rig, *these: Run) -> None:
+    await rig.store.write(lambda tx: tx.save(these))
+
+
+async def test_a_run_comes_back_as_it_was(rig: Rig) -> None:
+    run = a_run(
+        provision_id="run_p", one_time_key_id="key_1", depth=2, log_tail=("a", "b"), traceparent="00-a-b-01", attempt=3
+    )
+    await accepted(rig, run)
+    assert await rig.store.find_run(ME, run.id) == run
+    assert await rig.store.find_run(ME, "run_other") is None
+    assert rig.changed == [run]
+
+
+async def test_the_answer_is_kept_with_the_end(rig: Rig) -> None:
+    run = a_run()
+    await accepted(rig, run)
+    answer = Answer(b"head", b"content", "", 7)
+    await moved(rig, run.ended(DONE, at=START, answer=answer))
+    whole = await rig.store.find_run(ME, run.id)
+    assert whole.status is Status.SUCCEEDED
+    assert whole.answer == answer
+    assert (await rig.store.find_run(ME, run.id, content=False)).answer == replace(answer, content=b"")
+    assert rig.changed[-1].answer == answer
+
+
+async def test_a_run_can_be_inserted_at_its_end(rig: Rig) -> None:
+    run = a_run().ended(DONE, at=START, answer=Answer(b"", b"x", "", 1), usage=Usage())
+    await rig.store.write(lambda tx: tx.insert([run]))
+    found = await rig.store.find_run(ME, run.id)
+    assert (found.answer.content, found.usage) == (b"x", Usage())
+
+
+async def test_what_a_run_used_is_kept_with_its_end(rig: Rig) -> None:
+    run, unknown = a_run(), a_run()
+    await accepted(rig, run, unknown)
+    used = Usage(cpu_seconds=0.125, wall_seconds=2.5, memory_peak_bytes=5 << 30, egress_bytes=1 << 40)
+    assert (await rig.store.find_run(ME, run.id)).usage is None
+    await moved(rig, run.ended(DONE, at=START, usage=used), unknown.ended(CANCELLED, at=START))
+    assert (await rig.store.find_run(ME, run.id)).usage == used
+    assert (await rig.store.find_run(ME, unknown.id)).usage is None
+    assert {one.usage for one in await rig.store.history(History("org_caller"))} == {used, None}
+
+
+async def test_a_provisioned_id_reads_the_newest_of_its_runs(rig: Rig) -> None:
+    first = a_run(id="run_p", provision_id="run_p", one_time_key_id="key_1")
+    second = a_run(provision_id="run_p", created_at=START + timedelta(seconds=1))
+    await accepted(rig, first)
+    assert (await rig.store.find_run(ME, "run_p")).id == "run_p"
+    await accepted(rig, second)
+    assert (await rig.store.find_run(ME, "run_p")).id == second.id
+    assert (await rig.store.find_run(ME, second.id)).id == second.id
+    assert (await rig.store.find_run(replace(ME, exact=True), "run_p")).id == "run_p"
+    assert (await rig.store.find_run(replace(ME, one_time_key_id="key_1"), "run_p")).id == "run_p"
+    assert await rig.store.find_run(replace(ME, one_time_key_id="key_2"), "run_p") is None
+
+
+async def test_provisions_are_kept(rig: Rig) -> None:
+    provision = Provision("run_p", "org_caller", "key_1", START)
+    await rig.store.write(lambda tx: tx.add_provision(provision))
+    assert await rig.store.find_provision("run_p") == provision
+    used = replace(provision, used_at=START, cancelled_at=START)
+    await rig.store.write(lambda tx: tx.save_provision(used))
+    assert await rig.store.find_provision("run_p") == used
+    assert await rig.store.find_provision("run_q") is None
+
+
+async def test_a_work_that_fails_leaves_nothing(rig: Rig) -> None:
+    run = a_run()
+
+    async def refused(tx: Any) -> None:
+        raise NotFound("no")
+
+    async def broken(tx: Any) -> None:
+        await tx.accept(run, INPUT)
+        raise NotFound("too late")
+
+    works = [refused, broken, lambda tx: tx.insert([a_run(id="run_kept")])]
+    results = await asyncio.gather(*(rig.store.write(work) for work in works), return_exceptions=True)
+    assert [type(result) for result in results] == [NotFound, NotFound, type(None)]
+    assert await rig.store.find_run(ME, run.id) is None
+    assert await rig.store.find_run(ME, "run_kept") is not None
+    assert [one.id for one in rig.changed] == ["run_kept"]
+
+
+async def test_one_time_keys_are_unique(rig: Rig) -> None:
+    await accepted(rig, a_run(one_time_key_id="key_1"), a_run(), a_run())
+    assert await rig.store.write(lambda tx: tx.one_time_used("key_1"))
+    assert not await rig.store.write(lambda tx: tx.one_time_used("key_2"))
+    with pytest.raises(Exception, match=r"UNIQUE|twice"):
+        await accepted(rig, a_run(one_time_key_id="key_1"))
+
+
+async def test_the_queue_is_in_order(rig: Rig) -> None:
+    late = a_run(created_at=START + timedelta(seconds=2))
+    early = a_run(created_at=START + timedelta(seconds=1))
+    nested = a_run(created_at=START + timedelta(seconds=3), depth=1)
+    running = a_run().started(executor="x", incarnation="i", at=START)
+    await accepted(rig, late, early, nested, running)
+    waiting = await rig.store.queued(nested_only=False, without=(), limit=10)
+    assert [item.run.id for item in waiting] == [nested.id, early.id, late.id]
+    assert waiting[0].input == INPUT
+    assert [item.run.id for item in await rig.store.queued(nested_only=True, without=(), limit=10)] == [nested.id]
+    rest = await rig.store.queued(nested_only=False, without=(nested.id,), limit=1)
+    assert [item.run.id for item in rest] == [early.id]
+    assert await rig.store.count_queued() == 3
+
+
+async def test_where_runs_are(rig: Rig) -> None:
+    run = a_run().started(executor="unix:a", incarnation="one", at=START)
+    other = a_run().started(executor="unix:b", incarnation="", at=START)
+    await accepted(rig, run, other, a_run())
+    assert await rig.store.placements() == {("unix:a", "one"), ("unix:b", "")}
+    assert await rig.store.running_on("unix:a", "one", 10) == [run.id]
+    assert await rig.store.running_on("unix:a", "two", 10) == []
+
+
+async def test_what_is_overdue(rig: Rig) -> None:
+    run = a_run(deadline=START + timedelta(seconds=10))
+    await accepted(rig, run, a_run())
+    assert await rig.store.overdue(Status.QUEUED, START + timedelta(seconds=10), 10) == []
+    assert await rig.store.overdue(Status.QUEUED, START + timedelta(seconds=11), 10) == [run]
+    assert await rig.store.overdue(Status.RUNNING, START + timedelta(seconds=11), 10) == []
+
+
+async def test_history_is_newest_first_in_pages(rig: Rig) -> None:
+    runs = [a_run(created_at=START + timedelta(seconds=number // 2)) for number in range(6)]
+    theirs = a_run(caller_id="org_x", acting_id="org_x")
+    secrets = a_run(caller_id="org_x", acting_id="org_caller", created_at=START + timedelta(minutes=1))
+    await accepted(rig, *runs, theirs, secrets)
+    wanted = [one.id for one in sorted([*runs, secrets], key=lambda run: (run.created_at, run.id), reverse=True)]
+    found: list[str] = []
+    while page := await rig.store.history(History("org_caller", limit=3, after=found[-1] if found else "")):
+        found += [run.id for run in page]
+    assert found == wanted
+    assert await rig.store.history(History("org_caller", after="run_gone")) == []
+
+
+async def test_history_is_filtered(rig: Rig) -> None:
+    done, other = a_run().ended(DONE, at=START, answer=Answer(b"", b"x", "", 1)), a_run(service_id="bye")
+    await rig.store.write(lambda tx: tx.insert([done, other]))
+    assert [run.id for run in await rig.store.history(History("org_caller", service_id="bye"))] == [other.id]
+    found = await rig.store.history(History("org_caller", status=Status.SUCCEEDED))
+    assert [run.id for run in found] == [done.id]
+    assert found[0].answer.content == b""
+    assert await rig.store.history(History("org_nobody")) == []
+
+
+async def test_old_runs_and_ids_are_deleted(rig: Rig) -> None:
+    old = [a_run().ended(DONE, at=START + timedelta(seconds=n), answer=Answer(b"", b"x", "", 1)) for n in range(3)]
+    for run in old:
+        await accepted(rig, run)
+    await accepted(rig, waiting := a_run())
+    cut = START + timedelta(seconds=2)
+    assert await rig.store.write(lambda tx: tx.delete_runs(cut, 1)) == 1
+    assert await rig.store.find_run(ME, old[0].id) is None
+    assert await rig.store.write(lambda tx: tx.delete_runs(cut, 10)) == 1
+    assert await rig.store.write(lambda tx: tx.delete_runs(cut, 10)) == 0
+    assert await rig.store.find_run(ME, waiting.id) == waiting
+
+    for name, used in (("run_fresh", None), ("run_stale", None), ("run_used", START)):
+        made = START if name != "run_fresh" else START + timedelta(hours=2)
+        provision = Provision(name, "org_caller", "", made, used)
+        await rig.store.write(lambda tx, it=provision: tx.add_provision(it))
+    hour = START + timedelta(hours=1)
+    assert await rig.store.write(lambda tx: tx.delete_provisions(hour, START, 10)) == 1
+    assert await rig.store.find_provision("run_stale") is None
+    assert await rig.store.write(lambda tx: tx.delete_provisions(hour, hour, 10)) == 1
+    assert await rig.store.find_provision("run_fresh") is not None
+
+
+async def test_where_it_is_kept_what_a_run_contacted(rig: Rig) -> None:
+    run = a_run()
+    await accepted(rig, run)
+    assert (await rig.store.find_run(ME, run.id)).egress_digest == ""
+    await moved(rig, run.ended(DONE, at=START, egress_digest="e" * 64))
+    assert (await rig.store.find_run(ME, run.id)).egress_digest == "e" * 64
+
+
+@pytest.mark.parametrize("rules", [None, (), ("api.example", "!10.0.0.0/8")])
+async def test_what_a_version_may_reach(rig: Rig, rules: tuple[str, ...] | None) -> None:
+    await rig.store.write(lambda tx: tx.insert_workflow(WORKFLOW))
+    await rig.store.write(lambda tx: tx.insert_version(replace(VERSION, egress=rules)))
+    assert (await rig.store.version_by_id(VERSION.id)).egress == rules
+
+
+async def test_events_are_told(rig: Rig) -> None:
+    run = a_run()
+    await rig.store.write(lambda tx: tx.tell([RunQueued(run.id), RunEnded(run.ended(CANCELLED, at=START))]))
+    await rig.store.write(lambda tx: tx.tell([]))
+
+
+async def test_workflows_and_versions_come_back(rig: Rig) -> None:
+    workflow = replace(WORKFLOW, limits=Limits(sync_timeout_ms=5))
+    version = replace(
+        VERSION,
+        env_vars=(EnvVar("A"), EnvVar("B", "")),
+        limits=Limits(sync_timeout_ms=1, concurrency=2),
+        lock="a==1",
+        openapi="{}",
+    )
+    await rig.store.write(lambda tx: tx.insert_workflow(workflow))
+    assert await rig.store.write(lambda tx: tx.last_version(workflow.id)) == 0
+    await rig.store.write(lambda tx: tx.insert_version(version))
+    assert await rig.store.write(lambda tx: tx.last_version(workflow.id)) == 1
+    assert await rig.store.write(lambda tx: tx.version_exists(version.id))
+    assert await rig.store.find_workflow("org_owner", "hello") == workflow
+    assert await rig.store.find_workflow("org_caller", "hello") is None
+    effective = replace(version, limits=Limits(sync_timeout_ms=5, concurrency=2))
+    assert await rig.store.find_version(workflow.id, 1) == effective
+    assert await rig.store.version_by_id(version.id) == effective
+    assert await rig.store.find_version(workflow.id, 2) is None
+
+
+async def test_a_deleted_name_is_free(rig: Rig) -> None:
+    await rig.store.write(lambda tx: tx.insert_workflow(WORKFLOW))
+    await rig.store.write(lambda tx: tx.save_workflow(replace(WORKFLOW, deleted_at=START)))
+    assert await rig.store.find_workflow("org_owner", "hello") is None
+    await rig.store.write(lambda tx: tx.insert_workflow(replace(WORKFLOW, id="wfl_2")))
+    assert (await rig.store.find_workflow("org_owner", "hello")).id == "wfl_2"
+
+
+async def test_workflows_are_listed(rig: Rig) -> None:
+    public = replace(WORKFLOW, id="wfl_2", service_id="two", visibility=Visibility.PUBLIC)
+    unpublished = replace(public, id="wfl_3", service_id="three", version=0)
+    theirs = replace(public, id="wfl_4", organization_id="org_x")
+    for one in (WORKFLOW, public, unpublished, theirs):
+        await rig.store.write(lambda tx, it=one: tx.insert_workflow(it))
+    own = await rig.store.list_own("org_owner", None, limit=2, after="")
+    assert [one.id for one in own] == ["wfl_1", "wfl_2"]
+    assert [one.id for one in await rig.store.list_own("org_owner", None, limit=2, after="wfl_2")] == ["wfl_3"]
+    private = await rig.store.list_own("org_owner", Visibility.PRIVATE, limit=9, after="")
+    assert [one.id for one in private] == ["wfl_1"]
+    visible = await rig.store.list_visible(Visibility.PUBLIC, limit=9, after="")
+    assert [one.id for one in visible] == ["wfl_2", "wfl_4"]
+
+
+async def test_what_has_ended_costs_the_queue_and_look_ups_nothing(tmp_path: Path) -> None:
+    """SQLite reads `runs` by an index in every statement that isn't about a single row's whole history."""
+    url = f"sqlite+aiosqlite:///{tmp_path}/scheduler.db"
+    await asyncio.to_thread(upgrade, "scheduler", url)
+    async with open_db(url) as db, open_store(db, lambda _: None) as store:
+        plans: list[str] = []
+
+        def explain(_connection: Any, cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
+            cursor.execute("EXPLAIN QUERY PLAN " + statement, parameters)
+            plans.append(str([row[3] for row in cursor.fetchall()]))
+
+        event.listen(db._reader.sync_engine, "before_cursor_execute", explain)
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "runs_queue": lambda: store.queued(nested_only=False, without=("a", "b"), limit=8),
+            "runs_queue (lane=?)": lambda: store.queued(nested_only=True, without=(), limit=8),
+            "INDEX runs_queue": store.count_queued,
+            "runs_running": store.placements,
+            "runs_running (executor=? AND incarnation=?)": lambda: store.running_on("a", "b", 8),
+            "INDEX runs_queue'": lambda: store.overdue(Status.QUEUED, START, 8),
+            "runs_provision (provision_id=?)": lambda: store.find_run(ME, "run_1"),
+            "runs_caller (caller_id=?)": lambda: store.history(History("org_caller")),
+            "runs_acting (acting_id=?)": lambda: store.history(History("org_caller")),
+        }
+        for index, call in calls.items():
+            plans.clear()
+            await call()
+            assert index in plans[-1]
+            assert "'SCAN runs'" not in plans[-1]

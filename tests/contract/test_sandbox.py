@@ -1,0 +1,117 @@
+"""What a driver of sandboxes promises (executor/sandbox.py): the fake that other tests use, none, bubblewrap, its
+slots, gVisor."""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from executor.driver import open_driver
+from executor.gvisor import find_runsc
+from executor.gvisor_driver import open_gvisor
+from executor.none_driver import open_none
+from executor.sandbox import AnswerEnd, Crashed, Driver, Exit, Finished, Head, Launch, Sandbox, StartFailed
+from executor.templates import open_templates
+from kit.clock import SystemClock
+from tests.fakes.real_sandboxes import OUR_ENVIRONMENT, PUBLIC_URL, READY_SECONDS, chunks, drain
+from tests.fakes.sandbox import FakeDriver, echo
+
+ECHO = b"""
+import uvicorn
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        return
+    body = b""
+    while (message := await receive())["more_body"]:
+        body += message["body"]
+    body += message["body"]
+    headers = [*scope["headers"], (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+uvicorn.run(app)
+"""
+BROKEN = b"raise ValueError('broken')"
+
+
+@pytest.fixture(params=["fake", "none", "bubblewrap", "slots", "gvisor"])
+async def driver(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Driver]:
+    if request.param == "fake":
+        yield FakeDriver(app=echo)
+    elif request.param == "none":
+        async with open_none(tmp_path) as none:
+            yield none
+    elif request.param == "gvisor":
+        if find_runsc() is None:
+            pytest.skip("gVisor (runsc) isn't installed on this machine")
+        async with open_gvisor(tmp_path / "home", PUBLIC_URL) as gvisor:
+            yield gvisor
+    else:
+        async with open_driver(tmp_path / "home", PUBLIC_URL) as real:
+            if request.param == "bubblewrap":
+                yield real
+            else:
+                async with open_templates(real, SystemClock(), READY_SECONDS) as templates:
+                    yield templates
+
+
+async def start(driver: Driver, source: bytes = ECHO) -> Sandbox:
+    if source == BROKEN and isinstance(driver, FakeDriver):
+        driver.fails = StartFailed("import", "ValueError: broken", line=1)
+    return await driver.start(Launch("run_1", OUR_ENVIRONMENT, source, "workflow.py", {}, isolation="run"))
+
+
+async def end(sandbox: Sandbox) -> Exit:
+    """Closes, and reads both pipes: they come to their end."""
+    exited = await sandbox.close()
+    drain(sandbox.process.stdout)
+    drain(sandbox.process.stderr)
+    return exited
+
+
+async def test_one_request_from_start_to_end(driver: Driver) -> None:
+    sandbox = await start(driver)
+    await sandbox.ready(READY_SECONDS)
+    assert await sandbox.openapi() == ""
+    events = [event async for event in sandbox.serve(Head([(b"x", b"y")], method="POST"), chunks(b"a", b"bc"))]
+    expected = [Head([(b"x", b"y"), (b"content-length", b"3")], status=200), b"abc", AnswerEnd(), Finished()]
+    assert events == expected
+    await end(sandbox)
+
+
+async def test_closing_twice_is_closing_once(driver: Driver) -> None:
+    sandbox = await start(driver)
+    assert await sandbox.close() == await end(sandbox)
+
+
+async def test_nothing_is_served_by_a_closed_one(driver: Driver) -> None:
+    sandbox = await start(driver)
+    await sandbox.ready(READY_SECONDS)
+    await end(sandbox)
+    with pytest.raises(Crashed):
+        async for _ in sandbox.serve(Head([]), chunks()):
+            pass
+
+
+async def test_a_script_that_fails_says_why(driver: Driver) -> None:
+    sandbox = await start(driver, BROKEN)
+    with pytest.raises(StartFailed) as caught:
+        await sandbox.ready(READY_SECONDS)
+    assert (caught.value.kind, caught.value.detail, caught.value.line) == ("import", "ValueError: broken", 1)
+    await end(sandbox)
+
+
+async def test_telling_that_the_caller_is_gone_is_always_allowed(driver: Driver) -> None:
+    sandbox = await start(driver)
+    await sandbox.caller_gone()
+    await end(sandbox)
+    await sandbox.caller_gone()
+
+
+async def test_the_pipes_belong_to_whoever_started_it(driver: Driver) -> None:
+    sandbox = await start(driver)
+    await sandbox.close()
+    assert os.fstat(sandbox.process.stdout)
+    await end(sandbox)

@@ -1,0 +1,78 @@
+"""One mesh for all end-to-end tests of a session, and the environments of the published clients."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.mesh import ROOT, RUNMESH, Mesh, mesh_up, own_address
+
+UV = Path(sys.executable).parent / "uv"
+CLIENTS = ROOT / ".venv" / "clients"
+
+
+@pytest.fixture(scope="session")
+def mesh() -> Iterator[Mesh]:
+    """Its operator allows this machine's own address, where the tests' servers are: no other private one."""
+    with mesh_up(env={"RUNMESH_EGRESS_ALLOW_PRIVATE": own_address()}) as running:
+        running.deploy("probe")
+        yield running
+
+
+@pytest.fixture(scope="session")
+def python_client() -> Callable[[str], Path]:
+    """The interpreter of an environment that holds just this version of codewords-client."""
+
+    def made(version: str) -> Path:
+        home = CLIENTS / f"codewords-client-{version}"
+        if not (home / "ready").exists():
+            subprocess.run([UV, "venv", "--quiet", "--clear", "--python", sys.executable, home], check=True)
+            subprocess.run(
+                [UV, "pip", "install", "--quiet", "--python", home / "bin" / "python", f"codewords-client=={version}"],
+                check=True,
+            )
+            (home / "ready").touch()
+        return home / "bin" / "python"
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def npm_client() -> Path:
+    """A folder with @codewords/client 0.1.6 in its node_modules."""
+    home = CLIENTS / "npm"
+    if not (home / "ready").exists():
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "package.json").write_text("{}")
+        subprocess.run(
+            ["npm", "install", "--silent", "--no-fund", "--no-audit", "@codewords/client@0.1.6"], cwd=home, check=True
+        )
+        (home / "ready").touch()
+    return home
+
+
+@pytest.fixture(scope="session")
+def for_everybody() -> Iterator[Path]:
+    """A `runmesh` that any user may start: this one's interpreter may lie in somebody's private home."""
+    directory = Path(tempfile.mkdtemp(prefix="everybody-", dir="/var/tmp"))
+    directory.chmod(0o755)
+    uv = RUNMESH.parent / "uv"
+    subprocess.run([uv, "venv", "--quiet", "--python", "/usr/bin/python3", directory / "venv"], check=True)
+    install: list[str | Path] = [
+        uv,
+        "pip",
+        "install",
+        "--quiet",
+        "--compile-bytecode",
+        "--python",
+        directory / "venv/bin/python",
+        "-e",
+        ROOT,
+    ]
+    subprocess.run(install, check=True)
+    yield directory / "venv" / "bin" / "runmesh"
+    shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,108 @@
+"""The stores of the keys service, in memory."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from keys.model import SYSTEM_ORGANIZATION, Key, Organization, SecretInfo
+from kit.errors import NotFound
+
+
+@dataclass
+class _State:
+    organizations: dict[str, Organization] = field(default_factory=dict)
+    keys: dict[str, Key] = field(default_factory=dict)
+    digests: dict[bytes, str] = field(default_factory=dict)
+    revoked: list[str] = field(default_factory=list)
+
+    def copy(self) -> "_State":
+        return _State(dict(self.organizations), dict(self.keys), dict(self.digests), list(self.revoked))
+
+
+class MemoryKeyStore:
+    """Keys and organizations. `revoked`: the events that were sent."""
+
+    def __init__(self) -> None:
+        self._state = _State()
+
+    @asynccontextmanager
+    async def change(self) -> AsyncIterator["MemoryKeyChange"]:
+        state = self._state.copy()
+        yield MemoryKeyChange(state)
+        self._state = state
+
+    async def by_hash(self, digest: bytes) -> tuple[Key, bool] | None:
+        key_id = self._state.digests.get(digest)
+        if key_id is None:
+            return None
+        key = self._state.keys[key_id]
+        return key, self._state.organizations[key.organization_id].first
+
+    async def page(self, organization_id: str, limit: int, after: str) -> list[Key]:
+        mine = [key for key in self._state.keys.values() if key.organization_id == organization_id and key.id > after]
+        return sorted(mine, key=lambda key: key.id)[:limit]
+
+    async def revoked(self) -> list[str]:
+        return self._state.revoked
+
+
+class MemoryKeyChange:
+    """One transaction."""
+
+    def __init__(self, state: _State) -> None:
+        self._state = state
+
+    async def get(self, organization_id: str, key_id: str) -> Key | None:
+        key = self._state.keys.get(key_id)
+        return key if key and key.organization_id == organization_id else None
+
+    async def add(self, key: Key, digest: bytes) -> None:
+        if key.organization_id not in self._state.organizations:
+            raise NotFound("no such organization")
+        assert digest not in self._state.digests
+        self._state.keys[key.id] = key
+        self._state.digests[digest] = key.id
+
+    async def save(self, key: Key) -> None:
+        if key.revoked_at is not None and self._state.keys[key.id].revoked_at is None:
+            self._state.revoked.append(key.id)
+        self._state.keys[key.id] = key
+
+    async def add_organization(self, organization: Organization) -> None:
+        self._state.organizations[organization.id] = organization
+
+    async def organization_exists(self, *, first: bool) -> bool:
+        known = self._state.organizations
+        return any(one.first for one in known.values()) if first else SYSTEM_ORGANIZATION in known
+
+
+class MemorySecretStore:
+    """Sealed secrets. `changed`: the events that were sent."""
+
+    def __init__(self, organizations: Sequence[str] = ("org_a", "org_b")) -> None:
+        self._organizations = organizations
+        self._rows: dict[tuple[str, str], tuple[SecretInfo, bytes]] = {}
+        self._changed: list[tuple[str, str]] = []
+
+    async def put(self, organization_id: str, secret: SecretInfo, sealed: bytes) -> None:
+        if organization_id not in self._organizations:
+            raise NotFound("no such organization")
+        self._rows[organization_id, secret.name] = (secret, sealed)
+        self._changed.append((organization_id, secret.name))
+
+    async def delete(self, organization_id: str, name: str) -> bool:
+        there = self._rows.pop((organization_id, name), None) is not None
+        if there:
+            self._changed.append((organization_id, name))
+        return there
+
+    async def page(self, organization_id: str, limit: int, after: str) -> list[SecretInfo]:
+        mine = [info for (owner, name), (info, _) in self._rows.items() if owner == organization_id and name > after]
+        return sorted(mine, key=lambda info: info.name)[:limit]
+
+    async def sealed(self, organization_id: str, names: Sequence[str]) -> dict[str, tuple[bytes, tuple[str, ...]]]:
+        found = {name: self._rows.get((organization_id, name)) for name in names}
+        return {name: (row[1], row[0].hosts) for name, row in found.items() if row}
+
+    async def changed(self) -> list[tuple[str, str]]:
+        return self._changed

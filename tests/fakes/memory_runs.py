@@ -1,0 +1,210 @@
+"""The scheduler's store in memory: the port of scheduler.store.database.Store (tests/contract/test_run_store.py)."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TypeVar
+
+from scheduler.model import Answer, Asker, Event, History, Input, Provision, Queued, Run, Runs, Status
+from scheduler.workflow import Version, Visibility, Workflow
+
+T = TypeVar("T")
+
+
+@dataclass
+class MemoryTx:
+    """All state; a write transaction works on a copy of it."""
+
+    run_rows: dict[str, Run] = field(default_factory=dict)
+    inputs: dict[str, Input] = field(default_factory=dict)
+    provisions: dict[str, Provision] = field(default_factory=dict)
+    workflows: dict[str, Workflow] = field(default_factory=dict)
+    versions: dict[str, Version] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    changed: list[Run] = field(default_factory=list)
+
+    def copy(self) -> "MemoryTx":
+        return MemoryTx(
+            dict(self.run_rows),
+            dict(self.inputs),
+            dict(self.provisions),
+            dict(self.workflows),
+            dict(self.versions),
+            list(self.events),
+        )
+
+    async def provision(self, provision_id: str) -> Provision | None:
+        return self.provisions.get(provision_id)
+
+    async def add_provision(self, provision: Provision) -> None:
+        assert provision.id not in self.provisions
+        self.provisions[provision.id] = provision
+
+    async def save_provision(self, provision: Provision) -> None:
+        self.provisions[provision.id] = provision
+
+    async def one_time_used(self, key_id: str) -> bool:
+        return any(run.one_time_key_id == key_id for run in self.run_rows.values())
+
+    async def version_exists(self, version_id: str) -> bool:
+        return version_id in self.versions
+
+    async def runs(self, ids: Collection[str]) -> Runs:
+        return {key: replace(self.run_rows[key], answer=None) for key in ids if key in self.run_rows}
+
+    async def accept(self, run: Run, given: Input) -> None:
+        await self.insert([run])
+        self.inputs[run.id] = given
+
+    async def insert(self, these: Sequence[Run]) -> None:
+        for run in these:
+            if run.one_time_key_id and await self.one_time_used(run.one_time_key_id):
+                raise ValueError("a one-time key twice")
+            assert run.id not in self.run_rows
+            self.run_rows[run.id] = run
+        self.changed.extend(these)
+
+    async def save(self, these: Sequence[Run]) -> None:
+        for run in these:
+            self.run_rows[run.id] = run
+        self.changed.extend(these)
+
+    async def tell(self, events: Iterable[Event]) -> None:
+        self.events.extend(events)
+
+    async def delete_runs(self, completed_before: datetime, limit: int) -> int:
+        ended = [(run.completed_at, run.id) for run in self.run_rows.values() if run.completed_at]
+        old = [run_id for at, run_id in sorted(ended) if at < completed_before][:limit]
+        for run_id in old:
+            del self.run_rows[run_id]
+            self.inputs.pop(run_id, None)
+        return len(old)
+
+    async def delete_provisions(self, unused_before: datetime, used_before: datetime, limit: int) -> int:
+        def old(one: Provision) -> bool:
+            return one.used_at < used_before if one.used_at else one.created_at < unused_before
+
+        ids = [one.id for one in self.provisions.values() if old(one)][:limit]
+        for provision_id in ids:
+            del self.provisions[provision_id]
+        return len(ids)
+
+    async def workflow(self, organization_id: str, service_id: str) -> Workflow | None:
+        name = (organization_id, service_id, None)
+        found = (
+            one for one in self.workflows.values() if (one.organization_id, one.service_id, one.deleted_at) == name
+        )
+        return next(found, None)
+
+    async def insert_workflow(self, workflow: Workflow) -> None:
+        assert await self.workflow(workflow.organization_id, workflow.service_id) is None
+        self.workflows[workflow.id] = workflow
+
+    async def save_workflow(self, workflow: Workflow) -> None:
+        self.workflows[workflow.id] = workflow
+
+    async def last_version(self, workflow_id: str) -> int:
+        return max((one.number for one in self.versions.values() if one.workflow_id == workflow_id), default=0)
+
+    async def insert_version(self, version: Version) -> None:
+        self.versions[version.id] = version
+
+
+class MemoryStore:
+    """`changed` as in the real one. `state.events`: what was told."""
+
+    def __init__(self, changed: Callable[[Run], None] = lambda _: None) -> None:
+        self.state = MemoryTx()
+        self._changed = changed
+        self._one_writer = asyncio.Lock()
+
+    async def write(self, work: Callable[[MemoryTx], Awaitable[T]]) -> T:
+        async with self._one_writer:
+            tx = self.state.copy()
+            result = await work(tx)
+            self.state = tx
+        for run in tx.changed:
+            self._changed(run)
+        return result
+
+    def _runs(self, status: Status) -> list[Run]:
+        rows = [run for run in self.state.run_rows.values() if run.status is status]
+        return sorted(rows, key=lambda run: (run.depth == 0, run.created_at, run.id))
+
+    async def find_provision(self, provision_id: str) -> Provision | None:
+        return self.state.provisions.get(provision_id)
+
+    async def find_run(self, asker: Asker, request_id: str, *, content: bool = True) -> Run | None:
+        def wanted(run: Run) -> bool:
+            named = run.id == request_id or (not asker.exact and run.provision_id == request_id)
+            return named and (not asker.one_time_key_id or run.one_time_key_id == asker.one_time_key_id)
+
+        found = [run for run in self.state.run_rows.values() if wanted(run)]
+        newest = max(found, key=lambda run: (run.created_at, run.id), default=None)
+        return newest if newest is None or content else _summary(newest)
+
+    async def history(self, asked: History) -> list[Run]:
+        def mine(run: Run) -> bool:
+            return (
+                asked.organization_id in {run.caller_id, run.acting_id}
+                and asked.service_id in {"", run.service_id}
+                and asked.status in {None, run.status}
+            )
+
+        rows = sorted(self.state.run_rows.values(), key=lambda run: (run.created_at, run.id), reverse=True)
+        if asked.after:
+            ids = [run.id for run in rows]
+            rows = rows[ids.index(asked.after) + 1 :] if asked.after in ids else []
+        return [_summary(run) for run in rows if mine(run)][: asked.limit]
+
+    async def queued(self, *, nested_only: bool, without: Collection[str], limit: int) -> list[Queued]:
+        rows = [run for run in self._runs(Status.QUEUED) if run.id not in without and (run.depth or not nested_only)]
+        return [Queued(run, self.state.inputs[run.id]) for run in rows[:limit]]
+
+    async def count_queued(self) -> int:
+        return len(self._runs(Status.QUEUED))
+
+    async def placements(self) -> set[tuple[str, str]]:
+        return {(run.executor, run.incarnation) for run in self._runs(Status.RUNNING)}
+
+    async def running_on(self, executor: str, incarnation: str, limit: int) -> list[str]:
+        there = (executor, incarnation)
+        return [run.id for run in self._runs(Status.RUNNING) if (run.executor, run.incarnation) == there][:limit]
+
+    async def overdue(self, status: Status, deadline_before: datetime, limit: int) -> list[Run]:
+        return [run for run in self._runs(status) if run.deadline < deadline_before][:limit]
+
+    async def find_workflow(self, organization_id: str, service_id: str) -> Workflow | None:
+        return await self.state.workflow(organization_id, service_id)
+
+    async def find_version(self, workflow_id: str, number: int) -> Version | None:
+        named = (workflow_id, number)
+        rows = (one for one in self.state.versions.values() if (one.workflow_id, one.number) == named)
+        return self._effective(next(rows, None))
+
+    async def version_by_id(self, version_id: str) -> Version | None:
+        return self._effective(self.state.versions.get(version_id))
+
+    def _effective(self, version: Version | None) -> Version | None:
+        if version is None:
+            return None
+        return replace(version, limits=version.limits.overlaid(self.state.workflows[version.workflow_id].limits))
+
+    async def list_own(
+        self, organization_id: str, visibility: Visibility | None, *, limit: int, after: str
+    ) -> list[Workflow]:
+        rows = [one for one in self._live(after) if one.organization_id == organization_id]
+        return [one for one in rows if visibility in {None, one.visibility}][:limit]
+
+    async def list_visible(self, visibility: Visibility, *, limit: int, after: str) -> list[Workflow]:
+        return [one for one in self._live(after) if one.visibility is visibility and one.version][:limit]
+
+    def _live(self, after: str) -> list[Workflow]:
+        rows = [one for one in self.state.workflows.values() if one.deleted_at is None and one.id > after]
+        return sorted(rows, key=lambda one: one.id)
+
+
+def _summary(run: Run) -> Run:
+    answer = run.answer
+    return run if answer is None else replace(run, answer=Answer(answer.head, b"", answer.digest, answer.size))

@@ -1,0 +1,68 @@
+import pytest
+from mesh.events.v1 import events_pb2
+from mesh.workflows.v1 import workflows_pb2
+
+from kit.errors import Invalid, NotFound
+from kit.rpc_client import unary
+from tests.integration.scheduler.rig import Service
+
+
+async def test_the_life_of_a_workflow(service: Service) -> None:
+    stub = service.workflows
+    version_id = await service.deploy("org_life", "mine")
+    version = (await unary(stub.GetVersion, workflows_pb2.GetVersionRequest(version_id=version_id))).version
+    assert service.neighbours.blobs[version.source_digest] == b"app = 1\n"
+    assert (version.number, version.python, version.isolation) == (1, "3.11", "cold")
+
+    change = workflows_pb2.UpdateWorkflowRequest(
+        organization_id="org_life", service_id="mine", visibility=workflows_pb2.VISIBILITY_PUBLIC
+    )
+    assert (await unary(stub.UpdateWorkflow, change)).workflow.visibility == workflows_pb2.VISIBILITY_PUBLIC
+    asked = workflows_pb2.GetWorkflowRequest(organization_id="org_b", reference="org_life.mine")
+    assert (await unary(stub.GetWorkflow, asked)).workflow.openapi == "{}"
+    listed = workflows_pb2.ListWorkflowsRequest(organization_id="org_b", visibility=workflows_pb2.VISIBILITY_PUBLIC)
+    found = (await unary(stub.ListWorkflows, listed)).workflows
+    assert [(one.organization_id, one.service_id) for one in found] == [("org_life", "mine")]
+
+    gone = workflows_pb2.DeleteWorkflowRequest(organization_id="org_life", service_id="mine")
+    await unary(stub.DeleteWorkflow, gone)
+    with pytest.raises(NotFound):
+        await unary(stub.Resolve, workflows_pb2.ResolveRequest(organization_id="org_life", reference="mine"))
+
+    async with service.bus.tail("event.workflow.changed") as following:
+        changed: list[str] = []
+        while len(changed) < 3 and (payload := await following(5)):
+            event = events_pb2.WorkflowChanged.FromString(payload)
+            if event.organization_id == "org_life":
+                changed.append(event.service_id)
+    assert changed == ["mine", "mine", "mine"]
+
+
+async def test_limits_from_header_to_executor(service: Service) -> None:
+    """What the header sets, what the owner sets over it, and what an executor is told."""
+    service.neighbours.limits = workflows_pb2.Limits(memory_bytes=64 << 20, cpu_millis=100, processes=9)
+    version_id = await service.deploy("org_limits", "mine")
+    change = workflows_pb2.UpdateWorkflowRequest(
+        organization_id="org_limits",
+        service_id="mine",
+        limits=workflows_pb2.Limits(memory_bytes=32 << 20, disk_bytes=1 << 20),
+    )
+    wanted = workflows_pb2.Limits(memory_bytes=32 << 20, cpu_millis=100, processes=9, disk_bytes=1 << 20)
+    assert (await unary(service.workflows.UpdateWorkflow, change)).workflow.limits == wanted
+    asked = workflows_pb2.GetVersionRequest(version_id=version_id)
+    assert (await unary(service.workflows.GetVersion, asked)).version.limits == wanted
+    change.limits.processes = 1 << 30
+    with pytest.raises(Invalid, match="processes must be 8 to 4096"):
+        await unary(service.workflows.UpdateWorkflow, change)
+
+
+async def test_a_workflow_that_fails_its_checks_isnt_deployed(service: Service) -> None:
+    service.neighbours.checks = [workflows_pb2.Check(check="syntax", passed=False, detail="invalid syntax", line=2)]
+    with pytest.raises(Invalid, match=r"syntax \(line 2\): invalid syntax") as refused:
+        await service.deploy()
+    assert refused.value.code == "invalid_workflow"
+    request = workflows_pb2.ValidateRequest(organization_id="org_a", code="x")
+    response = await unary(service.workflows.Validate, request)
+    assert not response.all_passed
+    assert list(response.report) == service.neighbours.checks
+    assert service.neighbours.blobs == {}

@@ -1,0 +1,64 @@
+"""edge.identity: tokens that the executor signs."""
+
+import base64
+import hashlib
+import hmac
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from mesh.runs.v1 import identity_pb2
+
+from edge.identity import identifier
+from kit.clock import FakeClock
+
+KEY = b"k" * 32
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def encoded(*parts: bytes) -> str:
+    return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
+
+
+def token(payload: bytes, key: bytes = KEY) -> str:
+    return encoded(payload, hmac.digest(key, payload, hashlib.sha256))
+
+
+def payload(seconds: float = 10) -> bytes:
+    run = identity_pb2.RunIdentity(
+        run_id="run_1", root_id="run_0", acting_id="org_a", caller_id="org_c", depth=3, correlation_id="c"
+    )
+    run.deadline.FromDatetime(NOW + timedelta(seconds=seconds))
+    return run.SerializeToString()
+
+
+async def test_a_valid_one_until_its_deadline() -> None:
+    clock = FakeClock(NOW)
+    identify = identifier(KEY, clock)
+    run = identify(token(payload()))
+    assert run is not None
+    assert (run.run_id, run.root_id, run.acting_id, run.caller_id, run.depth) == ("run_1", "run_0", "org_a", "org_c", 3)
+    await clock.advance(10)
+    assert identify(token(payload())) is None
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        ".",
+        "none",
+        "a.b",
+        "!.!",
+        "é.é",
+        token(payload(), key=b"x" * 32),
+        encoded(payload(), b""),
+        token(payload()) + "A",
+        "A" + token(payload()),
+        token(b"\xff\xff"),
+        token(b""),
+        token(payload(-1)),
+        "x" * 10_000,
+    ],
+)
+def test_others_are_nobody(bad: str) -> None:
+    assert identifier(KEY, FakeClock(NOW))(bad) is None

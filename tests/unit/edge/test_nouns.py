@@ -1,0 +1,302 @@
+"""The handlers that start no run: edge.keys, secrets, workflows, files, platform."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from edge.files import FileHandlers
+from edge.http import Answer, Request
+from edge.keys import KeyHandlers
+from edge.model import LIMITS, ApiKey, Check, Principal, SecretInfo, Upload, Workflow
+from edge.platform import PlatformHandlers, merged
+from edge.secrets import SecretHandlers
+from edge.workflows import WorkflowHandlers
+from kit.errors import Invalid
+
+WHO = Principal("key_1", "org_1", "standard", frozenset({"admin", "deploy", "files"}))
+THEN = datetime(2030, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
+KEY = ApiKey("key_2", "mine", "standard", "cwk-abc", ("run", "files"), THEN)
+
+
+async def sent(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+def request(body: Any = None, query: str = "", **params: str) -> Request:
+    raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    return Request("POST", "/", query=query, body=sent(raw), principal=WHO, params=params)
+
+
+def body(answer: Answer) -> Any:
+    assert isinstance(answer.body, bytes)
+    return json.loads(answer.body)
+
+
+class FakeKeys:
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    async def issue(self, *arguments: Any) -> tuple[ApiKey, str]:
+        self.calls.append(arguments)
+        return KEY, "cwk-secret"
+
+    async def list_keys(self, *arguments: Any) -> tuple[list[ApiKey], str]:
+        self.calls.append(arguments)
+        return [KEY], "more"
+
+    async def revoke(self, *arguments: Any) -> None:
+        self.calls.append(arguments)
+
+    async def rotate(self, *arguments: Any) -> tuple[ApiKey, str]:
+        self.calls.append(arguments)
+        return KEY, "cwk-next"
+
+    async def create_organization(self, name: str) -> tuple[str, str]:
+        return "org_2", f"cwk-of-{name}"
+
+
+async def test_issuing_a_key() -> None:
+    keys = FakeKeys()
+    given = {"kind": "one_time", "name": "n", "scopes": ["run"], "expires_at": "2031-01-01T00:00:00Z"}
+    assert body(await KeyHandlers(keys).issue(request(given))) == {
+        "id": "key_2",
+        "key": "cwk-secret",
+        "kind": "standard",
+        "prefix": "cwk-abc",
+        "scopes": ["run", "files"],
+        "expires_at": None,
+    }
+    assert keys.calls == [(WHO, "n", "one_time", ("run",), datetime(2031, 1, 1, tzinfo=UTC))]
+
+
+@pytest.mark.parametrize("given", [{}, {"kind": "other"}, {"kind": "standard", "budget": 5}, {"kind": 1}])
+async def test_keys_of_a_kind_that_is_not_known(given: dict[str, Any]) -> None:
+    with pytest.raises(Invalid):
+        await KeyHandlers(FakeKeys()).issue(request(given))
+
+
+async def test_the_other_calls_on_keys() -> None:
+    keys = FakeKeys()
+    handlers = KeyHandlers(keys)
+    listed = body(await handlers.list_keys(request(query="limit=5&after=key_0")))
+    assert listed["next"] == "more"
+    assert listed["items"][0]["created_at"] == "2030-01-02T03:04:05.678Z"
+    assert "key" not in listed["items"][0]
+    assert body(await handlers.revoke(request(key_id="key_9"))) == {"id": "key_9", "revoked": True}
+    rotated = body(await handlers.rotate(request({"overlap_seconds": 60}, key_id="key_9")))
+    assert rotated == {"id": "key_2", "key": "cwk-next"}
+    assert body(await handlers.create_organization(request({"name": "b"}))) == {
+        "id": "org_2",
+        "name": "b",
+        "key": "cwk-of-b",
+    }
+    assert keys.calls == [
+        ("org_1", 5, "key_0"),
+        ("org_1", "key_9"),
+        (WHO, "key_9", timedelta(seconds=60)),
+    ]
+
+
+class FakeSecrets:
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    async def put(self, *arguments: Any) -> None:
+        self.calls.append(arguments)
+
+    async def list_secrets(self, *arguments: Any) -> tuple[list[SecretInfo], str]:
+        return [SecretInfo("TOKEN", THEN, ("api.example",))], ""
+
+    async def delete(self, *arguments: Any) -> None:
+        self.calls.append(arguments)
+
+
+async def test_secrets() -> None:
+    secrets = FakeSecrets()
+    handlers = SecretHandlers(secrets)
+    await handlers.put(request({"value": "", "hosts": ["a.b"]}, name="TOKEN"))
+    await handlers.delete(request(name="TOKEN"))
+    assert secrets.calls == [("org_1", "TOKEN", "", ("a.b",)), ("org_1", "TOKEN")]
+    listed = body(await handlers.list_secrets(request()))
+    assert listed == {
+        "items": [{"name": "TOKEN", "updated_at": "2030-01-02T03:04:05.678Z", "hosts": ["api.example"]}],
+        "next": None,
+    }
+    for bad in ({}, {"value": 1}, {"value": "v", "name": "x"}, {"value": "x" * 70_000}):
+        with pytest.raises(Invalid):
+            await handlers.put(request(bad, name="TOKEN"))
+
+
+class FakeFiles:
+    async def create(self, organization_id: str, file_name: str) -> Upload:
+        return Upload(f"up/{organization_id}/{file_name}", "down", {"x": "y"})
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b" {} "])
+async def test_a_place_for_a_file(content: bytes) -> None:
+    answer = await FileHandlers(FakeFiles()).create(request(content, query="filename=a%20b.txt"))
+    assert body(answer) == {"upload_uri": "up/org_1/a b.txt", "download_uri": "down", "upload_headers": {"x": "y"}}
+
+
+async def test_the_bytes_of_a_file_go_elsewhere() -> None:
+    with pytest.raises(Invalid, match="upload_uri"):
+        await FileHandlers(FakeFiles()).create(request(b"content", query="filename=a"))
+
+
+def workflow(**more: Any) -> Workflow:
+    given: dict[str, Any] = {
+        "organization_id": "org_1",
+        "service_id": "s",
+        "name": "S",
+        "kind": "code",
+        "version": 2,
+        "visibility": "private",
+        "limits": dict.fromkeys(LIMITS, 0),
+        "openapi": '{"paths": {}}',
+        "created_at": THEN,
+        "updated_at": THEN,
+    }
+    return Workflow(**(given | more))
+
+
+class FakeWorkflows:
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    async def validate(self, organization_id: str, code: str) -> tuple[bool, Sequence[Check]]:
+        return False, [Check("syntax", False, "bad", 3), Check("header", True, "", 0)]
+
+    async def deploy(self, *arguments: Any) -> tuple[Workflow, int, Sequence[Check]]:
+        self.calls.append(arguments)
+        return workflow(), 7, []
+
+    async def get(self, organization_id: str, reference: str) -> Workflow:
+        return workflow(openapi="")
+
+    async def list_workflows(self, *arguments: Any) -> tuple[list[Workflow], str]:
+        self.calls.append(arguments)
+        return [workflow(organization_id="org_2")], ""
+
+    async def update(self, *arguments: Any) -> Workflow:
+        self.calls.append(arguments)
+        return workflow()
+
+    async def delete(self, *arguments: Any) -> None:
+        self.calls.append(arguments)
+
+
+@pytest.fixture
+def catalogue() -> FakeWorkflows:
+    return FakeWorkflows()
+
+
+@pytest.fixture
+def workflows(catalogue: FakeWorkflows) -> WorkflowHandlers:
+    return WorkflowHandlers(catalogue, "https://mesh.example")
+
+
+async def test_validating(workflows: WorkflowHandlers) -> None:
+    assert body(await workflows.validate(request({"code": "x"}))) == {
+        "all_passed": False,
+        "report": [
+            {"check": "syntax", "passed": False, "detail": "bad", "line": 3},
+            {"check": "header", "passed": True, "detail": "", "line": None},
+        ],
+    }
+
+
+async def test_deploying(workflows: WorkflowHandlers, catalogue: FakeWorkflows) -> None:
+    answer = await workflows.deploy(request({"code": "x", "name": "n", "service_id": None}, query="publish=false"))
+    assert body(answer) == {"service_id": "s", "version": 7, "url": "https://mesh.example/run/org_1.s", "report": []}
+    await workflows.deploy(request({"code": "x", "service_id": "s", "kind": "code"}))
+    assert catalogue.calls == [("org_1", "x", "n", "", False), ("org_1", "x", "s", "s", True)]
+
+
+@pytest.mark.parametrize(
+    ("given", "query"),
+    [
+        ({"name": "n"}, ""),
+        ({"code": "x"}, ""),
+        ({"code": "x", "name": "n", "kind": "prompt"}, ""),
+        ({"code": "x", "name": "n", "template_id": "t"}, ""),
+        ({"code": "x", "name": "n"}, "publish=maybe"),
+    ],
+)
+async def test_what_cannot_be_deployed(workflows: WorkflowHandlers, given: dict[str, Any], query: str) -> None:
+    with pytest.raises(Invalid):
+        await workflows.deploy(request(given, query=query))
+
+
+async def test_reading_and_changing_workflows(workflows: WorkflowHandlers, catalogue: FakeWorkflows) -> None:
+    listed = body(await workflows.list_workflows(request(query="visibility=public")))
+    assert listed["items"] == [
+        {
+            "service_id": "s",
+            "name": "S",
+            "kind": "code",
+            "version": 2,
+            "visibility": "private",
+            "url": "https://mesh.example/run/org_2.s",
+        }
+    ]
+    assert body(await workflows.get(request(service_id="s")))["schema"] is None
+    limits = {
+        "sync_timeout_ms": 5000,
+        "memory_bytes": 64 << 20,
+        "cpu_millis": 500,
+        "processes": 9,
+        "disk_bytes": 1 << 40,
+    }
+    changed = {"visibility": "public", "limits": limits}
+    assert body(await workflows.update(request(changed, service_id="s")))["schema"] == {"paths": {}}
+    assert body(await workflows.delete(request(service_id="s"))) == {"service_id": "s", "deleted": True}
+    assert catalogue.calls == [
+        ("org_1", "public", 100, ""),
+        ("org_1", "s", None, "public", limits),
+        ("org_1", "s"),
+    ]
+    for bad in (
+        {"visibility": "open"},
+        {"limits": {"memory": 1}},
+        {"limits": {"concurrency": 0}},
+        {"limits": {"concurrency": 1 << 31}},
+        {"limits": {"processes": 1 << 31}},
+        {"limits": {"cpu_millis": 0.5}},
+        {"version": 1},
+    ):
+        with pytest.raises(Invalid):
+            await workflows.update(request(bad, service_id="s"))
+    with pytest.raises(Invalid):
+        await workflows.list_workflows(request(query="visibility=all"))
+
+
+class FakePeer:
+    def __init__(self, ready: bool, text: str = "") -> None:
+        self._ready = ready
+        self._text = text
+
+    async def ready(self) -> bool:
+        return self._ready
+
+    async def metrics(self) -> str:
+        return self._text
+
+
+async def test_readiness_names_who_is_missing() -> None:
+    assert (await PlatformHandlers({"a": FakePeer(True)}).ready(request())).status == 200
+    answer = await PlatformHandlers({"a": FakePeer(True), "b": FakePeer(False)}).ready(request())
+    assert (answer.status, body(answer)["detail"]) == (503, "not ready: b")
+
+
+def test_metrics_of_all_services_in_one() -> None:
+    text = '# HELP n_total N.\n# TYPE n_total counter\nn_total 1.0\nn_total{method="/a{b"} 2.0\n'
+    assert merged({"a": text, "b": "# HELP n_total N.\n# TYPE n_total counter\nn_total 3.0\n", "c": ""}) == (
+        "# HELP n_total N.\n"
+        "# TYPE n_total counter\n"
+        'n_total{service="a"} 1.0\n'
+        'n_total{service="a",method="/a{b"} 2.0\n'
+        'n_total{service="b"} 3.0\n'
+    )

@@ -1,0 +1,35 @@
+"""edge.wire: what is sent to the mesh means what the model says."""
+
+from datetime import UTC, datetime
+
+from mesh.keys.v1 import keys_pb2
+from mesh.workflows.v1 import workflows_pb2
+
+from edge import wire
+from edge.model import LIMITS, Principal
+
+
+def test_a_principal_there_and_back() -> None:
+    principal = Principal("key_1", "org_1", "one_time", frozenset({"run", "files"}), True)
+    assert wire.from_principal(wire.to_principal(principal)) == principal
+
+
+def test_a_keys_times_are_there_or_not() -> None:
+    message = keys_pb2.Key(id="key_1", kind=keys_pb2.KEY_KIND_STANDARD)
+    key = wire.from_key(message)
+    assert (key.kind, key.expires_at, key.revoked_at) == ("standard", None, None)
+    moment = datetime(2030, 1, 1, tzinfo=UTC)
+    message.revoked_at.FromDatetime(moment)
+    assert wire.from_key(message).revoked_at == moment
+
+
+def test_limits_and_visibilities_are_those_of_the_proto() -> None:
+    assert set(LIMITS) == {field.name for field in workflows_pb2.Limits.DESCRIPTOR.fields}
+    message = workflows_pb2.Workflow(
+        visibility=workflows_pb2.VISIBILITY_TEMPLATE, limits=workflows_pb2.Limits(concurrency=3)
+    )
+    workflow = wire.from_workflow(message)
+    assert workflow.visibility == "template"
+    assert workflow.limits["concurrency"] == 3
+    assert wire.to_visibility("template") == workflows_pb2.VISIBILITY_TEMPLATE
+    assert wire.to_visibility("") == workflows_pb2.VISIBILITY_UNSPECIFIED

@@ -1,0 +1,94 @@
+import asyncio
+
+import pytest
+
+from executor.capacity import RETRY_AFTER, Capacity
+from kit.errors import Exhausted, Unavailable
+
+
+def test_a_full_host_says_when_to_come_back() -> None:
+    capacity = Capacity(runs=2, nested_runs=1, starts=1)
+    places = [capacity.take(nested=False) for _ in range(2)]
+    with pytest.raises(Unavailable) as refused:
+        capacity.take(nested=False)
+    assert refused.value.retry_after == RETRY_AFTER
+    assert capacity.running == 2
+    places[0].give_back()
+    places[0].give_back()
+    assert capacity.running == 1
+    capacity.take(nested=False)
+
+
+def test_nested_runs_have_room_when_roots_have_none() -> None:
+    capacity = Capacity(runs=1, nested_runs=1, starts=1)
+    capacity.take(nested=False)
+    nested = capacity.take(nested=True)
+    with pytest.raises(Unavailable):
+        capacity.take(nested=True)
+    nested.give_back()
+    capacity.take(nested=True)
+    assert capacity.running == 1
+
+
+def test_nothing_is_taken_while_draining() -> None:
+    capacity = Capacity(runs=1, nested_runs=1, starts=1)
+    capacity.draining = True
+    with pytest.raises(Unavailable):
+        capacity.take(nested=False)
+
+
+async def test_starts_wait_for_one_another() -> None:
+    capacity = Capacity(runs=9, nested_runs=9, starts=1)
+    order: list[str] = []
+
+    async def start(name: str) -> None:
+        async with capacity.starting():
+            order.append(f"{name} in")
+            await asyncio.sleep(0)
+            order.append(f"{name} out")
+
+    await asyncio.gather(start("a"), start("b"))
+    assert order == ["a in", "a out", "b in", "b out"]
+
+
+async def test_a_start_that_takes_long_lets_others_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("executor.capacity.STARTING_SECONDS", 0.01)
+    capacity = Capacity(runs=9, nested_runs=9, starts=1)
+    async with capacity.starting(), asyncio.timeout(5), capacity.starting():
+        pass
+    async with asyncio.timeout(5), capacity.starting():  # and gives its turn back once only
+        second = asyncio.create_task(started(capacity))
+        await asyncio.sleep(0)
+        assert not second.done()
+    await second
+
+
+async def started(capacity: Capacity) -> None:
+    async with capacity.starting():
+        pass
+
+
+async def test_a_workflow_has_so_many_turns_at_once() -> None:
+    capacity = Capacity(10, 10, 10)
+    order: list[int] = []
+    gate = asyncio.Event()
+
+    async def run(number: int) -> None:
+        async with capacity.turn("wfl_1", 2, wait=True):
+            order.append(number)
+            await gate.wait()
+
+    runs = [asyncio.create_task(run(number)) for number in range(3)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    with pytest.raises(Exhausted) as refused:
+        async with capacity.turn("wfl_1", 2, wait=False):
+            pass
+    assert (refused.value.code, order) == ("too_many_runs", [0, 1])
+    async with capacity.turn("wfl_2", 2, wait=False), capacity.turn("wfl_1", 0, wait=False):
+        pass  # another workflow, and no limit
+    gate.set()
+    await asyncio.gather(*runs)
+    assert order == [0, 1, 2]
+    async with capacity.turn("wfl_1", 1, wait=False):
+        pass

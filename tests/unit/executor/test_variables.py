@@ -1,0 +1,78 @@
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from executor.model import Secret
+from executor.variables import RUN_TOKEN, FreshSecrets, Variables
+from kit.clock import FakeClock
+from kit.errors import Precondition
+from tests.fakes.executor import START, VERSION, FakeSecrets
+
+
+async def test_a_sandbox_finds_what_its_header_declares_and_the_platforms_own() -> None:
+    secrets = FakeSecrets({("org_1", "KEY"): "s3cret", ("org_1", "MODE"): "set", ("org_1", "OTHER"): "no"})
+    version = replace(VERSION, env_vars={"KEY": None, "MODE": "default", "EMPTY": "", "CODEWORDS_API_KEY": None})
+    env = (await Variables(secrets).of(version, "org_1")).env
+    assert env["KEY"] == "s3cret"
+    assert env["MODE"] == "set"
+    assert env["EMPTY"] == ""
+    assert "OTHER" not in env
+    assert env["CODEWORDS_API_KEY"] == RUN_TOKEN
+    assert env["RUNTIME_URI"] == env["CODEWORDS_RUNTIME_URI"] == "http://runtime.runmesh"
+    assert env["PORT"] == "8000"
+    assert env["PYTHONUNBUFFERED"] == "1"
+    assert env["OMP_NUM_THREADS"] == "1"
+
+
+async def test_a_missing_secret_is_named() -> None:
+    version = replace(VERSION, env_vars={"KEY": None, "WITH_DEFAULT": "x", "TOKEN": None})
+    with pytest.raises(Precondition, match="KEY, TOKEN") as missing:
+        await Variables(FakeSecrets({("org_2", "KEY"): "another's"})).of(version, "org_1")
+    assert missing.value.code == "missing_secret"
+
+
+async def test_nobody_is_asked_when_nothing_is_declared() -> None:
+    secrets = FakeSecrets()
+    await Variables(secrets).of(VERSION, "org_1")
+    assert secrets.asked == 0
+
+
+async def test_secrets_are_remembered_for_a_second() -> None:
+    source, clock = FakeSecrets({("org_1", "K"): "1"}), FakeClock(START)
+    fresh = FreshSecrets(source, clock)
+    assert await fresh.values("org_1", ["K"]) == {"K": Secret("1")}
+    source.known["org_1", "K"] = "2"
+    assert await fresh.values("org_1", ["K"]) == {"K": Secret("1")}
+    await clock.advance(1)
+    assert await fresh.values("org_1", ["K"]) == {"K": Secret("2")}
+    assert source.asked == 2
+
+
+async def test_a_change_is_seen_at_once() -> None:
+    source = FakeSecrets({("org_1", "K"): "1"})
+    fresh = FreshSecrets(source, FakeClock(START))
+    await fresh.values("org_1", ["K"])
+    source.known["org_1", "K"] = "2"
+    fresh.forget("org_2")
+    assert await fresh.values("org_1", ["K"]) == {"K": Secret("1")}
+    fresh.forget("org_1")
+    assert await fresh.values("org_1", ["K"]) == {"K": Secret("2")}
+
+
+async def test_what_changed_while_it_was_read_isnt_remembered() -> None:
+    class Slow(FakeSecrets):
+        async def values(self, organization_id: str, names: Sequence[str]) -> dict[str, Secret]:
+            found = await super().values(organization_id, names)
+            await asyncio.sleep(0)
+            return found
+
+    source = Slow({("org_1", "K"): "1"})
+    fresh = FreshSecrets(source, FakeClock(START))
+    reading = asyncio.create_task(fresh.values("org_1", ["K"]))
+    await asyncio.sleep(0)
+    source.known["org_1", "K"] = "2"
+    fresh.forget("org_1")
+    await reading
+    assert await fresh.values("org_1", ["K"]) == {"K": Secret("2")}

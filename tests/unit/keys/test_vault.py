@@ -1,0 +1,149 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keys.model import PLATFORM_NAMES, Resolved
+from keys.sealing import Envelope, PepperedHash, Tampered
+from keys.vault import Vault
+from kit.clock import FakeClock
+from kit.errors import Invalid, NotFound
+from tests.fakes.memory_keys import MemorySecretStore
+
+SEAL = Envelope(b"k" * 32)
+
+
+@pytest.fixture
+def store() -> MemorySecretStore:
+    return MemorySecretStore()
+
+
+@pytest.fixture
+def vault(store: MemorySecretStore, clock: FakeClock) -> Vault:
+    return Vault(store, SEAL, clock)
+
+
+async def test_what_was_put_is_resolved_what_is_missing_is_left_out(vault: Vault) -> None:
+    await vault.put("org_a", "TOKEN", "s3cret", ())
+    await vault.put("org_a", "EMPTY", "", ())
+    await vault.put("org_b", "TOKEN", "another", ())
+    resolved = await vault.resolve("org_a", ["TOKEN", "EMPTY", "MISSING"])
+    assert resolved == {"TOKEN": Resolved("s3cret"), "EMPTY": Resolved("")}
+    assert "s3cret" not in repr(resolved)
+    assert await vault.resolve("org_b", ["TOKEN", "EMPTY"]) == {"TOKEN": Resolved("another")}
+
+
+async def test_a_secret_is_replaced_and_deleted_and_each_change_is_told(vault: Vault, store: MemorySecretStore) -> None:
+    await vault.put("org_a", "TOKEN", "1", ())
+    await vault.put("org_a", "TOKEN", "2", ())
+    assert await vault.resolve("org_a", ["TOKEN"]) == {"TOKEN": Resolved("2")}
+    await vault.delete("org_a", "TOKEN")
+    assert await vault.resolve("org_a", ["TOKEN"]) == {}
+    with pytest.raises(NotFound):
+        await vault.delete("org_a", "TOKEN")
+    assert await store.changed() == [("org_a", "TOKEN")] * 3
+
+
+async def test_anothers_secret_is_not_found(vault: Vault) -> None:
+    await vault.put("org_a", "TOKEN", "1", ())
+    with pytest.raises(NotFound):
+        await vault.delete("org_b", "TOKEN")
+    assert (await vault.page("org_b", 0, "")).items == []
+
+
+async def test_lists_come_in_pages_without_values(vault: Vault, clock: FakeClock) -> None:
+    for name in ("C", "A", "B"):
+        await vault.put("org_a", name, "hidden", ("API.example.com", "*.example.com:443"))
+    first = await vault.page("org_a", 2, "")
+    assert [item.name for item in first.items] == ["A", "B"]
+    assert first.items[0].hosts == ("api.example.com", "*.example.com:443")
+    assert first.items[0].updated_at == clock.now()
+    rest = await vault.page("org_a", 2, first.next)
+    assert ([item.name for item in rest.items], rest.next) == (["C"], "")
+
+
+@pytest.mark.parametrize("name", [*sorted(PLATFORM_NAMES), "", "1A", "A-B", "A B", "A\n", "Ä", "A" * 129, "A=B", "A\0"])
+async def test_a_bad_or_reserved_name_is_refused(vault: Vault, name: str) -> None:
+    with pytest.raises(Invalid):
+        await vault.put("org_a", name, "v", ())
+
+
+async def test_values_are_bounded_in_bytes(vault: Vault) -> None:
+    await vault.put("org_a", "A", "x" * 65536, ())
+    for value in ("x" * 65537, "é" * 32769):
+        with pytest.raises(Invalid) as caught:
+            await vault.put("org_a", "A", value, ())
+        assert caught.value.code == "too_large"
+    with pytest.raises(Invalid):
+        await vault.put("org_a", "A", "a\0b", ())
+
+
+async def test_hosts_are_told_with_the_value(vault: Vault) -> None:
+    hosts = ["API.example.com", "*.example.com:8443", "http://intranet", "https://a.example", "192.0.2.1"]
+    await vault.put("org_a", "TOKEN", "s3cret", hosts)
+    (secret,) = (await vault.resolve("org_a", ["TOKEN"])).values()
+    assert secret == Resolved("s3cret", tuple(host.lower() for host in hosts))
+
+
+BAD_HOSTS = [
+    *(["ftp://x"], ["a b"], ["x" * 300], ["*"], [""], [f"h{n}.x" for n in range(51)], ["http://"], ["https://u@a.b"]),
+    *(["a.b/c"], ["a..b"], ["a.b:0"], ["a.b:65536"], ["*.com"], ["https://*.com"], ["*.0.0.1"], ["a.*.b"], ["[::1]"]),
+    ["ä.example"],
+]
+
+
+@pytest.mark.parametrize("hosts", BAD_HOSTS)
+async def test_bad_hosts_are_refused(vault: Vault, hosts: list[str]) -> None:
+    with pytest.raises(Invalid):
+        await vault.put("org_a", "A", "v", hosts)
+
+
+@pytest.mark.parametrize("value", ["", "a\n", "a\r\nx: y", " a", "a ", "a\tb\x00", "\x7f"])
+async def test_a_value_with_hosts_must_fit_a_header(vault: Vault, value: str) -> None:
+    with pytest.raises(Invalid):
+        await vault.put("org_a", "A", value, ["a.example"])
+    for good in ("a", "a b", "a\tb", "sché"):
+        await vault.put("org_a", "A", good, ["a.example"])
+
+
+async def test_too_many_names_at_once_are_refused(vault: Vault) -> None:
+    with pytest.raises(Invalid):
+        await vault.resolve("org_a", [f"A{n}" for n in range(1001)])
+
+
+@given(st.text(max_size=200))
+def test_a_box_opens_to_what_was_sealed(value: str) -> None:
+    box = SEAL.seal("org_a", "TOKEN", value)
+    assert SEAL.open("org_a", "TOKEN", box) == value
+    assert box != SEAL.seal("org_a", "TOKEN", value)
+
+
+@pytest.mark.parametrize(("organization", "name"), [("org_b", "TOKEN"), ("org_a", "TOKEN2"), ("org_aT", "OKEN")])
+def test_a_box_opens_at_its_own_place_only(organization: str, name: str) -> None:
+    box = SEAL.seal("org_a", "TOKEN", "value")
+    with pytest.raises(Tampered):
+        SEAL.open(organization, name, box)
+
+
+def test_a_changed_box_or_another_kek_doesnt_open() -> None:
+    box = SEAL.seal("org_a", "TOKEN", "value")
+    for position in range(len(box)):
+        changed = box[:position] + bytes([box[position] ^ 1]) + box[position + 1 :]
+        with pytest.raises(Tampered):
+            SEAL.open("org_a", "TOKEN", changed)
+    for short in (b"", box[:20], box[:-1]):
+        with pytest.raises(Tampered):
+            SEAL.open("org_a", "TOKEN", short)
+    with pytest.raises(Tampered):
+        Envelope(b"j" * 32).open("org_a", "TOKEN", box)
+
+
+def test_the_inner_box_of_another_secret_doesnt_open_either() -> None:
+    """The data key and the value are bound separately: swapping the values alone fails too."""
+    one, two = SEAL.seal("org_a", "ONE", "value"), SEAL.seal("org_a", "TWO", "value")
+    with pytest.raises(Tampered):
+        SEAL.open("org_a", "ONE", one[:61] + two[61:])
+
+
+def test_the_keyed_hash_depends_on_the_pepper() -> None:
+    assert PepperedHash(b"a" * 32)("cwk-x") != PepperedHash(b"b" * 32)("cwk-x")
+    assert len(PepperedHash(b"a" * 32)("cwk-x")) == 32

@@ -1,0 +1,99 @@
+import pytest
+
+from kit.errors import NotFound, Unavailable
+from scheduler.model import CANCELLED, TIMED_OUT, Asker, Outcome, Run, RunEnded, Status
+from tests.fakes.scheduler_rig import Scheduler
+from tests.fakes.scheduling import HOME, START, a_run, settled
+
+ME = Asker("org_caller")
+
+
+def running(**changes: object) -> Run:
+    return a_run(**changes).started(executor=HOME, incarnation="one", at=START)
+
+
+async def test_a_queued_run_is_over_at_once(scheduler: Scheduler) -> None:
+    await scheduler.accepted(run := a_run())
+    await scheduler.cancel(ME, run.id, CANCELLED)
+    after = scheduler.run(run.id)
+    assert (after.status, after.code, after.completed_at) == (Status.CANCELLED, "cancelled", START)
+    assert scheduler.store.state.events == [RunEnded(after)]
+    await scheduler.cancel(ME, run.id, TIMED_OUT)
+    assert scheduler.run(run.id) == after
+    assert scheduler.executors.stopped == []
+
+
+async def test_a_running_run_is_stopped_and_ends_by_its_report(scheduler: Scheduler) -> None:
+    await scheduler.accepted(run := running())
+    await scheduler.cancel(ME, run.id, TIMED_OUT)
+    assert scheduler.executors.stopped == [(HOME, run.id, TIMED_OUT)]
+    assert scheduler.run(run.id).status is Status.RUNNING
+    await scheduler.store.write(lambda tx: tx.save([run.ended(TIMED_OUT, at=START)]))
+    await scheduler.clock.advance(60)
+    assert len(scheduler.store.state.events) == 0
+
+
+async def test_an_end_that_isnt_reported_is_written_all_the_same(scheduler: Scheduler) -> None:
+    await scheduler.accepted(run := running())
+    async with scheduler.cancel.lingering():
+        await scheduler.cancel(ME, run.id, CANCELLED)
+        await settled()
+        await scheduler.clock.advance(11)
+        await settled()
+    assert scheduler.run(run.id).status is Status.CANCELLED
+
+
+async def test_a_run_that_its_executor_doesnt_know_is_over(scheduler: Scheduler) -> None:
+    scheduler.executors.stop_refusal = NotFound("no such run here")
+    await scheduler.accepted(run := running())
+    await scheduler.cancel(ME, run.id, CANCELLED)
+    assert scheduler.run(run.id).status is Status.CANCELLED
+
+
+async def test_a_run_whose_executor_cant_be_reached_is_over_and_stopped_later(scheduler: Scheduler) -> None:
+    scheduler.executors.stop_refusal = Unavailable("away")
+    await scheduler.accepted(run := running())
+    async with scheduler.cancel.lingering():
+        await scheduler.cancel(ME, run.id, CANCELLED)
+        assert scheduler.run(run.id).status is Status.CANCELLED
+        await settled()
+        scheduler.executors.stop_refusal = None
+        await scheduler.clock.advance(2)
+        await settled()
+    assert [(address, run_id) for address, run_id, _ in scheduler.executors.stopped] == [(HOME, run.id)]
+
+
+async def test_an_ended_run_stays_as_it_is(scheduler: Scheduler) -> None:
+    run = running().ended(Outcome(Status.SUCCEEDED), at=START)
+    await scheduler.accepted(run)
+    await scheduler.cancel(ME, run.id, CANCELLED)
+    assert scheduler.run(run.id) == run
+    assert scheduler.executors.stopped == []
+
+
+async def test_somebody_elses_run_isnt_found(scheduler: Scheduler) -> None:
+    await scheduler.accepted(run := running())
+    for request_id in (run.id, "run_x"):
+        with pytest.raises(NotFound):
+            await scheduler.cancel(Asker("org_x"), request_id, CANCELLED)
+    assert scheduler.executors.stopped == []
+
+
+async def test_a_provisioned_id_means_its_first_run(scheduler: Scheduler) -> None:
+    first, second = running(id="run_p", provision_id="run_p"), running(provision_id="run_p")
+    await scheduler.accepted(first, second)
+    await scheduler.cancel(ME, "run_p", CANCELLED)
+    assert [run_id for _, run_id, _ in scheduler.executors.stopped] == ["run_p"]
+
+
+async def test_a_cancelled_provision_starts_nothing(scheduler: Scheduler) -> None:
+    provision = await scheduler.submit.provision("org_caller", "")
+    with pytest.raises(NotFound):
+        await scheduler.cancel(Asker("org_x"), provision.id, CANCELLED)
+    await scheduler.cancel(ME, provision.id, CANCELLED)
+    await scheduler.cancel(ME, provision.id, CANCELLED)
+    with pytest.raises(NotFound):
+        await scheduler.watch.get(ME, provision.id)
+    kept = await scheduler.store.find_provision(provision.id)
+    assert kept is not None
+    assert not kept.usable_by(frozenset({"org_caller"}), START)

@@ -1,0 +1,113 @@
+from datetime import timedelta
+
+from scheduler.model import CANCELLED, Answer, Outcome, Run, RunEnded, Status, Usage
+from scheduler.report import Batch, Ended, Started
+from tests.fakes.scheduler_rig import Scheduler
+from tests.fakes.scheduling import HOME, START, a_run
+
+DONE = Outcome(Status.SUCCEEDED)
+USED = Usage(0.5, 1.5, 1 << 30, 7)
+LATER = START + timedelta(seconds=1)
+
+
+def started(run: Run, *, whole: bool = False) -> Started:
+    return Started(run.id, START, run.attempt, run.epoch, run if whole else None)
+
+
+def ended(run: Run, outcome: Outcome = DONE) -> Ended:
+    return Ended(run.id, run.attempt, run.epoch, outcome, LATER, Answer(b"", b"x"), "f" * 64, USED)
+
+
+def batch(*facts: Started | Ended, executor: str = HOME) -> Batch:
+    first = [fact for fact in facts if isinstance(fact, Started)]
+    return Batch(executor, "one", first, [fact for fact in facts if isinstance(fact, Ended)])
+
+
+async def test_a_run_of_the_direct_way_appears_and_ends(scheduler: Scheduler) -> None:
+    run = a_run()
+    assert await scheduler.report(batch(started(run, whole=True))) == []
+    assert (scheduler.run(run.id).status, scheduler.run(run.id).executor) == (Status.RUNNING, HOME)
+    assert await scheduler.report(batch(ended(run))) == []
+    after = scheduler.run(run.id)
+    assert (after.status, after.started_at, after.completed_at) == (Status.SUCCEEDED, START, LATER)
+    assert after.answer == Answer(b"", b"x")
+    assert after.usage == USED
+    assert scheduler.store.state.events == [RunEnded(after)]
+
+
+async def test_both_in_one_batch(scheduler: Scheduler) -> None:
+    run = a_run()
+    await scheduler.report(batch(started(run, whole=True), ended(run)))
+    assert scheduler.run(run.id).status is Status.SUCCEEDED
+    assert scheduler.stopped == []
+
+
+async def test_a_batch_that_comes_twice_changes_nothing(scheduler: Scheduler) -> None:
+    run = a_run()
+    facts = batch(started(run, whole=True), ended(run))
+    await scheduler.report(facts)
+    before = scheduler.run(run.id)
+    assert await scheduler.report(facts) == [run.id]
+    assert scheduler.run(run.id) is before
+    assert len(scheduler.store.state.events) == 1
+    assert scheduler.stopped == []
+
+
+async def test_the_report_may_be_faster_than_start(scheduler: Scheduler) -> None:
+    await scheduler.accepted(run := a_run())
+    await scheduler.report(batch(ended(run)))
+    after = scheduler.run(run.id)
+    assert (after.status, after.executor, after.started_at) == (Status.SUCCEEDED, HOME, LATER)
+
+
+async def test_the_incarnation_is_learned(scheduler: Scheduler) -> None:
+    run = a_run().started(executor=HOME, incarnation="", at=START)
+    await scheduler.accepted(run)
+    await scheduler.report(batch(started(run)))
+    assert scheduler.run(run.id).incarnation == "one"
+
+
+async def test_what_is_unknown_is_ignored(scheduler: Scheduler) -> None:
+    run = a_run()
+    assert await scheduler.report(batch(started(run), ended(run))) == [run.id, run.id]
+    assert scheduler.store.state.run_rows == {}
+
+
+async def test_an_older_attempt_doesnt_count(scheduler: Scheduler) -> None:
+    run = a_run(attempt=2, epoch=5).started(executor=HOME, incarnation="one", at=START)
+    await scheduler.accepted(run)
+    stale = [Ended(run.id, 1, 5, DONE), Ended(run.id, 2, 4, DONE)]
+    assert await scheduler.report(batch(*stale)) == [run.id, run.id]
+    assert scheduler.run(run.id).status is Status.RUNNING
+
+
+async def test_another_executors_word_doesnt_count(scheduler: Scheduler) -> None:
+    run = a_run().started(executor=HOME, incarnation="one", at=START)
+    await scheduler.accepted(run)
+    assert await scheduler.report(batch(ended(run), executor="unix:b")) == [run.id]
+    await scheduler.report(batch(started(run), executor="unix:b"))
+    assert scheduler.run(run.id) == run
+    assert [(one.executor, one.status) for one in scheduler.stopped] == [("unix:b", Status.CANCELLED)]
+
+
+async def test_a_run_that_goes_on_although_it_is_over_is_stopped(scheduler: Scheduler) -> None:
+    run = a_run().ended(CANCELLED, at=START)
+    await scheduler.accepted(run)
+    await scheduler.report(batch(started(run)))
+    assert scheduler.run(run.id) == run
+    assert [(one.id, one.executor, one.status) for one in scheduler.stopped] == [(run.id, HOME, Status.CANCELLED)]
+
+
+async def test_the_first_end_counts(scheduler: Scheduler) -> None:
+    await scheduler.accepted(run := a_run())
+    await scheduler.report(batch(ended(run), ended(run, CANCELLED)))
+    assert scheduler.run(run.id).status is Status.SUCCEEDED
+    assert len(scheduler.store.state.events) == 1
+
+
+async def test_ended_runs_make_room(scheduler: Scheduler) -> None:
+    executor = next(iter(scheduler.fleet))
+    scheduler.fleet.refused(executor, nested=False)
+    await scheduler.accepted(run := a_run())
+    await scheduler.report(batch(ended(run)))
+    assert scheduler.fleet.choose(nested=False) is executor

@@ -1,0 +1,92 @@
+from datetime import timedelta
+
+import pytest
+
+from kit.errors import Invalid, NotFound, Problem, Unauthenticated
+from scheduler.model import RunQueued, Status
+from tests.fakes.scheduler_rig import Scheduler
+from tests.fakes.scheduling import START, a_submission
+
+
+async def test_a_run_is_accepted(scheduler: Scheduler) -> None:
+    run = await scheduler.submit(a_submission(timeout=timedelta(seconds=7)))
+    assert scheduler.run(run.id) == run
+    assert run.status is Status.QUEUED
+    assert run.deadline == START + timedelta(seconds=7)
+    assert run.correlation_id == run.root_id == run.id
+    assert scheduler.store.state.events == [RunQueued(run.id)]
+
+
+async def test_the_first_run_takes_the_provisioned_id_and_later_ones_hang_on_it(scheduler: Scheduler) -> None:
+    provision = await scheduler.submit.provision("org_caller", "key_1")
+    first = await scheduler.submit(a_submission(provisioned_id=provision.id))
+    await scheduler.clock.advance(2 * 3600)
+    second = await scheduler.submit(a_submission(provisioned_id=provision.id))
+    assert first.id == provision.id
+    assert second.id != provision.id
+    assert first.provision_id == second.provision_id == provision.id
+
+
+async def test_a_runs_own_id_is_no_provision_but_no_error_either(scheduler: Scheduler) -> None:
+    """The npm client sends the id of its last asynchronous run with the next call."""
+    first = await scheduler.submit(a_submission())
+    second = await scheduler.submit(a_submission(provisioned_id=first.id))
+    assert second.id != first.id
+    assert second.provision_id == ""
+    with pytest.raises(NotFound):
+        await scheduler.submit(a_submission(provisioned_id=first.id, caller_id="org_x", requester_id="org_x"))
+
+
+@pytest.mark.parametrize("changes", [{"caller_id": "org_x", "requester_id": "org_x"}, {"provisioned_id": "run_other"}])
+async def test_a_provisioned_id_must_be_ones_own(scheduler: Scheduler, changes: dict[str, str]) -> None:
+    provision = await scheduler.submit.provision("org_caller", "")
+    with pytest.raises(NotFound):
+        await scheduler.submit(a_submission(**{"provisioned_id": provision.id, **changes}))
+    assert scheduler.store.state.run_rows == {}
+
+
+async def test_an_id_provisioned_inside_a_run_counts_for_its_nested_calls(scheduler: Scheduler) -> None:
+    provision = await scheduler.submit.provision("org_parent", "")
+    run = await scheduler.submit(a_submission(provisioned_id=provision.id, requester_id="org_parent", depth=1))
+    assert run.id == provision.id
+
+
+async def test_a_provisioned_id_expires(scheduler: Scheduler) -> None:
+    provision = await scheduler.submit.provision("org_caller", "")
+    await scheduler.clock.advance(3600)
+    with pytest.raises(NotFound):
+        await scheduler.submit(a_submission(provisioned_id=provision.id))
+
+
+async def test_a_one_time_key_starts_one_run(scheduler: Scheduler) -> None:
+    await scheduler.submit(a_submission(one_time_key_id="key_1"))
+    with pytest.raises(Unauthenticated):
+        await scheduler.submit(a_submission(one_time_key_id="key_1"))
+    assert len(scheduler.store.state.run_rows) == 1
+
+
+async def test_a_used_one_time_key_provisions_nothing_more(scheduler: Scheduler) -> None:
+    await scheduler.submit.provision("org_caller", "key_1")
+    await scheduler.submit(a_submission(one_time_key_id="key_1"))
+    with pytest.raises(Unauthenticated):
+        await scheduler.submit.provision("org_caller", "key_1")
+    await scheduler.submit(a_submission(key_id="key_2"))
+    assert await scheduler.submit.provision("org_caller", "key_2")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"provisioned_id": "run_x"}, {"version_id": "ver_x"}, {"timeout": timedelta(days=2)}, {"timeout": -timedelta(1)}],
+)
+async def test_a_refused_submit_spends_nothing(scheduler: Scheduler, changes: dict[str, object]) -> None:
+    provision = await scheduler.submit.provision("org_caller", "")
+    wanted = {"one_time_key_id": "key_1", "provisioned_id": provision.id}
+    with pytest.raises((NotFound, Invalid)):
+        await scheduler.submit(a_submission(**{**wanted, **changes}))
+    run = await scheduler.submit(a_submission(**wanted))
+    assert run.id == provision.id
+
+
+async def test_a_provision_needs_an_organization(scheduler: Scheduler) -> None:
+    with pytest.raises(Problem):
+        await scheduler.submit.provision("", "")
