@@ -57,22 +57,13 @@ def npm_client() -> Path:
 
 @pytest.fixture(scope="session")
 def for_everybody() -> Iterator[Path]:
-    """A `runmesh` that any user may start: this one's interpreter may lie in somebody's private home."""
+    """A `runmesh` that any user may start: this one's interpreter and code may lie in somebody's private home."""
     directory = Path(tempfile.mkdtemp(prefix="everybody-", dir="/var/tmp"))
     directory.chmod(0o755)
-    uv = RUNMESH.parent / "uv"
-    subprocess.run([uv, "venv", "--quiet", "--python", "/usr/bin/python3", directory / "venv"], check=True)
-    install: list[str | Path] = [
-        uv,
-        "pip",
-        "install",
-        "--quiet",
-        "--compile-bytecode",
-        "--python",
-        directory / "venv/bin/python",
-        "-e",
-        ROOT,
-    ]
+    code, venv, uv = directory / "code", directory / "venv", RUNMESH.parent / "uv"
+    shutil.copytree(ROOT, code, ignore=shutil.ignore_patterns(".*", "__pycache__", "tests"))
+    subprocess.run([uv, "venv", "--quiet", "--python", "/usr/bin/python3", venv], check=True)
+    install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", venv / "bin" / "python", "-e", code]
     subprocess.run(install, check=True)
-    yield directory / "venv" / "bin" / "runmesh"
+    yield venv / "bin" / "runmesh"
     shutil.rmtree(directory, ignore_errors=True)
