@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from executor.model import KeptAnswer, Outcome, Spec, Usage
@@ -12,10 +12,12 @@ from kit.errors import Problem, Unavailable
 from kit.telemetry import log
 
 GATHER_SECONDS = 0.01
-# So often longer between two batches: a report costs the scheduler as much as the many facts that may be in it. The end
-# of a run of the durable way, which somebody may be waiting for, isn't held up; that of another run that the scheduler
-# knows is held up only that long. Whoever asks for one that it doesn't know yet waits at the edge (edge/reading.py).
-PAUSES, PAUSES_OF_BEGUN = 19, 4
+# Between two batches: a report costs the scheduler as much as the many facts that may be in it. The end of a run that
+# it knows, which somebody may be waiting for, isn't held up. Whoever asks for one that it doesn't know yet waits at the
+# edge (edge/reading.py).
+DISTANCE_SECONDS = 0.2
+# A run of the direct way is told of when it has gone on for so long: most are over before, and told of as a whole.
+YOUNG = timedelta(seconds=0.25)
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
 # Kept answers ride along, at most 64 KiB each: a batch stays far below the 16 MiB of a message.
@@ -61,18 +63,19 @@ class Scheduler(Protocol):
 
 
 class Reporter:
-    """Facts arrive in the order in which they were told. `run` is its loop."""
+    """Facts about one run arrive in the order in which they were told. `run` is its loop."""
 
     def __init__(self, scheduler: Scheduler, clock: Clock) -> None:
         self._scheduler = scheduler
         self._clock = clock
         self._waiting: deque[Fact] = deque()
+        self._young: dict[str, Started] = {}
+        # Under way, and the scheduler knows it.
+        self._begun: set[str] = set()
         self._some = asyncio.Event()
         self._none = asyncio.Event()
         self._none.set()
-        # Under way, and the scheduler knows it: which of them somebody may be waiting for.
-        self._begun: dict[str, bool] = {}
-        self._pauses = PAUSES
+        self._hurry = asyncio.Event()
 
     @property
     def overdue(self) -> bool:
@@ -81,32 +84,52 @@ class Reporter:
 
     def tell(self, fact: Fact) -> None:
         """Doesn't wait."""
-        self._waiting.append(fact)
-        if isinstance(fact, Started) and fact.known:
-            self._begun[fact.spec.run_id] = True
-        elif isinstance(fact, Ended) and fact.run_id in self._begun:
-            awaited = self._begun.pop(fact.run_id)
-            self._pauses = min(self._pauses, 0 if awaited else PAUSES_OF_BEGUN)
+        if isinstance(fact, Started):
+            self._started(fact)
+        else:
+            if young := self._young.pop(fact.run_id, None):
+                self._waiting.append(young)
+            self._waiting.append(fact)
+            if fact.run_id in self._begun:
+                self._begun.discard(fact.run_id)
+                self._hurry.set()
         self._none.clear()
         self._some.set()
+
+    def _started(self, fact: Started) -> None:
+        if fact.known:
+            self._waiting.append(fact)
+            self._begun.add(fact.spec.run_id)
+        else:
+            self._young[fact.spec.run_id] = fact
 
     async def run(self) -> None:
         """For ever."""
         while True:
             await self._some.wait()
             await self._clock.sleep(GATHER_SECONDS)
+            self._grow_up()
             while self._waiting:
                 await self._send_some()
-            self._some.clear()
-            self._none.set()
-            await self._pause()
+            if not self._young:
+                self._some.clear()
+                self._none.set()
+            await self._keep_distance()
 
-    async def _pause(self) -> None:
-        self._pauses = PAUSES
-        passed = 0
-        while passed < self._pauses:
-            await self._clock.sleep(GATHER_SECONDS)
-            passed += 1
+    def _grow_up(self) -> None:
+        horizon = self._clock.now() - YOUNG
+        for run_id in [run_id for run_id, fact in self._young.items() if fact.at <= horizon]:
+            self._waiting.append(self._young.pop(run_id))
+            self._begun.add(run_id)
+
+    async def _keep_distance(self) -> None:
+        waits = [asyncio.ensure_future(wait) for wait in (self._clock.sleep(DISTANCE_SECONDS), self._hurry.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        self._hurry.clear()
 
     async def flush(self, patience: float) -> None:
         """Returns when everything is told, or after `patience` seconds. `run` must be running."""
@@ -123,9 +146,6 @@ class Reporter:
                 await self._send_alone(fact)
         for _ in batch:
             self._waiting.popleft()
-        begun = {fact.spec.run_id for fact in batch if isinstance(fact, Started) and not fact.known}
-        over = {fact.run_id for fact in (*batch, *self._waiting) if isinstance(fact, Ended)}
-        self._begun |= dict.fromkeys(begun - over, False)
 
     async def _taken(self, batch: list[Fact]) -> bool:
         """Sends until the scheduler answers; False when it refuses."""

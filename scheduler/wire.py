@@ -1,5 +1,6 @@
 """Runs: protobuf ⇄ model. Pure functions; bounds what comes from outside."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.message import Message
@@ -26,6 +27,7 @@ from scheduler.model import (
     Status,
     Trigger,
     Usage,
+    WorkflowChanged,
 )
 from scheduler.report import Ended, Started
 from scheduler.submit import Submission
@@ -264,13 +266,18 @@ def _kept(answer: Answer | None) -> run_pb2.KeptAnswer | None:
     return run_pb2.KeptAnswer(head=head, content=answer.content, digest=answer.digest, size=answer.size)
 
 
-def event(happened: Event) -> tuple[str, Message]:
-    """(subject, message) on the bus."""
-    if isinstance(happened, RunQueued):
-        return "event.run.queued", events_pb2.RunQueued(run_id=happened.run_id)
-    if isinstance(happened, RunEnded):
-        run = happened.run
-        status = run_pb2.RunStatus.ValueType(int(run.status))
-        return "event.run.ended", events_pb2.RunEnded(run_id=run.id, caller_id=run.caller_id, status=status)
-    changed = events_pb2.WorkflowChanged(organization_id=happened.organization_id, service_id=happened.service_id)
-    return "event.workflow.changed", changed
+def messages(events: Iterable[Event]) -> list[tuple[str, Message]]:
+    """(subject, message) each, on the bus; the ends of many runs are one message."""
+    told: list[tuple[str, Message]] = []
+    ended = events_pb2.RunsEnded()
+    for happened in events:
+        match happened:
+            case RunEnded(run):
+                status = run_pb2.RunStatus.ValueType(int(run.status))
+                ended.runs.append(events_pb2.RunEnded(run_id=run.id, caller_id=run.caller_id, status=status))
+            case RunQueued(run_id):
+                told.append(("event.run.queued", events_pb2.RunQueued(run_id=run_id)))
+            case WorkflowChanged(organization_id, service_id):
+                changed = events_pb2.WorkflowChanged(organization_id=organization_id, service_id=service_id)
+                told.append(("event.workflow.changed", changed))
+    return [*told, ("event.runs.ended", ended)] if ended.runs else told

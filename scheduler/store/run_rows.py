@@ -100,7 +100,7 @@ class RunRows:
 
     async def tell(self, events: Iterable[Event]) -> None:
         """Events that exist if and only if the transaction commits."""
-        messages = [wire.event(event) for event in events]
+        messages = wire.messages(events)
         if messages:
             self.writes += 1
             await emit(self._connection, outbox, *messages)

@@ -33,7 +33,8 @@ async def test_a_run_from_submit_to_its_kept_answer(service: Service) -> None:
     assert await service.get(run_id) == record
 
     assert await _told(service, "event.run.queued", run_id)
-    ended = events_pb2.RunEnded.FromString(await _told(service, "event.run.ended", run_id))
+    told = events_pb2.RunsEnded.FromString(await _told(service, "event.runs.ended", run_id))
+    (ended,) = (each for each in told.runs if each.run_id == run_id)
     assert (ended.caller_id, ended.status) == ("org_a", run_pb2.RUN_STATUS_SUCCEEDED)
 
 

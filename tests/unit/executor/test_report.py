@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from executor.model import Outcome, Status
-from executor.report import ATTEMPTS_ALONE, BACKLOG, BATCH, PAUSES, PAUSES_OF_BEGUN, Ended, Reporter, Started
+from executor.report import ATTEMPTS_ALONE, BACKLOG, BATCH, DISTANCE_SECONDS, YOUNG, Ended, Reporter, Started
 from kit.clock import FakeClock
 from kit.errors import Invalid, Unavailable
 from tests.fakes.executor import START, FakeScheduler, make_spec
@@ -54,29 +54,44 @@ async def test_what_happens_within_ten_milliseconds_goes_together(reporting: Rep
     assert reporting.scheduler.batches == 1
 
 
-@pytest.mark.parametrize("known", [True, False])
-async def test_batches_keep_their_distance_but_not_from_the_end_of_a_run_that_has_begun(
-    reporting: Reporting, known: bool
-) -> None:
+async def test_batches_keep_their_distance_but_not_from_the_end_of_a_run_that_has_begun(reporting: Reporting) -> None:
     tell, facts, advance = reporting.reporter.tell, reporting.scheduler.facts, reporting.clock.advance
     spec = make_spec()
-    tell(Started(spec, START, known=known))
+    tell(Started(spec, START, known=True))
     await asyncio.sleep(0)
     await advance(0.01)
     assert len(facts) == 1
     tell(ended("run_direct"))
-    for _ in range(PAUSES):
-        await advance(0.01)
-        assert len(facts) == 1
+    await advance(DISTANCE_SECONDS - 0.01)
+    assert len(facts) == 1
+    await advance(0.01)
     await advance(0.01)
     assert len(facts) == 2
     tell(ended("run_direct_2"))
     tell(ended(spec.run_id))
-    for _ in range(1 if known else 1 + PAUSES_OF_BEGUN):
-        assert len(facts) == 2
-        await advance(0.01)
-    await advance(0.01)
-    assert len(facts) == 4
+    asked = reporting.clock.now()
+    await reporting.until(lambda: len(facts) == 4)
+    assert (reporting.clock.now() - asked).total_seconds() < DISTANCE_SECONDS / 4
+
+
+async def test_a_direct_run_is_told_of_when_it_is_over_or_has_gone_on_for_a_while(reporting: Reporting) -> None:
+    tell, scheduler, advance = reporting.reporter.tell, reporting.scheduler, reporting.clock.advance
+    short, long = make_spec(), make_spec()
+    tell(Started(long, START, known=False))
+    tell(Started(short, START, known=False))
+    await advance(YOUNG.total_seconds() / 2)
+    assert scheduler.facts == []
+    tell(ended(short.run_id))
+    await reporting.until(lambda: len(scheduler.facts) == 2)
+    assert reporting.clock.now() - START < YOUNG
+    await reporting.until(lambda: len(scheduler.facts) == 3)
+    assert reporting.clock.now() - START >= YOUNG
+    tell(ended(long.run_id))  # that somebody may be waiting for
+    asked = reporting.clock.now()
+    await reporting.until(lambda: len(scheduler.facts) == 4)
+    assert (reporting.clock.now() - asked).total_seconds() < DISTANCE_SECONDS / 4
+    told = [fact.spec.run_id if isinstance(fact, Started) else fact.run_id for fact in scheduler.facts]
+    assert told == [short.run_id, short.run_id, long.run_id, long.run_id]
 
 
 async def test_it_is_sent_until_the_scheduler_takes_it(reporting: Reporting) -> None:

@@ -162,11 +162,15 @@ def test_questions() -> None:
 
 def test_events() -> None:
     run = a_run().ended(CANCELLED, at=START)
-    assert wire.event(RunQueued("run_1")) == ("event.run.queued", events_pb2.RunQueued(run_id="run_1"))
-    ended = events_pb2.RunEnded(run_id=run.id, caller_id=run.caller_id, status=run_pb2.RUN_STATUS_CANCELLED)
-    assert wire.event(RunEnded(run)) == ("event.run.ended", ended)
+    queued = events_pb2.RunQueued(run_id="run_1")
     changed = events_pb2.WorkflowChanged(organization_id="org_a", service_id="svc")
-    assert wire.event(Changed("org_a", "svc")) == ("event.workflow.changed", changed)
+    ended = events_pb2.RunEnded(run_id=run.id, caller_id=run.caller_id, status=run_pb2.RUN_STATUS_CANCELLED)
+    assert wire.messages([]) == []
+    assert wire.messages([RunEnded(run), RunQueued("run_1"), Changed("org_a", "svc"), RunEnded(run)]) == [
+        ("event.run.queued", queued),
+        ("event.workflow.changed", changed),
+        ("event.runs.ended", events_pb2.RunsEnded(runs=[ended, ended])),
+    ]
 
 
 def test_workflows_and_versions() -> None:
