@@ -3,7 +3,7 @@
 import asyncio
 import resource
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from kit.errors import Exhausted, Unavailable
@@ -112,21 +112,13 @@ class Capacity:
     async def starting(self) -> AsyncIterator[None]:
         """Waits for its turn to start a sandbox; the queue is as long as there are places. Held 3 s at most."""
         await self._starts.acquire()
-        turn = asyncio.Event()
-        timer = asyncio.create_task(self._end_turn(turn))
+        late = asyncio.get_running_loop().call_later(STARTING_SECONDS, self._starts.release)
         try:
             yield
         finally:
-            turn.set()
-            await timer
-
-    async def _end_turn(self, done: asyncio.Event) -> None:
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(STARTING_SECONDS):
-                    await done.wait()
-        finally:
-            self._starts.release()
+            if late.when() > asyncio.get_running_loop().time():
+                late.cancel()
+                self._starts.release()
 
     def _count(self, by: int, *, nested: bool) -> None:
         if nested:

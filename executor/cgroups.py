@@ -1,4 +1,5 @@
-"""Control groups for sandboxes: limits of memory, processor and processes, and what was used. Part of the spawner.
+"""Control groups for sandboxes: limits of memory, processor and processes, and what was used. Part of the spawner (the
+executor only reads).
 
 Version 2 where its controllers can be had, else version 1, each controller a tree of its own. A group is entered by a
 single-threaded process that writes `0` to a file that the spawner opened: moving it from outside would stall every fork
@@ -41,6 +42,11 @@ class Group:
 
     def __init__(self, directories: Mapping[str, Path]) -> None:
         self._directories = directories  # controller → directory; several may share one
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Controller → directory."""
+        return {controller: str(directory) for controller, directory in self._directories.items()}
 
     def doors(self) -> list[int]:
         """Descriptors to which whoever enters writes `0`. Errors: OSError."""

@@ -86,9 +86,9 @@ class BubblewrapSandbox:
         self._finished = False
         return Process(stdout, stderr, ways, egress, self.process.names, self.process.places)
 
-    async def usage(self) -> Usage:
-        """So far. Errors: Unavailable."""
-        return await self._spawner.usage(self.job)
+    def usage(self) -> Usage:
+        """So far."""
+        return self.job.usage()
 
     @property
     def is_finished(self) -> bool:

@@ -27,32 +27,37 @@ class Unmeasurable(Exception):
 @asynccontextmanager
 async def watched(places: Sequence[Path], limit: int, over: Callable[[str], None]) -> AsyncIterator[None]:
     """While inside, looks every second or less often; `over` hears once what is too much. `limit` in bytes, 0: none."""
-    watching = asyncio.create_task(_watch(places, limit, over)) if limit else None
+    looks: list[asyncio.Task[None]] = []
+
+    def begin() -> None:
+        looks.append(asyncio.create_task(_watch(places, limit, over)))
+
+    timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, begin) if limit else None
     try:
         yield
     finally:
-        if watching is not None:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+        if timer is not None:
+            timer.cancel()
+        for look in looks:
+            look.cancel()
+        await asyncio.gather(*looks, return_exceptions=True)
 
 
 async def _watch(places: Sequence[Path], limit: int, over: Callable[[str], None]) -> None:
-    pause = LOOK_SECONDS
     while True:
-        await asyncio.sleep(pause)
-        started = time.monotonic()
+        pause, started = LOOK_SECONDS, time.monotonic()
         try:
             size = await asyncio.to_thread(used, places)
+            if size > limit:
+                over(f"the run wrote {size >> 20} MiB, more than its limit of {limit >> 20} MiB")
+                return
+            pause = max(LOOK_SECONDS, (time.monotonic() - started) / SHARE)
         except Unmeasurable as problem:
             over(str(problem))
             return
         except OSError as error:  # such as no descriptor left: the next look may succeed
             log().warning("disk.not_measured", reason=str(error))
-            continue
-        if size > limit:
-            over(f"the run wrote {size >> 20} MiB, more than its limit of {limit >> 20} MiB")
-            return
-        pause = max(LOOK_SECONDS, (time.monotonic() - started) / SHARE)
+        await asyncio.sleep(pause)
 
 
 def used(places: Sequence[Path]) -> int:

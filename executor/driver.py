@@ -94,7 +94,7 @@ class BubblewrapDriver:
             process, outputs = self._outputs(ours, sockets, directory)
             fork = partial(self._fork, job, control, directory, launch.bounds, process.names)
             spawner = self._spawner
-            template = Template(job, control, process, diagnosis, fork, spawner.kill, spawner.memory)
+            template = Template(job, control, process, diagnosis, fork, spawner.kill)
             try:
                 await control.send(b"S", self._order(launch, "template"), outputs)
             except Crashed as crash:

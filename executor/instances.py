@@ -4,7 +4,6 @@ import asyncio
 import os
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -12,9 +11,8 @@ from typing import Protocol
 from executor.cgroups import Usage
 from executor.sandbox import Event, Exit, Head, Process, Sandbox
 from kit.clock import Clock
-from kit.errors import Unavailable
 
-MOST_IDLE = 8  # of one workflow
+MOST_IDLE = 32  # of one workflow
 PATIENCE = timedelta(minutes=5)
 
 
@@ -32,8 +30,8 @@ class Instance(Sandbox, Protocol):
     def lend(self) -> Process:
         """What one request needs."""
 
-    async def usage(self) -> Usage:
-        """All that it has used so far. Errors: Unavailable."""
+    def usage(self) -> Usage:
+        """All that it has used so far; nothing once it is gone."""
 
 
 class Turn:
@@ -77,10 +75,9 @@ class Turn:
         self.process.close_ways()
         instance = self._instance
         if instance.is_finished and not instance.is_over:
-            with suppress(Unavailable):  # the spawner is gone: so is the instance
-                used = await instance.usage()
-                if self._idle(instance, used):
-                    return Exit(used=self._own(used))
+            used = instance.usage()
+            if used.cpu_seconds >= self._before.cpu_seconds and self._idle(instance, used):
+                return Exit(used=self._own(used))
         exited = await end(instance)
         return replace(exited, used=self._own(exited.used))
 

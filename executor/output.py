@@ -45,6 +45,7 @@ class Output:
         self._ticker = Ticker()
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._in_order = asyncio.Lock()
+        self._silent: dict[int, str] = {}  # pipe → stream, as long as nothing has come
         self._pumps: list[asyncio.Task[None]] = []
 
     @property
@@ -53,9 +54,10 @@ class Output:
         return tuple(self._tail)
 
     def follow(self, stdout: int, stderr: int) -> None:
-        """Reads both pipes to their ends; takes the descriptors over."""
+        """Reads both pipes, which don't block, to their ends; takes the descriptors over. Silence costs no task."""
         for stream, descriptor in (("stdout", stdout), ("stderr", stderr)):
-            self._pumps.append(asyncio.create_task(self._pump(stream, descriptor)))
+            self._silent[descriptor] = stream
+            asyncio.get_running_loop().add_reader(descriptor, self._hear, descriptor)
 
     async def system(self, message: str, level: str = "info") -> None:
         """A line of the platform's own."""
@@ -64,6 +66,8 @@ class Output:
 
     async def drain(self) -> None:
         """Takes what is left in the pipes of a sandbox that is dead."""
+        for descriptor in list(self._silent):
+            self._hear(descriptor)
         if self._pumps:
             _, open_ones = await asyncio.wait(self._pumps, timeout=CLOSING_SECONDS)
             for pump in open_ones:
@@ -75,8 +79,23 @@ class Output:
         """Says that nothing comes any more."""
         await self._sink.end(self._run_id)
 
-    async def _pump(self, stream: str, descriptor: int) -> None:
+    def _hear(self, descriptor: int) -> None:
+        """The first that comes from a pipe; or its end."""
+        asyncio.get_running_loop().remove_reader(descriptor)
+        stream, first = self._silent.pop(descriptor), b""
+        try:
+            first = os.read(descriptor, CHUNK_BYTES)
+        except BlockingIOError:  # somebody holds it open yet
+            pass
+        else:
+            if not first:
+                os.close(descriptor)
+                return
+        self._pumps.append(asyncio.create_task(self._pump(stream, descriptor, first)))
+
+    async def _pump(self, stream: str, descriptor: int, first: bytes) -> None:
         reader = asyncio.StreamReader(limit=CHUNK_BYTES)
+        reader.feed_data(first)
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", buffering=0)
         )

@@ -68,7 +68,7 @@ class Slots:
         self._spawner.jobs[job] = slot
         parent.slots.add(job)
         self._spawner.watch(word.fileno(), lambda: self._hear(slot))
-        self._spawner.tell("spawned", job=job)
+        self._spawner.tell("spawned", job=job, group=group.places if group else {})
 
     def reaped(self, pid: int, status: int) -> None:
         """A child of the spawner's has ended: perhaps one that furnished a slot, which may now enter its cgroup."""

@@ -3,14 +3,14 @@
 Single-threaded, standard library only, started before grpc is imported with an empty environment. Orders come and news
 goes as JSON messages with descriptors over one socket (SEQPACKET); when it closes, everything that was started dies.
 
-orders  configure {runs, uids, needed} · stage {job, path} · kill {job} · measure {job, of: a job}
+orders  configure {runs, uids, needed} · stage {job, path} · kill {job}
         spawn {job, argv, env, cwd, fds, confined, run, listen, bounds, template} + a descriptor for each number in
         fds: `run` names a directory to make in `runs` with `tmp`, `work`, `slots` in it, `listen` addresses inside the
         sandbox's network, `bounds` are [memory in bytes, processes, processors], 0 for no limit
         adopt {job, template, run, listen, bounds} + the socket on which the slot, to be forked from the job `template`,
         speaks
-news    configured {job, runs, no_cgroups} · staged {job, path} · spawned {job} · refused {job, error} · placed {job}
-        measured {job, memory: bytes now, used: so far}
+news    configured {job, runs, no_cgroups} · staged {job, path} · refused {job, error} · placed {job}
+        spawned {job, group: controller → directory}
         listening {job} + sockets · deaf {job, error} · exited {job, status (null: a slot's), used} · removed {job}
 """
 
@@ -135,7 +135,6 @@ class Spawner:
             "spawn": self._spawn,
             "adopt": self._slots.adopt,
             "kill": self._kill_job,
-            "measure": self._measure,
         }
         try:
             obey[order.pop("do")](**order, given=fds)
@@ -202,7 +201,7 @@ class Spawner:
         started = Job(job, pid, confined, uid, directory, listen or [], told, group=group, opens=opens)
         self.jobs[job] = self._by_pid[pid] = started
         self.watch(told, lambda: self._read_status(started))
-        self.tell("spawned", job=job)
+        self.tell("spawned", job=job, group=group.places if group else {})
 
     def _fork(self, order: spawned.Order) -> tuple[int, int]:
         """The pid, and where bubblewrap tells of the sandbox's init."""
@@ -255,11 +254,6 @@ class Spawner:
             self._selector.unregister(job.told)
             os.close(job.told)
             job.told = -1
-
-    def _measure(self, job: int, of: int, **_: Any) -> None:
-        group = self.jobs[of].group if of in self.jobs else None
-        used = group.usage() if group else Usage()
-        self.tell("measured", job=job, memory=group.memory() if group else 0, used=vars(used))
 
     def _kill_job(self, job: int, **_: Any) -> None:
         if job in self.jobs:

@@ -16,7 +16,7 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from executor.cgroups import Bounds, Usage
+from executor.cgroups import Bounds, Group, Usage
 from kit.errors import Unavailable
 
 MAX_MESSAGE = 64 * 1024  # as the spawner's
@@ -70,6 +70,8 @@ class Job:
     exited: asyncio.Future[int] = field(default_factory=_future)
     # The sockets in its network that were asked for. Errors: Unavailable.
     listening: asyncio.Future[list[socket.socket]] = field(default_factory=_future)
+    # Where it is limited and counted, as long as it is there.
+    group: Group | None = None
     # Once it has exited.
     used: Usage = Usage()
     # A slot is where it should be: furnished, and in its cgroup. Errors: Unavailable.
@@ -82,6 +84,14 @@ class Job:
         """Whether no more news come."""
         return self.exited.done() and (self.removed.done() or not self.has_directory)
 
+    def memory(self) -> int:
+        """Bytes that it has now, what its forks have copied not counted; 0 if unknown."""
+        return self.group.memory() if self.group else 0
+
+    def usage(self) -> Usage:
+        """So far; nothing where there are no control groups."""
+        return self.group.usage() if self.group else Usage()
+
     def hear(self, did: str, news: Mapping[str, Any], sockets: list[socket.socket]) -> None:
         """What the spawner says about it."""
         if did == "listening" and not self.listening.done():
@@ -89,7 +99,9 @@ class Job:
             return
         for sock in sockets:
             sock.close()
-        if did == "deaf":
+        if did == "spawned" and news["group"]:
+            self.group = Group({controller: Path(place) for controller, place in news["group"].items()})
+        elif did == "deaf":
             self._deaf(news["error"])
         elif did == "placed" and not self.placed.done():
             self.placed.set_result(None)
@@ -199,14 +211,6 @@ class SpawnerClient:
             self.kill(job)
             raise
         return job
-
-    async def memory(self, job: Job) -> int:
-        """Bytes that it has now, what its forks have copied not counted; 0 if unknown. Errors: Unavailable."""
-        return int((await self._ask("measure", {"of": job.number}))["memory"])
-
-    async def usage(self, job: Job) -> Usage:
-        """So far; nothing where there are no control groups. Errors: Unavailable."""
-        return Usage(**(await self._ask("measure", {"of": job.number}))["used"])
 
     def kill(self, job: Job) -> None:
         """Kills it and all that it started; `exited` tells when."""

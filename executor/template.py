@@ -25,7 +25,6 @@ class Template:
         diagnosis: int,
         fork: Callable[[bool], Awaitable[BubblewrapSandbox]],
         kill: Callable[[Job], None],
-        measure: Callable[[Job], Awaitable[int]],
     ) -> None:
         self._said = (bytearray(), bytearray())
         self.slots = 0  # that aren't over
@@ -36,7 +35,6 @@ class Template:
         self._diagnosis = diagnosis
         self._fork = fork
         self._kill = kill
-        self._measure = measure
         self._by_number: dict[int, Job] = {}
         self._retired = False
         self._described: asyncio.Future[dict[str, Any]] | None = None
@@ -96,9 +94,9 @@ class Template:
         job.exited.add_done_callback(lambda _: over())
         return sandbox
 
-    async def memory(self) -> int:
-        """Bytes; 0 if unknown. Errors: Unavailable."""
-        return await self._measure(self._job)
+    def memory(self) -> int:
+        """Bytes; 0 if unknown."""
+        return self._job.memory()
 
     def retire(self) -> None:
         """It ends when its last slot has."""

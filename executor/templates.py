@@ -67,8 +67,8 @@ class Template(Protocol):
     async def openapi(self) -> str:
         """Its app's OpenAPI document as JSON, empty where it gives none. Errors: Crashed."""
 
-    async def memory(self) -> int:
-        """Bytes; 0 if unknown. Errors: Unavailable."""
+    def memory(self) -> int:
+        """Bytes; 0 if unknown."""
 
     def retire(self) -> None:
         """It ends when its last slot has."""
@@ -218,15 +218,14 @@ class Templates:
             for entry in self._entries.values():
                 if entry.waiting is not None and entry.used < horizon:
                     self._let_go(entry)
-            await self._keep_to_budget()
+            self._keep_to_budget()
 
-    async def _keep_to_budget(self) -> None:
+    def _keep_to_budget(self) -> None:
         """The least recently used go until the rest fits; the last one stays."""
         sizes: dict[str, int] = {}
         for key, entry in list(self._entries.items()):
             if entry.making.done() and not entry.making.cancelled() and entry.making.exception() is None:
-                with suppress(Unavailable):
-                    sizes[key] = await entry.making.result().memory()
+                sizes[key] = entry.making.result().memory()
         while self._budget and len(sizes) > 1 and sum(sizes.values()) > self._budget:
             oldest = next(key for key in (*self._entries, *sizes) if key in sizes)
             log().info("template.evicted", bytes=sizes.pop(oldest))

@@ -13,6 +13,7 @@ from kit.settings import private_dir
 
 REMEMBERED = 1024
 MAX_SOURCE_BYTES = 1024 * 1024
+REMEMBERED_BYTES = 16 * MAX_SOURCE_BYTES
 
 
 class VersionBook(Protocol):
@@ -30,13 +31,15 @@ class SourceStore(Protocol):
 
 
 class Versions:
-    """Versions by id in memory, sources by digest in `directory`, which may be deleted at any time."""
+    """Versions by id in memory, sources by digest there too, and in `directory`, which may be deleted at any time."""
 
     def __init__(self, book: VersionBook, store: SourceStore, directory: Path) -> None:
         self._book = book
         self._store = store
         self._directory = private_dir(directory)
         self._known: OrderedDict[str, Version] = OrderedDict()
+        self._sources: OrderedDict[str, bytes] = OrderedDict()
+        self._bytes = 0
 
     async def version(self, version_id: str) -> Version:
         """Errors: NotFound, Unavailable."""
@@ -53,12 +56,22 @@ class Versions:
 
     async def source(self, version: Version) -> bytes:
         """The script's bytes, checked against their digest. Errors: NotFound, Unavailable."""
-        path = self._directory / version.source_digest
+        digest = version.source_digest
+        if digest not in self._sources:
+            source = self._sources[digest] = await self._read(digest)
+            self._bytes += len(source)
+            while self._bytes > REMEMBERED_BYTES and len(self._sources) > 1:
+                self._bytes -= len(self._sources.popitem(last=False)[1])
+        self._sources.move_to_end(digest)
+        return self._sources[digest]
+
+    async def _read(self, digest: str) -> bytes:
+        path = self._directory / digest
         if path.exists():
             source = path.read_bytes()
-            if sha256_hex(source) == version.source_digest:
+            if sha256_hex(source) == digest:
                 return source
-        source = await self._fetched(version.source_digest)
+        source = await self._fetched(digest)
         _write_whole(path, source)
         return source
 

@@ -8,10 +8,12 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from executor.arrivals import Arrivals, accepted
 from kit.telemetry import log
 
 IDENTITY_TLV = 0xE0
@@ -39,7 +41,7 @@ class WayOut:
         self._plain = plain
         self._tls = tls
         self._token = token
-        self._servers: list[asyncio.Server] = []
+        self._arrivals = Arrivals()
         self._connections: set[asyncio.Task[None]] = set()
 
     @property
@@ -49,34 +51,37 @@ class WayOut:
 
     async def __aenter__(self) -> Self:
         for listener, is_tls in self._listeners:
-            listener.setblocking(False)
-            target = self._tls if is_tls else self._plain
-            self._servers.append(await asyncio.start_server(self._accept_for(target), sock=listener))
+            self._arrivals.watch(listener, partial(self._accept, self._tls if is_tls else self._plain))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for server in self._servers:
-            server.close()
+        self._arrivals.close()
         for connection in self._connections:
             connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        if self._connections:
+            await asyncio.gather(*self._connections, return_exceptions=True)
 
-    def _accept_for(self, target: Path) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
-        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, target: Path, listener: socket.socket) -> None:
+        for sock in accepted(listener):
             if len(self._connections) >= MAX_CONNECTIONS:
-                writer.transport.abort()
-                return
-            connection = asyncio.create_task(self._carry(reader, writer, target))
+                sock.close()
+                continue
+            connection = asyncio.create_task(self._carry(sock, target))
             self._connections.add(connection)
             connection.add_done_callback(self._connections.discard)
             # Here, not in the task: one that is cancelled before its first step would never close it.
-            connection.add_done_callback(lambda _: writer.transport.abort())
+            connection.add_done_callback(partial(_end, sock))
 
-        return accept
+    async def _carry(self, sock: socket.socket, target: Path) -> None:
+        reader, writer = await asyncio.open_connection(sock=sock)
+        try:
+            await self._carry_to(target, reader, writer)
+        finally:
+            writer.transport.abort()
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: Path) -> None:
+    async def _carry_to(self, target: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             outer_reader, outer_writer = await asyncio.open_unix_connection(target)
         except OSError as error:
@@ -101,3 +106,7 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         await writer.drain()
     if not writer.is_closing():
         writer.write_eof()
+
+
+def _end(sock: socket.socket, _: object) -> None:
+    sock.close()

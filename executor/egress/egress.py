@@ -9,6 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from executor.arrivals import Arrivals, accepted
 from executor.egress import dns
 from executor.egress.addresses import Address, not_public, plain
 from executor.egress.carry import RESET, Carried, reset
@@ -23,27 +24,7 @@ from kit.telemetry import log
 DNS_OVER_TCP = 2  # its place among the sockets
 MAX_CONNECTIONS = 256
 MAX_QUESTIONS = 32  # at once
-ACCEPT_AT_ONCE = 4
-MAX_STEPS = 400  # a second: a question, or up to four connections, each
 DNS_IDLE_SECONDS = 10.0
-
-
-class Pace:
-    """At most `most` steps within a second."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._began = 0.0
-        self._steps = 0
-
-    def step(self, now: float) -> float:
-        """0: go. Else it is no step, and how many seconds are to pass before one may be."""
-        if now >= self._began + 1:
-            self._began, self._steps = now, 0
-        if self._steps >= self._most:
-            return self._began + 1 - now
-        self._steps += 1
-        return 0.0
 
 
 class Egress:
@@ -71,57 +52,31 @@ class Egress:
         self._clock = clock
         self._inside = {"localhost": "127.0.0.1"} | dict(internet.inside)
         self._names = names
-        self._pace = Pace(MAX_STEPS)
-        self._pauses: list[asyncio.TimerHandle] = []
+        self._arrivals = Arrivals()
         self._connections: set[asyncio.Task[None]] = set()
         self._questions: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         for place, sock in enumerate(self._sockets):
-            sock.setblocking(False)
             if sock.type == socket.SOCK_DGRAM:
-                self._watch(sock, self._asked)
+                self._arrivals.watch(sock, self._asked)
             else:
-                self._watch(sock, partial(self._accept, self._converse if place == DNS_OVER_TCP else self._carry))
+                serve = self._converse if place == DNS_OVER_TCP else self._carry
+                self._arrivals.watch(sock, partial(self._accept, serve))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        loop = asyncio.get_running_loop()
-        for sock in self._sockets:
-            loop.remove_reader(sock)
-        for pause in self._pauses:
-            pause.cancel()
+        self._arrivals.close()
         tasks = self._connections | self._questions
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _watch(self, sock: socket.socket, arrived: Callable[[socket.socket], None]) -> None:
-        """Calls `arrived`, for as long as that isn't too often: a flood costs the flooder time, and not us."""
-        loop = asyncio.get_running_loop()
-
-        def come() -> None:
-            if pause := self._pace.step(loop.time()):
-                loop.remove_reader(sock)
-                self._pauses = [each for each in self._pauses if each.when() > loop.time()]
-                self._pauses.append(loop.call_later(pause, loop.add_reader, sock, come))
-            else:
-                arrived(sock)
-
-        loop.add_reader(sock, come)
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _accept(self, serve: Callable[[socket.socket], Coroutine[Any, Any, None]], listener: socket.socket) -> None:
-        for _ in range(ACCEPT_AT_ONCE):
-            try:
-                sock, _ = listener.accept()
-            except (BlockingIOError, ConnectionError):
-                return
-            except OSError as error:  # no descriptors: the caller sees a reset, or waits
-                log().warning("egress.not_accepted", reason=str(error))
-                return
-            sock.setblocking(False)
+        for sock in accepted(listener):
             if len(self._connections) >= MAX_CONNECTIONS:
                 self._refuse(sock)
                 continue

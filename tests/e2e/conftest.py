@@ -63,7 +63,7 @@ def for_everybody() -> Iterator[Path]:
     code, venv, uv = directory / "code", directory / "venv", RUNMESH.parent / "uv"
     shutil.copytree(ROOT, code, ignore=shutil.ignore_patterns(".*", "__pycache__", "tests"))
     subprocess.run([uv, "venv", "--quiet", "--python", "/usr/bin/python3", venv], check=True)
-    install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", venv / "bin" / "python", "-e", code]
-    subprocess.run(install, check=True)
+    install: list[str | Path] = [uv, "pip", "install", "--quiet", "--compile-bytecode", "-e", code]
+    subprocess.run([*install, "--python", venv / "bin" / "python"], check=True)
     yield venv / "bin" / "runmesh"
     shutil.rmtree(directory, ignore_errors=True)

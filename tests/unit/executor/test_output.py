@@ -21,6 +21,8 @@ class Printer:
         self.output = Output("run_1", self.lines, self.clock, limit, directory)
         stdout, self.stdout = os.pipe()
         stderr, self.stderr = os.pipe()
+        for descriptor in (stdout, stderr):
+            os.set_blocking(descriptor, False)
         self.output.follow(stdout, stderr)
         self.open = True
 
@@ -83,6 +85,7 @@ async def test_a_flood_is_cut_and_says_so(tmp_path: Path) -> None:
     printer = Printer(tmp_path, limit=10_000)
     writing = asyncio.create_task(asyncio.to_thread(os.write, printer.stdout, b"flood\n" * 20_000))
     await writing
+    await printer.until(lambda: any("10000 bytes" in message for message in printer.messages))
     await printer.output.system("still here")
     await printer.finish()
     *flood, cut, last = printer.lines.lines

@@ -61,7 +61,7 @@ class FakeTemplate:
             raise self._driver.mute
         return '{"openapi":"3.1.0"}'
 
-    async def memory(self) -> int:
+    def memory(self) -> int:
         return self.bytes
 
     def retire(self) -> None:
@@ -280,10 +280,10 @@ async def test_the_budget_of_memory_is_kept(driver: FakeStarter, clock: FakeCloc
     pool = Templates(driver, clock, 30, budget=150)
     for version in ("v1", "v2", "v3", "v1"):
         await pool.start(launch(version))
-    await pool._keep_to_budget()
+    pool._keep_to_budget()
     assert [template.retired for template in driver.templates] == [False, True, False]
     driver.templates[2].bytes = driver.templates[0].bytes = 1000
-    await pool._keep_to_budget()
+    pool._keep_to_budget()
     assert [template.retired for template in driver.templates] == [False, True, True]
 
 

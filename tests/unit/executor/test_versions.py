@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from executor.model import sha256_hex
 from executor.versions import Versions
 from kit.errors import NotFound, Unavailable
 from tests.fakes.executor import SOURCE, VERSION, FakeBlobs, FakeBook
@@ -33,6 +34,18 @@ async def test_a_source_that_was_tampered_with_is_fetched_again(tmp_path: Path) 
     await versions.source(VERSION)
     (tmp_path / "sources" / VERSION.source_digest).write_bytes(b"evil")
     assert await versions.source(VERSION) == SOURCE
+    assert await Versions(FakeBook(), blobs, tmp_path / "sources").source(VERSION) == SOURCE
+    assert blobs.gets == 2
+
+
+async def test_so_many_bytes_of_sources_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("executor.versions.REMEMBERED_BYTES", 10)
+    sources = [b"%d" % number * 6 for number in range(3)]
+    blobs = FakeBlobs({sha256_hex(source): source for source in sources})
+    versions = Versions(FakeBook(), blobs, tmp_path / "sources")
+    for source in (*sources, *reversed(sources)):
+        assert await versions.source(replace(VERSION, source_digest=sha256_hex(source))) == source
+    assert len(versions._sources) == 1
 
 
 async def test_another_source_than_the_deployed_one_is_refused(tmp_path: Path) -> None:

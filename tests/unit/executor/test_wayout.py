@@ -2,7 +2,7 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,16 @@ class Envoy:
         return serve
 
 
-def listener() -> socket.socket:
-    found = socket.create_server(("127.0.0.1", 0))
-    found.setblocking(False)
-    return found
+@pytest.fixture
+def inside() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        yield found
+
+
+@pytest.fixture
+def secure() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        yield found
 
 
 async def call(address: tuple[str, int], data: bytes) -> bytes:
@@ -79,9 +85,8 @@ async def call(address: tuple[str, int], data: bytes) -> bytes:
         writer.transport.abort()
 
 
-async def test_bytes_go_both_ways_behind_the_identity(tmp_path: Path) -> None:
+async def test_bytes_go_both_ways_behind_the_identity(tmp_path: Path, inside: socket.socket) -> None:
     envoy = Envoy(tmp_path, os.urandom(1_000_000))
-    inside = listener()
     sent = os.urandom(1_000_000)
     async with envoy.listening(), WayOut([(inside, False)], envoy.plain, envoy.tls, lambda: TOKEN):
         assert await call(inside.getsockname(), sent) == envoy.answer
@@ -89,16 +94,17 @@ async def test_bytes_go_both_ways_behind_the_identity(tmp_path: Path) -> None:
     assert envoy.got[envoy.tls] == []
 
 
-async def test_a_listener_of_tls_leads_to_envoys_tls(tmp_path: Path) -> None:
+async def test_a_listener_of_tls_leads_to_envoys_tls(
+    tmp_path: Path, inside: socket.socket, secure: socket.socket
+) -> None:
     envoy = Envoy(tmp_path)
-    inside, secure = listener(), listener()
     async with envoy.listening(), WayOut([(inside, False), (secure, True)], envoy.plain, envoy.tls, lambda: TOKEN):
         await call(secure.getsockname(), b"x")
     assert [read_header(got) for got in envoy.got[envoy.tls]] == [(TOKEN, b"x")]
 
 
-async def test_the_identity_is_asked_for_each_connection(tmp_path: Path) -> None:
-    envoy, inside = Envoy(tmp_path), listener()
+async def test_the_identity_is_asked_for_each_connection(tmp_path: Path, inside: socket.socket) -> None:
+    envoy = Envoy(tmp_path)
     tokens = iter([b"one", b"two"])
     async with envoy.listening(), WayOut([(inside, False)], envoy.plain, envoy.tls, lambda: next(tokens)):
         await call(inside.getsockname(), b"")
@@ -106,14 +112,13 @@ async def test_the_identity_is_asked_for_each_connection(tmp_path: Path) -> None
     assert [read_header(got)[0] for got in envoy.got[envoy.plain]] == [b"one", b"two"]
 
 
-async def test_without_envoy_the_connection_ends(tmp_path: Path) -> None:
-    inside = listener()
+async def test_without_envoy_the_connection_ends(tmp_path: Path, inside: socket.socket) -> None:
     async with WayOut([(inside, False)], tmp_path / "no", tmp_path / "none", lambda: TOKEN):
         assert await call(inside.getsockname(), b"x") == b""
 
 
-async def test_leaving_ends_what_is_under_way(tmp_path: Path) -> None:
-    envoy, inside = Envoy(tmp_path), listener()
+async def test_leaving_ends_what_is_under_way(tmp_path: Path, inside: socket.socket) -> None:
+    envoy = Envoy(tmp_path)
     async with envoy.listening():
         async with WayOut([(inside, False)], envoy.plain, envoy.tls, lambda: TOKEN) as way_out:
             reader, writer = await asyncio.open_connection(*inside.getsockname())
@@ -127,9 +132,9 @@ async def test_leaving_ends_what_is_under_way(tmp_path: Path) -> None:
         assert way_out.connections == 0
 
 
-async def test_connections_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_are_bounded(tmp_path: Path, inside: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("executor.wayout.MAX_CONNECTIONS", 8)
-    envoy, inside = Envoy(tmp_path), listener()
+    envoy = Envoy(tmp_path)
     async with envoy.listening(), WayOut([(inside, False)], envoy.plain, envoy.tls, lambda: TOKEN) as way_out:
         writers = [(await asyncio.open_connection(*inside.getsockname()))[1] for _ in range(8)]
         async with asyncio.timeout(5):
