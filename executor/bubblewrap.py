@@ -107,7 +107,9 @@ def _namespaces(*, template: bool) -> list[str]:
     """
     return [
         *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
-        *("--unshare-net", *(() if template else ("--disable-userns",))),
+        # A template is pid 1, since its slots are pid 2: OpenSSL takes a new pid for the sign of a fork, and only then
+        # makes a stream of random numbers of its own.
+        *("--unshare-net", *(("--as-pid-1",) if template else ("--disable-userns",))),
         *("--uid", str(UID), "--gid", str(UID), "--hostname", HOSTNAME),
         *("--cap-drop", "ALL", "--die-with-parent", "--new-session"),
         *("--json-status-fd", str(STATUS_FD), "--seccomp", str(SECCOMP_FD)),

@@ -73,7 +73,7 @@ def main() -> None:
     if order.get("mode") == "template":
         handover.is_template = True
         shim_template.watch_randomness()
-    sys.meta_path.insert(0, UvicornHook())  # a finder by shape
+    sys.meta_path.insert(0, Hook(template=handover.is_template))  # a finder by shape
     leave(run_script(order["script"], order.get("argv", [])))
 
 
@@ -228,12 +228,20 @@ class Handover:
 handover = Handover()
 
 
-class UvicornHook:
-    """Changes uvicorn when, and only when, the script imports it."""
+class Hook:
+    """Changes some modules when, and only when, the script imports them."""
+
+    def __init__(self, *, template: bool) -> None:
+        self._changes: dict[str, Callable[[Any], None]] = {
+            "uvicorn.server": change_server,
+            "uvicorn.config": change_config,
+        }
+        if template:
+            self._changes["numpy.random.bit_generator"] = shim_template.watch_numpy
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         """A finder of sys.meta_path: leaves the finding to the others."""
-        change = {"uvicorn.server": change_server, "uvicorn.config": change_config}.get(name)
+        change = self._changes.get(name)
         if change is None:
             return None
         for finder in sys.meta_path:

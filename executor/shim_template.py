@@ -104,6 +104,7 @@ class Template:
     def serve(self, ready: Callable[[dict[str, Any]], None], other: Callable[[bytes], None]) -> dict[str, Any]:
         """The order, in a slot. `ready` tells the executor; `other` answers frames that aren't about forking."""
         reason = unforkable({self._control.sock.fileno()})
+        find_generators()
         gc.collect()
         gc.freeze()
         collapse_pages()
@@ -258,10 +259,12 @@ def drop_rights(program: bytes) -> None:
 def be_unique() -> None:
     """What two forks of one process must not share: random streams, names, caches of who they are.
 
-    `random` itself reseeds by its own at-fork hook, OpenSSL by the changed pid.
+    `random` itself reseeds by its own at-fork hook, OpenSSL by the changed pid (bubblewrap.py).
     """
     for instance in _seeded_by_chance:
         instance.seed()
+    for generator in _generators:
+        generator.state = type(generator)().state
     numpy_random: Any = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()
@@ -275,6 +278,8 @@ def be_unique() -> None:
 
 
 _seeded_by_chance: list[random.Random] = []
+_drawn: set[int] = set()  # what NumPy has drawn to seed generators with
+_generators: list[Any] = []  # NumPy's that are seeded with that
 
 
 def watch_randomness() -> None:
@@ -290,6 +295,32 @@ def watch_randomness() -> None:
             _seeded_by_chance[:] = [one for one in _seeded_by_chance if one is not self]
 
     random.Random.seed = seed  # type: ignore[method-assign]
+
+
+def watch_numpy(module: Any) -> None:
+    """Of numpy.random.bit_generator: remembers what seeds come from chance. `default_rng()` at import is common."""
+    draw = getattr(module, "randbits", None)
+    if draw is None:
+        return
+
+    def randbits(count: int) -> int:
+        number: int = draw(count)
+        _drawn.add(number)
+        return number
+
+    module.randbits = randbits
+
+
+def find_generators() -> None:
+    """NumPy's generators that were seeded by chance, to be seeded anew in each slot."""
+    module: Any = sys.modules.get("numpy.random.bit_generator")
+    if module is None or not _drawn:
+        return
+    for candidate in gc.get_objects():
+        if isinstance(candidate, module.BitGenerator):
+            seed = getattr(candidate, "seed_seq", None) or getattr(candidate, "_seed_seq", None)
+            if getattr(seed, "entropy", None) in _drawn:
+                _generators.append(candidate)
 
 
 def warm_up(config: Any) -> None:
@@ -343,7 +374,7 @@ def _of_fastapi(fastapi: Any) -> Any:
 
 async def _bare(_scope: Any, receive: Any, send: Any) -> None:
     while (await receive()).get("more_body"):
-        pass
+        find_generators()
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"{}"})
 

@@ -1,0 +1,51 @@
+"""Chance that is asked for while a workflow is imported doesn't repeat in its runs: keys, tokens, samples."""
+
+import pytest
+
+from tests.e2e.mesh import Mesh
+
+CODE = """# /// script
+# dependencies = ["fastapi", "uvicorn[standard]", "numpy", "cryptography"]
+# ///
+import os, random, secrets, ssl, tempfile, uuid
+import numpy, uvicorn
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from fastapi import FastAPI
+
+app = FastAPI()
+generator, seeded, own = numpy.random.default_rng(), numpy.random.default_rng(7), random.Random()
+child = generator.spawn(1)[0]
+
+
+def drawn():
+    return [
+        random.random(), own.random(), secrets.token_hex(8), ssl.RAND_bytes(8).hex(), os.urandom(8).hex(),
+        str(uuid.uuid4()), str(uuid.uuid1()), tempfile.mktemp(),
+        ed25519.Ed25519PrivateKey.generate().private_bytes_raw().hex(),
+        float(generator.random()), float(child.random()), float(numpy.random.random()),
+    ]
+
+
+AT_IMPORT = drawn()
+
+
+@app.post("/")
+def draw():
+    return {"drawn": [AT_IMPORT, drawn()], "seeded": float(seeded.random())}
+
+
+if __name__ == "__main__":
+    uvicorn.run(app)
+"""
+
+
+@pytest.mark.timeout(200)
+def test_no_two_runs_draw_the_same(mesh: Mesh) -> None:
+    mesh.deploy("chance", CODE)
+    with mesh.http() as client:
+        answers = [client.post("/run/chance").json() for _ in range(3)]
+    (imported, first), (again, second), (_, third) = (answer["drawn"] for answer in answers)
+    assert imported == again  # they are forks of one template
+    everything = [*imported, *first, *second, *third]
+    assert len(set(everything)) == len(everything) == 48
+    assert len({answer["seeded"] for answer in answers}) == 1  # what was asked to repeat does
