@@ -35,7 +35,9 @@ from kit.lifecycle import background
 
 PROCESSES = 512
 LISTEN_SECONDS = 5.0
-_SHIM_FILES = tuple(f"shim{part}.py" for part in ("", "_check", "_control", "_exchange", "_landlock", "_template"))
+_SHIM_FILES = tuple(
+    f"shim{part}.py" for part in ("", "_chance", "_check", "_control", "_exchange", "_landlock", "_template")
+)
 _SAFE_FILE = re.compile(r"(?!\.)[^/\0]{1,200}")
 _ENVIRONMENT = {"HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}  # noqa: S108  # inside
 _PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -57,7 +59,7 @@ class BubblewrapDriver:
         self._confinement = confinement
         self._ways = ways_out(public_url)
         here, inside = Path(__file__).parent, Path(bubblewrap.SHIM).parent
-        shim = {str(inside / name): (here / name).read_bytes() for name in _SHIM_FILES}
+        shim = {str(inside / f"shim{part}.py"): (here / f"shim{part}.py").read_bytes() for part in _SHIM_PARTS}
         hosts = [(way.address, way.name) for way in self._ways if way.name]
         self._files = bubblewrap.etc_files(hosts, DNS_ADDRESS) | shim
 

@@ -37,7 +37,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import shim_landlock  # type: ignore[import-not-found]  # it lies beside us in the sandbox, as do the next
+import shim_chance  # type: ignore[import-not-found]  # it lies beside us in the sandbox, as do the next
+import shim_landlock  # type: ignore[import-not-found]
 import shim_template  # type: ignore[import-not-found]
 from shim_check import no_rights, self_check  # type: ignore[import-not-found]
 from shim_control import CONTROL_FD, Control  # type: ignore[import-not-found]
@@ -72,7 +73,7 @@ def main() -> None:
     handover.serves_many = order.get("serves_many", False)
     if order.get("mode") == "template":
         handover.is_template = True
-        shim_template.watch_randomness()
+        shim_chance.watch_randomness()
     sys.meta_path.insert(0, Hook(template=handover.is_template))  # a finder by shape
     leave(run_script(order["script"], order.get("argv", [])))
 
@@ -237,7 +238,7 @@ class Hook:
             "uvicorn.config": change_config,
         }
         if template:
-            self._changes["numpy.random.bit_generator"] = shim_template.watch_numpy
+            self._changes["numpy.random.bit_generator"] = shim_chance.watch_numpy
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         """A finder of sys.meta_path: leaves the finding to the others."""

@@ -15,7 +15,6 @@ import gc
 import json
 import os
 import platform
-import random
 import signal
 import socket
 import stat
@@ -27,7 +26,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-import shim_landlock  # type: ignore[import-not-found]  # it lies beside us in the sandbox, as does the next
+import shim_chance  # type: ignore[import-not-found]  # it lies beside us in the sandbox, as do the next
+import shim_landlock  # type: ignore[import-not-found]
 from shim_exchange import Exchange  # type: ignore[import-not-found]
 
 UID = 1000
@@ -104,7 +104,7 @@ class Template:
     def serve(self, ready: Callable[[dict[str, Any]], None], other: Callable[[bytes], None]) -> dict[str, Any]:
         """The order, in a slot. `ready` tells the executor; `other` answers frames that aren't about forking."""
         reason = unforkable({self._control.sock.fileno()})
-        find_generators()
+        shim_chance.find_generators()
         gc.collect()
         gc.freeze()
         collapse_pages()
@@ -206,7 +206,7 @@ def become_slot(
         os._exit(68)
     reset()
     drop_rights(base64.b64decode(order["filter"]))
-    be_unique()
+    shim_chance.be_unique()
     if collects:
         gc.enable()
 
@@ -254,73 +254,6 @@ def drop_rights(program: bytes) -> None:
     fprog = _Filter(len(program) // 8, program)
     if _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(fprog), 0, 0):
         os._exit(68)
-
-
-def be_unique() -> None:
-    """What two forks of one process must not share: random streams, names, caches of who they are.
-
-    `random` itself reseeds by its own at-fork hook, OpenSSL by the changed pid (bubblewrap.py).
-    """
-    for instance in _seeded_by_chance:
-        instance.seed()
-    for generator in _generators:
-        generator.state = type(generator)().state
-    numpy_random: Any = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
-    tempfile: Any = sys.modules.get("tempfile")
-    if tempfile is not None:
-        tempfile._name_sequence = None  # noqa: SLF001  # it looks at the pid, which is the same in every pid namespace
-    uuid: Any = sys.modules.get("uuid")
-    if uuid is not None:
-        uuid._last_timestamp = None  # noqa: SLF001  # there is no public way, here and below
-        uuid._node = random.getrandbits(48) | (1 << 40)  # noqa: SLF001  # uuid1's: the host's own is none of its business
-
-
-_seeded_by_chance: list[random.Random] = []
-_drawn: set[int] = set()  # what NumPy has drawn to seed generators with
-_generators: list[Any] = []  # NumPy's that are seeded with that
-
-
-def watch_randomness() -> None:
-    """Remembers generators that user code makes without a seed, to reseed them in each slot."""
-    original = random.Random.seed
-
-    def seed(self: random.Random, a: Any = None, version: int = 2) -> None:
-        original(self, a, version)
-        known = any(one is self for one in _seeded_by_chance)
-        if a is None and not known:
-            _seeded_by_chance.append(self)
-        elif a is not None and known:
-            _seeded_by_chance[:] = [one for one in _seeded_by_chance if one is not self]
-
-    random.Random.seed = seed  # type: ignore[method-assign]
-
-
-def watch_numpy(module: Any) -> None:
-    """Of numpy.random.bit_generator: remembers what seeds come from chance. `default_rng()` at import is common."""
-    draw = getattr(module, "randbits", None)
-    if draw is None:
-        return
-
-    def randbits(count: int) -> int:
-        number: int = draw(count)
-        _drawn.add(number)
-        return number
-
-    module.randbits = randbits
-
-
-def find_generators() -> None:
-    """NumPy's generators that were seeded by chance, to be seeded anew in each slot."""
-    module: Any = sys.modules.get("numpy.random.bit_generator")
-    if module is None or not _drawn:
-        return
-    for candidate in gc.get_objects():
-        if isinstance(candidate, module.BitGenerator):
-            seed = getattr(candidate, "seed_seq", None) or getattr(candidate, "_seed_seq", None)
-            if getattr(seed, "entropy", None) in _drawn:
-                _generators.append(candidate)
 
 
 def warm_up(config: Any) -> None:
