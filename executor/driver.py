@@ -35,9 +35,7 @@ from kit.lifecycle import background
 
 PROCESSES = 512
 LISTEN_SECONDS = 5.0
-_SHIM_FILES = tuple(
-    f"shim{part}.py" for part in ("", "_chance", "_check", "_control", "_exchange", "_landlock", "_template")
-)
+_SHIM_PARTS = ("", "_chance", "_check", "_control", "_exchange", "_landlock", "_template")
 _SAFE_FILE = re.compile(r"(?!\.)[^/\0]{1,200}")
 _ENVIRONMENT = {"HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}  # noqa: S108  # inside
 _PATH = "/usr/local/bin:/usr/bin:/bin"
