@@ -74,6 +74,7 @@ def main() -> None:
     if order.get("mode") == "template":
         handover.is_template = True
         shim_chance.watch_randomness()
+        shim_template.watch_forks()
     sys.meta_path.insert(0, Hook(template=handover.is_template))  # a finder by shape
     leave(run_script(order["script"], order.get("argv", [])))
 
@@ -324,8 +325,7 @@ async def serve(server: Any, sockets: Any = None) -> None:  # noqa: ARG001  # uv
 
 async def answer_one(config: Any, lifespan: Any, request: socket.socket, *, last: bool = False) -> None:
     """One request; after the last one the app is shut down before the executor hears of the end."""
-    reader, writer = await asyncio.open_unix_connection(sock=request)
-    exchange = Exchange(config, lifespan, reader, writer)
+    exchange = Exchange(config, lifespan, request)
     error = await exchange.run()
     if last:
         await lifespan.shutdown()
@@ -333,9 +333,7 @@ async def answer_one(config: Any, lifespan: Any, request: socket.socket, *, last
     else:
         let_go_of_output()
     await exchange.frame(b"Z", json.dumps({"ok": not error, "error": error}).encode())
-    writer.close()
-    with suppress(OSError):
-        await writer.wait_closed()  # uvloop writes later: what is left would be lost with the loop
+    exchange.close()
 
 
 class Heard(logging.Handler):

@@ -14,8 +14,9 @@ from typing import Any
 def be_unique() -> None:
     """What two forks of one process must not share: random streams, names, caches of who they are.
 
-    `random` itself reseeds by its own at-fork hook, OpenSSL by the changed pid (bubblewrap.py).
+    OpenSSL sees to it by itself, by the changed pid (bubblewrap.py).
     """
+    random.seed()
     for instance in _seeded_by_chance:
         instance.seed()
     for generator in _generators:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import re
+import socket
 import struct
 import traceback
 from typing import Any
@@ -18,6 +19,7 @@ MAX_HEAD = 256 * 1024
 BODY_AHEAD = 256 * 1024
 MAX_DOCUMENT = 1023 * 1024  # a control frame holds it
 
+_HEADER = struct.Struct("!Ic")
 _BAD_NAME = re.compile(rb'[\x00-\x1f\x7f()<>@,;:\[\]={} \t\\"]')
 _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -45,14 +47,19 @@ def openapi_of(app: Any) -> dict[str, Any]:
 class Exchange:
     """One request and its answer by ASGI; follows uvicorn's httptools protocol in what is an error."""
 
-    def __init__(self, config: Any, lifespan: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, config: Any, lifespan: Any, sock: socket.socket) -> None:
+        """`sock` is ours from now on. Not asyncio's streams: in a fork each line of Python costs pages of memory."""
         self._config = config
         self._lifespan = lifespan
-        self._reader = reader
-        self._writer = writer
+        self._sock = sock
+        self._sock.setblocking(False)
+        self._loop = asyncio.get_running_loop()
         self._log = logging.getLogger("uvicorn.error")
+        self._writing = asyncio.Lock()
         self._changed = asyncio.Event()
-        self._taken = asyncio.Event()
+        self._received = bytearray()
+        self._reads = False
+        self._head: bytes | None = None
         self._body = bytearray()
         self._more_body = True
         self._told_all = False
@@ -64,12 +71,14 @@ class Exchange:
 
     async def run(self) -> str:
         """Calls the app. Returns what it raised, in one line, else nothing."""
-        length, _ = struct.unpack("!Ic", await self._reader.readexactly(5))
-        scope = self._scope(json.loads(await self._reader.readexactly(length)))
-        body = asyncio.ensure_future(self._read_body())
+        self._read_on()
+        while self._head is None:
+            if self._gone:
+                return "the request broke off"
+            await self._change()
         error = ""
         try:
-            result = await self._config.loaded_app(scope, self.receive, self.send)
+            result = await self._config.loaded_app(self._scope(json.loads(self._head)), self.receive, self.send)
             if result is not None:
                 error = f"ASGI callable should return None, but returned '{result}'."
             elif not self._started and not self._gone:
@@ -83,8 +92,58 @@ class Exchange:
             error = one_line(raised)
         if error and not self._started:
             await self._send_500()
-        body.cancel()
+        self._pause()
         return error
+
+    def close(self) -> None:
+        """Nothing more is said."""
+        self._pause()
+        self._sock.close()
+
+    def _read_on(self) -> None:
+        if not self._reads:
+            self._reads = True
+            self._loop.add_reader(self._sock.fileno(), self._hear)
+
+    def _pause(self) -> None:
+        if self._reads:
+            self._reads = False
+            self._loop.remove_reader(self._sock.fileno())
+
+    def _hear(self) -> None:
+        try:
+            data = self._sock.recv(BODY_AHEAD)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._received += data
+        self._take_frames()
+        self._gone = self._gone or not data
+        if self._gone or len(self._body) > BODY_AHEAD:  # the app reads slowly, or never
+            self._pause()
+        self._changed.set()
+
+    def _take_frames(self) -> None:
+        while len(self._received) >= _HEADER.size:
+            length, kind = _HEADER.unpack_from(self._received)
+            end = _HEADER.size + length
+            if len(self._received) < end:
+                return
+            payload = bytes(self._received[_HEADER.size : end])
+            del self._received[:end]
+            if kind == b"H":
+                self._head = payload
+            elif kind == b"D":
+                self._body += payload
+            elif kind == b"E":
+                self._more_body = False
+            elif kind == b"G":
+                self._gone = True
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
 
     def _scope(self, head: dict[str, Any]) -> dict[str, Any]:
         config = self._config
@@ -106,35 +165,15 @@ class Exchange:
             **({} if state is None else {"state": state.copy()}),
         }
 
-    async def _read_body(self) -> None:
-        try:
-            while not self._gone:
-                length, kind = struct.unpack("!Ic", await self._reader.readexactly(5))
-                payload = await self._reader.readexactly(length)
-                if kind == b"D":
-                    self._body += payload
-                elif kind == b"E":
-                    self._more_body = False
-                elif kind == b"G":
-                    self._gone = True
-                self._changed.set()
-                while len(self._body) > BODY_AHEAD:  # the app reads slowly, or never
-                    self._taken.clear()
-                    await self._taken.wait()
-        except (OSError, EOFError):
-            self._gone = True
-            self._changed.set()
-
     async def receive(self) -> dict[str, Any]:
         """ASGI's receive."""
         while not (self._gone or self._complete or self._body or (not self._more_body and not self._told_all)):
-            self._changed.clear()
-            await self._changed.wait()
+            await self._change()
         if self._gone or self._complete:
             return {"type": "http.disconnect"}
         body = bytes(self._body)
         self._body.clear()
-        self._taken.set()
+        self._read_on()
         self._told_all = not self._more_body
         return {"type": "http.request", "body": body, "more_body": self._more_body}
 
@@ -199,9 +238,21 @@ class Exchange:
 
     async def frame(self, kind: bytes, payload: bytes) -> None:
         """Writes one frame; a reader who has gone is no error of the app's."""
-        try:
-            self._writer.write(struct.pack("!I", len(payload)) + kind + payload)
-            await self._writer.drain()
-        except OSError:
-            self._gone = True
-            self._changed.set()
+        data = _HEADER.pack(len(payload), kind) + payload
+        async with self._writing:
+            try:
+                sent = self._sock.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                sent = self._lose(data)
+            if sent < len(data):
+                try:
+                    await self._loop.sock_sendall(self._sock, data[sent:])
+                except OSError:
+                    self._lose(data)
+
+    def _lose(self, data: bytes) -> int:
+        self._gone = True
+        self._changed.set()
+        return len(data)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import concurrent.futures.thread  # noqa: F401  # has something to do at forks, and says so now: see `watch_forks`
 import ctypes
 import gc
 import json
@@ -93,6 +94,23 @@ def _shared_state(number: int) -> str:
     return f"{name} (descriptor {number})"
 
 
+_told_of_forks: list[Any] = []
+
+
+def watch_forks() -> None:
+    """Notices whether anybody but the interpreter itself wants to be told of forks. If not, a slot goes without
+    Python's own steps after one, which copy a MiB of memory to make locks anew that nobody else can hold: the template
+    has one thread, which has just said so (`unforkable`). What `random` does then, `shim_chance` does.
+    """
+    original = os.register_at_fork
+
+    def register_at_fork(**hooks: Any) -> None:
+        _told_of_forks.append(hooks)
+        original(**hooks)
+
+    os.register_at_fork = register_at_fork
+
+
 class Template:
     """Waits for orders to fork. `serve` returns in each slot, never in the template itself."""
 
@@ -138,17 +156,20 @@ class Template:
 
     def _fork(self, slot: int) -> int:
         """0 in the slot, which is pid 2 of its namespace, so that signals that a workflow sends itself reach it; pid 1
-        only reaps. That one never gets as far as Python's own steps after a fork: they would copy a MiB of memory.
+        only reaps. That one never gets as far as Python's own steps after a fork.
         """
-        ctypes.pythonapi.PyOS_BeforeFork()
+        if _told_of_forks:
+            ctypes.pythonapi.PyOS_BeforeFork()
         pid = int(_libc.syscall(_CLONE[platform.machine()], _NAMESPACES | signal.SIGCHLD, 0, 0, 0, 0))
         if pid == 0:
             if main := int(_libc.fork()):  # libc's knows what else is to be done in a child
                 _be_init(main) if main > 0 else os._exit(71)
-            ctypes.pythonapi.PyOS_AfterFork_Child()
+            if _told_of_forks:
+                ctypes.pythonapi.PyOS_AfterFork_Child()
             return 0
         error = ctypes.get_errno()
-        ctypes.pythonapi.PyOS_AfterFork_Parent()
+        if _told_of_forks:
+            ctypes.pythonapi.PyOS_AfterFork_Parent()
         if pid < 0:
             self._control.send(b"W", {"slot": slot, "status": 255, "error": os.strerror(error)})
         else:
@@ -316,11 +337,10 @@ async def _exchange(app: Any) -> None:
     config = types.SimpleNamespace(loaded_app=app, encoded_headers=[], asgi_version="3.0", root_path="")
     ours, its = socket.socketpair()
     with ours:
-        reader, writer = await asyncio.open_unix_connection(sock=its)
         ours.sendall(_REQUEST)
-        await Exchange(config, types.SimpleNamespace(state={}), reader, writer).run()
-        writer.close()
-        await writer.wait_closed()
+        exchange = Exchange(config, types.SimpleNamespace(state={}), its)
+        await exchange.run()
+        exchange.close()
 
 
 def _frame(kind: bytes, payload: bytes) -> bytes:

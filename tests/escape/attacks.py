@@ -101,7 +101,7 @@ APP = (
     + '''
 def wires(send):
     """The sockets to the executor: of the request, and of control."""
-    request = send.__self__._writer.get_extra_info("socket").fileno()
+    request = send.__self__._sock.fileno()
     control = sys.modules["__runmesh_shim__"].handover.control.sock.fileno()
     sockets = [socket.socket(fileno=os.dup(fd)) for fd in (request, control)]
     sockets[0].setblocking(True)

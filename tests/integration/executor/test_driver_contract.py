@@ -279,8 +279,9 @@ async def test_a_process_that_dies_while_serving(driver: AnyDriver) -> None:
 async def test_an_answer_that_is_no_protocol(driver: AnyDriver) -> None:
     handler = """
     import gc
-    (writer,) = [one for one in gc.get_objects() if isinstance(one, asyncio.StreamWriter)]
-    writer.write(b"\\x00\\x04\\x00\\x01D" + b"x" * 262145)  # a frame that is too long by one byte
+    (sock,) = [one._sock for one in gc.get_objects() if type(one).__name__ == "Exchange"]
+    sock.setblocking(True)
+    sock.sendall(b"\\x00\\x04\\x00\\x01D" + b"x" * 262145)  # a frame that is too long by one byte
     await asyncio.sleep(60)
     """
     async with started(driver, script(handler)) as session:

@@ -18,15 +18,8 @@ SOURCE = Path(__file__).parents[3] / "executor"
 
 def run_shim(directory: Path, order: bytes) -> tuple[bytes, int]:
     """Starts the shim as an ordinary process, gives it one frame; what it says, and its exit status."""
-    for name in (
-        "shim.py",
-        "shim_check.py",
-        "shim_control.py",
-        "shim_exchange.py",
-        "shim_landlock.py",
-        "shim_template.py",
-    ):
-        shutil.copy(SOURCE / name, directory)
+    for path in SOURCE.glob("shim*.py"):
+        shutil.copy(path, directory)
     ours, its = socket.socketpair()
     with ours, its:
         become = f"import os; os.dup2({its.fileno()}, 3); os.execv({sys.executable!r}, ['python', '-u', 'shim.py'])"
