@@ -61,7 +61,7 @@ class Executor(executor_pb2_grpc.ExecutorServicer):
                 await asyncio.Event().wait()
             yield run_pb2.RunEvent(body_complete=True)
             yield run_pb2.RunEvent(ended=run_pb2.Outcome(status=run_pb2.RUN_STATUS_SUCCEEDED))
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the latter where it is about to be asked for more
             self.killed.set()
             raise
 
