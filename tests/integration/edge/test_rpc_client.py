@@ -25,12 +25,12 @@ async def test_who_may_ask_again_waits_for_a_service_that_starts(tmp_path: Path)
     await asyncio.sleep(0.3)
     assert not asking.done()
     async with RpcServer(address, grace=1):
-        assert "runmesh_rpc_total" in (await asking).text
+        assert b"runmesh_rpc_total" in (await asking).text
 
 
 @pytest.mark.parametrize("retry", [True, False])
 async def test_a_service_that_stays_away_is_told_within_a_second(tmp_path: Path, retry: bool) -> None:
     began = time.monotonic()
-    with pytest.raises(Unavailable, match="^failed to connect"):
+    with pytest.raises(Unavailable, match=r"^failed to connect"):
         await read_metrics(f"unix:{tmp_path}/s.sock", retry=retry)
     assert time.monotonic() - began < 5
