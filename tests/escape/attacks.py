@@ -8,6 +8,7 @@ succeeds there and fails inside is what is tested.
 import functools
 import json
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -159,6 +160,9 @@ for place in (b"/tmp", b"/var/tmp", b"/dev/shm"):
 """
 
 
+_SLOT = re.compile(r"slot-\d+-\d+")  # as confinement.py names them
+
+
 @dataclass
 class Attacker:
     """Attacks as an ordinary caller of an ordinary workflow."""
@@ -209,13 +213,16 @@ class Attacker:
 
 
 def runs_left(mesh: Mesh) -> list[str]:
-    """Directories of runs that haven't gone; templates stay, and one slot of each that waits for a call."""
+    """Directories of runs that haven't gone; templates stay, and one slot of each that waits for a call. What a hostile
+    template has renamed or put into its own directory is its own, and goes when it does.
+    """
     left = []
     for place in (mesh.home / "runs").iterdir():
         if not place.name.startswith("template-"):
             left.append(place.name)
         elif (place / "slots").is_dir():
-            left += [slot.name for slot in (place / "slots").iterdir()][1:]
+            slots = [slot for slot in (place / "slots").iterdir() if _SLOT.fullmatch(slot.name)]
+            left += [slot.name for slot in slots if not slot.is_symlink()][1:]
     return left
 
 
