@@ -143,11 +143,13 @@ class BubblewrapDriver:
                 ours.callback(channel.close)
                 its.callback(its_end.close)
                 spawners, slots = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                # Now: the slot may speak before the spawner has taken it on.
+                spawners.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
                 its.callback(spawners.close)
                 its.callback(slots.close)
                 listen = [(way.address, way.port) for way in self._ways]
                 name = self._confinement.directory("slot")
-                job = await self._spawner.adopt(template, spawners, run=name, listen=listen, bounds=bounds)
+                job = self._spawner.adopt(template, spawners, run=name, listen=listen, bounds=bounds)
                 ours.callback(self._spawner.kill, job)
                 filter_ = base64.b64encode(self._confinement.filter).decode()
                 order = {"slot": job.number, "directory": bubblewrap.WORK, "filter": filter_, "warm": warm}

@@ -63,12 +63,10 @@ class Slots:
             raise
         word = socket.socket(fileno=os.dup(given[0]))
         word.setblocking(False)
-        word.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         slot = Job(job, 0, True, None, directory, listen, told=-1, status=0, template=parent, word=word, group=group)
         self._spawner.jobs[job] = slot
         parent.slots.add(job)
         self._spawner.watch(word.fileno(), lambda: self._hear(slot))
-        self._spawner.tell("spawned", job=job, group=group.places if group else {})
 
     def reaped(self, pid: int, status: int) -> None:
         """A child of the spawner's has ended: perhaps one that furnished a slot, which may now enter its cgroup."""
@@ -137,7 +135,7 @@ class Slots:
         assert slot.word is not None
         if slot.group is not None and not slot.group.holds(slot.pid):
             raise OSError("the slot isn't in its cgroup")
-        self._spawner.tell("placed", job=slot.id)
+        self._spawner.tell("placed", job=slot.id, group=slot.group.places if slot.group else {})
         slot.word.send(b"K")
         self.hang_up(slot)
 

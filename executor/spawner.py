@@ -9,9 +9,9 @@ orders  configure {runs, uids, needed} · stage {job, path} · kill {job}
         sandbox's network, `bounds` are [memory in bytes, processes, processors], 0 for no limit
         adopt {job, template, run, listen, bounds} + the socket on which the slot, to be forked from the job `template`,
         speaks
-news    configured {job, runs, no_cgroups} · staged {job, path} · refused {job, error} · placed {job}
-        spawned {job, group: controller → directory}
-        listening {job} + sockets · deaf {job, error} · exited {job, status (null: a slot's), used} · removed {job}
+news    configured {job, runs, no_cgroups} · staged {job, path} · refused {job, error}
+        spawned, and of a slot placed {job, group: controller → directory} · listening {job} + sockets
+        deaf {job, error} · exited {job, status (null: a slot's), used, removed: its directory too} · removed {job}
 """
 
 import ctypes
@@ -321,11 +321,18 @@ class Spawner:
         self._slots.hang_up(job)
         del self.jobs[job.id]
         used = job.group.usage() if job.group else Usage()
-        self.tell("exited", job=job.id, status=None if job.template else job.status, used=vars(used))
+        status = None if job.template else job.status
+        removed = False
+        if job.template and job.directory:
+            removed = furnish.remove_untouched(job.directory)
+        self.tell("exited", job=job.id, status=status, used=vars(used), removed=removed)
         if job.group is not None:
             self._emptying.append(job.group)
             self._remove_groups()
-        self._remove(job)
+        if removed:
+            self._gone(job)
+        else:
+            self._remove(job)
 
     def _remove_groups(self) -> None:
         """Those that are empty; what has just died may take a moment."""
@@ -335,8 +342,6 @@ class Spawner:
         """Its directory; a template's after those of its slots."""
         if job.directory is None:
             self._give_back(job.uid)
-        elif job.template is not None and furnish.remove_untouched(job.directory):
-            self._removed(job)
         elif not job.slots:
             self._sweep(job.directory, job.owner, job)
 
@@ -355,8 +360,12 @@ class Spawner:
             self._removed(job)
 
     def _removed(self, job: Job) -> None:
-        self._give_back(job.uid)
         self.tell("removed", job=job.id)
+        self._gone(job)
+
+    def _gone(self, job: Job) -> None:
+        """Nothing is left of it."""
+        self._give_back(job.uid)
         template = job.template
         if template is not None:
             template.slots.discard(job.id)

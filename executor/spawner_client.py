@@ -99,9 +99,9 @@ class Job:
             return
         for sock in sockets:
             sock.close()
-        if did == "spawned" and news["group"]:
-            self.group = Group({controller: Path(place) for controller, place in news["group"].items()})
-        elif did == "deaf":
+        if places := news.get("group"):
+            self.group = Group({controller: Path(place) for controller, place in places.items()})
+        if did == "deaf":
             self._deaf(news["error"])
         elif did == "placed" and not self.placed.done():
             self.placed.set_result(None)
@@ -109,6 +109,8 @@ class Job:
             self.used = Usage(**news["used"])
             self.end(news["status"])
             self._deaf("the sandbox ended")
+            if news["removed"]:
+                self.removed.set_result(None)
         elif did == "removed":
             self.removed.set_result(None)
 
@@ -125,9 +127,9 @@ class Job:
             for sock in self.listening.result():
                 sock.close()
 
-    def lose(self) -> None:
-        """The spawner is gone, and everything that it had started."""
-        self._deaf(_LOST)
+    def lose(self, reason: str = _LOST) -> None:
+        """It isn't there: the spawner is gone, and everything that it had started, or has refused it."""
+        self._deaf(reason)
         if not self.exited.done():
             self.exited.set_result(-9)
         if not self.removed.done():
@@ -194,22 +196,21 @@ class SpawnerClient:
             raise
         return job
 
-    async def adopt(
+    def adopt(
         self, template: Job, word: socket.socket, *, run: str, listen: Sequence[tuple[str, int]], bounds: Bounds
     ) -> Job:
-        """Takes on a slot that `template` is about to be told to fork, with the other end of `word`.
+        """Has a slot taken on that `template` is about to be told to fork, with the other end of `word`. Nobody waits
+        for an answer: if it can't be, that is where its sockets are waited for.
 
         Errors: Unavailable.
         """
-        job = Job(self._last + 1, has_directory=True)
-        self._jobs[job.number] = job
+        if self.lost.is_set():
+            raise Unavailable(_LOST)
+        self._last += 1
+        job = self._jobs[self._last] = Job(self._last, has_directory=True)
         job.exited.add_done_callback(lambda _: self._forget(job))
-        order = {"template": template.number, "run": run, "listen": list(listen), "bounds": astuple(bounds)}
-        try:
-            await self._ask("adopt", order, [word.fileno()])
-        except (Unavailable, asyncio.CancelledError):
-            self.kill(job)
-            raise
+        own = {"template": template.number, "run": run, "listen": list(listen), "bounds": astuple(bounds)}
+        self._send({"do": "adopt", "job": job.number, **own}, [word.fileno()])
         return job
 
     def kill(self, job: Job) -> None:
@@ -281,6 +282,8 @@ class SpawnerClient:
         answer, job = self._answers.get(number), self._jobs.get(number)
         if did == "refused":
             self._jobs.pop(number, None)
+            if job is not None and answer is None:
+                job.lose(news["error"])
         if answer is not None and not answer.done():
             if did == "refused":
                 answer.set_exception(Unavailable(news["error"]))

@@ -107,6 +107,10 @@ if __name__ == "__main__":
 )
 
 
+# The executor stays while its neighbours are started anew for each test: it may be holding off from the last ones.
+RECONNECTING_SECONDS = 0.5
+
+
 @pytest.fixture(scope="module")
 def nats_url() -> Iterator[str]:
     with nats_server() as url:
@@ -132,6 +136,7 @@ def process(settings: Settings) -> Iterator["subprocess.Popen[str]"]:
 async def mesh(settings: Settings, process: "subprocess.Popen[str]") -> AsyncIterator[Mesh]:
     async with mesh_up(settings, None) as found:
         found.neighbours.secrets["TOKEN"] = CANARY
+        await asyncio.sleep(RECONNECTING_SECONDS)
         yield found
         begun = [started.spec.run_id for started in found.neighbours.started]
         await until(lambda: all(run_id in found.neighbours.ended for run_id in begun))
