@@ -68,6 +68,7 @@ class Exchange:
         self._started = False
         self._complete = False
         self._left: int | None = None  # bytes that content-length still promises
+        self._held = b""  # the head of such an answer: it goes out together with the body
 
     async def run(self) -> str:
         """Calls the app. Returns what it raised, in one line, else nothing."""
@@ -185,9 +186,12 @@ class Exchange:
         if not self._started:
             if kind != "http.response.start":
                 raise RuntimeError(f"Expected ASGI message 'http.response.start', but got '{kind}'.")
-            head = self._answer_head(message)
+            head = _framed(b"H", self._answer_head(message))
             self._started = True
-            await self.frame(b"H", head)
+            if self._left is None:
+                await self._write(head)
+            else:
+                self._held = head
         elif self._complete:
             raise RuntimeError(f"Unexpected ASGI message '{kind}' sent, after response already completed.")
         elif kind != "http.response.body":
@@ -221,14 +225,19 @@ class Exchange:
             if len(body) > self._left:
                 raise RuntimeError("Response content longer than Content-Length")
             self._left -= len(body)
-        for start in range(0, len(body), MAX_DATA):
+        for start in range(0, len(body) - MAX_DATA, MAX_DATA):
             await self.frame(b"D", body[start : start + MAX_DATA])
+        rest = body[(len(body) - 1) // MAX_DATA * MAX_DATA :]
+        last = _framed(b"D", rest) if rest else b""
         if not more:
             if self._left:
+                await self._write(last)
                 raise RuntimeError("Response content shorter than Content-Length")
             self._complete = True
             self._changed.set()
-            await self.frame(b"E", b"")
+            last += _framed(b"E", b"")
+        if last:
+            await self._write(last)
 
     async def _send_500(self) -> None:
         self._left = None
@@ -238,7 +247,10 @@ class Exchange:
 
     async def frame(self, kind: bytes, payload: bytes) -> None:
         """Writes one frame; a reader who has gone is no error of the app's."""
-        data = _HEADER.pack(len(payload), kind) + payload
+        await self._write(_framed(kind, payload))
+
+    async def _write(self, frames: bytes) -> None:
+        data, self._held = self._held + frames, b""
         async with self._writing:
             try:
                 sent = self._sock.send(data)
@@ -256,3 +268,7 @@ class Exchange:
         self._gone = True
         self._changed.set()
         return len(data)
+
+
+def _framed(kind: bytes, payload: bytes) -> bytes:
+    return _HEADER.pack(len(payload), kind) + payload
