@@ -201,7 +201,9 @@ def key_of(request: Request) -> str:
     if value.startswith("cwk-run-"):
         raise Unauthenticated("a run's own token means nothing outside of its sandbox")
     if not value.startswith(("cwk-", "cwotk-")) or len(value) > MAX_KEY_LENGTH or not value.isascii():
-        raise Unauthenticated("this isn't a valid API key")
+        raise Unauthenticated(
+            "this isn't a valid API key: one begins with cwk- or cwotk-, and was shown when it was made"
+        )
     return value
 
 

@@ -130,6 +130,7 @@ class CatalogueClient:
             name=name,
             visibility=wire.to_visibility(visibility) if visibility else None,
             limits=workflows_pb2.Limits(**limits),
+            reset_limits=[name for name, value in limits.items() if not value],
         )
         return wire.from_workflow((await unary(self._stub.UpdateWorkflow, request)).workflow)
 

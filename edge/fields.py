@@ -1,6 +1,6 @@
 """A JSON body, field by field. What isn't understood is refused, with all that is known about it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -72,11 +72,15 @@ class Fields:
         value = self._take(name, dict, "an object")
         return None if value is None else Fields(value)
 
-    def done(self) -> None:
-        """Errors: Invalid, naming the fields that nobody took."""
+    def nulls(self, names: Iterable[str]) -> list[str]:
+        """Which of these are there as `null`."""
+        return [name for name in names if self._left.get(name, _ABSENT) is None]
+
+    def done(self, *, known: Iterable[str] = ()) -> None:
+        """Errors: Invalid, naming the fields that nobody took, and those that are `known`."""
         if self._left:
             names = ", ".join(repr(name[:100]) for name in sorted(self._left)[:10])
-            raise Invalid(f"unknown field {names}")
+            raise Invalid(f"unknown field {names}" + (f"; there are {', '.join(known)}" if known else ""))
 
     def _take(self, name: str, kind: type, description: str) -> Any:
         value = self._left.pop(name, _ABSENT)

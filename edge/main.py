@@ -86,5 +86,5 @@ async def _runs(
         results=Results(reading, blobs, clock),
         history=History(runs, reading),
         logs=Logs(reading, LogBus(bus), blobs, clock),
-        contacts=Contacts(reading, blobs),
+        contacts=Contacts(reading, blobs, clock),
     )

@@ -44,7 +44,7 @@ class Results:
         else:
             record = await self._reading.find(request)
             if not record.status.over:
-                return _late(request) if limit is not None else _pending(request)
+                return _late(request) if limit is not None else pending(request)
         return await self._told(request.who, record, result_shape=True)
 
     async def _told(self, who: Principal, record: RunRecord, *, result_shape: bool) -> Answer:
@@ -94,7 +94,8 @@ def _patience(request: Request) -> timedelta | None:
     return min(timedelta(seconds=min(number, 1e9) / (1000 if milliseconds else 1)), LONGEST)
 
 
-def _pending(request: Request) -> Answer:
+def pending(request: Request) -> Answer:
+    """408 for a run that goes on."""
     detail = "the run hasn't finished; ask again, or wait for it with ?timeout=SECONDS"
     return failure("pending", detail, request_id=request_id(request), retry_after=1)
 

@@ -139,14 +139,16 @@ def _line(check: Check) -> dict[str, Any]:
 
 
 def _limits(fields: Fields | None) -> dict[str, int]:
+    """By name; 0 where it is `null`: the source's own, or the default, is to hold again."""
     if fields is None:
         return {}
     counts = {"concurrency", "processes"}
+    reset = dict.fromkeys(fields.nulls(LIMITS), 0)
     found = {
         name: fields.integer(name, lowest=1, highest=MAX_COUNT if name in counts else MAX_LIMIT) for name in LIMITS
     }
-    fields.done()
-    return {name: value for name, value in found.items() if value is not None}
+    fields.done(known=LIMITS)
+    return reset | {name: value for name, value in found.items() if value is not None}
 
 
 def _flag(request: Request, name: str) -> bool:

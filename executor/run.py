@@ -285,4 +285,5 @@ class Run:
 
 def _out_of_memory(bounds: Bounds) -> str:
     limit = f"its limit of {bounds.memory >> 20} MiB" if bounds.memory else "what this host has"
-    return f"the workflow needed more memory than {limit}: raise `memory` in [tool.runmesh], or need less"
+    remedy = "raise `memory` in [tool.runmesh] (or `memory_bytes`, if PATCH has set it), or need less"
+    return f"the workflow needed more memory than {limit}: {remedy}"

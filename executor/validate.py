@@ -261,6 +261,8 @@ class Validate:
             found = await self._import_check(environment, source, file_name, dict(env), IMPORT_SECONDS, limits, egress)
         if not found.ok:
             told = found.detail or found.error_kind or "the script can't be started"
+            if told.startswith("ModuleNotFoundError"):
+                told += " (what a script imports has to be among the `dependencies` of its `# /// script` header)"
             printed = f"\nIt printed: {found.log_tail}" if found.log_tail else ""
             _fail(report, "imports", told + printed, found.line)
         _pass(report, "imports")

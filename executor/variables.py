@@ -85,7 +85,10 @@ class Variables:
         missing = [name for name, default in declared.items() if default is None and name not in found]
         if missing:
             names = ", ".join(missing)
-            raise Precondition(f"the workflow needs secrets that don't exist: {names}", code="missing_secret")
+            raise Precondition(
+                f"the workflow needs secrets that don't exist: {names}; set each by PUT /secrets/NAME",
+                code="missing_secret",
+            )
         inside = {
             name: found[name].inside(name) if name in found else default or "" for name, default in declared.items()
         }

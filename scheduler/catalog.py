@@ -52,11 +52,12 @@ class Shelf(Protocol):
 
 @dataclass(frozen=True)
 class Change:
-    """What of a workflow is to change; None, and limits of zero, stay as they are."""
+    """What of a workflow is to change; None, and limits of zero, stay as they are, but for those in `reset`."""
 
     name: str | None = None
     visibility: Visibility | None = None
     limits: Limits = Limits()
+    reset: frozenset[str] = frozenset()
 
 
 class Catalog:
@@ -129,7 +130,7 @@ class Catalog:
                 workflow,
                 name=workflow.name if name is None else name,
                 visibility=change.visibility or workflow.visibility,
-                limits=workflow.limits.overlaid(change.limits),
+                limits=replace(workflow.limits, **dict.fromkeys(change.reset, 0)).overlaid(change.limits),
                 updated_at=self._clock.now(),
             )
 

@@ -1,7 +1,7 @@
 """Workflows: protobuf ⇄ model. Pure functions."""
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from mesh.executor.v1 import executor_pb2
 from mesh.workflows.v1 import workflows_pb2
@@ -11,6 +11,8 @@ from scheduler.catalog import Change
 from scheduler.deploy import Deployed, Deployment
 from scheduler.wire import timestamp
 from scheduler.workflow import Check, EnvVar, Limits, Report, Version, Visibility, Workflow
+
+_LIMITS = {item.name for item in fields(Limits)}
 
 
 def deployment(request: workflows_pb2.DeployRequest) -> Deployment:
@@ -73,6 +75,7 @@ def change(request: workflows_pb2.UpdateWorkflowRequest) -> Change:
         name=request.name if request.HasField("name") else None,
         visibility=visibility(request.visibility) if request.HasField("visibility") else None,
         limits=limits(request.limits),
+        reset=frozenset(request.reset_limits) & _LIMITS,
     )
 
 

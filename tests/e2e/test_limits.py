@@ -40,6 +40,8 @@ def test_limits_from_the_header_to_the_record(mesh: Mesh) -> None:
         assert limits(client.get("/workflows/bounded").json()) == (256 << 20, 500, 64, 64 << 20)
         changed = client.patch("/workflows/bounded", json={"limits": {"memory_bytes": 300 << 20, "processes": 128}})
         assert limits(changed.json()) == (300 << 20, 500, 128, 64 << 20)
+        changed = client.patch("/workflows/bounded", json={"limits": {"memory_bytes": None}})
+        assert limits(changed.json()) == (256 << 20, 500, 128, 64 << 20)
         answer = client.post("/run/bounded")
         assert (answer.status_code, answer.text) == (200, "done")
         record = mesh.finished(answer.headers["x-request-id"])

@@ -249,13 +249,14 @@ async def test_reading_and_changing_workflows(workflows: WorkflowHandlers, catal
         "cpu_millis": 500,
         "processes": 9,
         "disk_bytes": 1 << 40,
+        "concurrency": None,
     }
     changed = {"visibility": "public", "limits": limits}
     assert body(await workflows.update(request(changed, service_id="s")))["schema"] == {"paths": {}}
     assert body(await workflows.delete(request(service_id="s"))) == {"service_id": "s", "deleted": True}
     assert catalogue.calls == [
         ("org_1", "public", 100, ""),
-        ("org_1", "s", None, "public", limits),
+        ("org_1", "s", None, "public", limits | {"concurrency": 0}),
         ("org_1", "s"),
     ]
     for bad in (

@@ -57,7 +57,7 @@ class Mesh:
             results=Results(reading, blobs, clock),
             history=History(self.runs, reading),
             logs=Logs(reading, self.bus, blobs, clock),
-            contacts=Contacts(reading, blobs),
+            contacts=Contacts(reading, blobs, clock),
         )
 
 

@@ -233,11 +233,14 @@ async def test_a_missing_secret_stops_only_the_import() -> None:
 
 
 async def test_imports() -> None:
-    found = ImportReport(ok=False, error_kind="import", detail="ModuleNotFoundError: x", line=11, log_tail="hello")
+    found = ImportReport(
+        ok=False, error_kind="import", detail="ModuleNotFoundError: No module named 'x'", line=11, log_tail="hello"
+    )
     report = await World(found=found).validate()
     check = last(report)
     assert (check.check, check.line) == ("imports", 11)
-    assert check.detail == "ModuleNotFoundError: x\nIt printed: hello"
+    assert check.detail.startswith("ModuleNotFoundError: No module named 'x' (what a script imports has to be among")
+    assert check.detail.endswith("\nIt printed: hello")
     assert not report.accepted
     assert report.lock == ""
 

@@ -159,6 +159,9 @@ async def test_limits_of_the_owner_go_before_those_of_the_source(workflows: Work
     assert (workflow.limits, openapi) == (Limits(sync_timeout_ms=9, concurrency=2), "{}")
     version = (await workflows.catalog.resolve("org_a", "svc"))[1]
     assert version.limits == (await workflows.catalog.version(version.id)).limits == workflow.limits
+    reset = Change(limits=Limits(concurrency=3), reset=frozenset({"sync_timeout_ms"}))
+    workflow, _ = await workflows.catalog.update("org_a", "svc", reset)
+    assert workflow.limits == Limits(sync_timeout_ms=1, concurrency=3)
 
 
 @pytest.mark.parametrize(

@@ -593,6 +593,7 @@ class UpdateWorkflowRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VISIBILITY_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    RESET_LIMITS_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     service_id: _builtins.str
     name: _builtins.str
@@ -600,6 +601,10 @@ class UpdateWorkflowRequest(_message.Message):
     @_builtins.property
     def limits(self) -> Global___Limits:
         """Fields that are zero stay as they are."""
+
+    @_builtins.property
+    def reset_limits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of limits that the owner no longer sets."""
 
     def __init__(
         self,
@@ -609,10 +614,11 @@ class UpdateWorkflowRequest(_message.Message):
         name: _builtins.str | None = ...,
         visibility: Global___Visibility.ValueType | None = ...,
         limits: Global___Limits | None = ...,
+        reset_limits: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_visibility", b"_visibility", "limits", b"limits", "name", b"name", "visibility", b"visibility"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_visibility", b"_visibility", "limits", b"limits", "name", b"name", "organization_id", b"organization_id", "service_id", b"service_id", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_visibility", b"_visibility", "limits", b"limits", "name", b"name", "organization_id", b"organization_id", "reset_limits", b"reset_limits", "service_id", b"service_id", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
