@@ -17,7 +17,7 @@ WATCH_TIMEOUT = timedelta(minutes=31)
 # The scheduler may be away for a moment; who waits for a run waits for it too.
 PATIENCE = timedelta(seconds=30)
 RETRY_SECONDS = 0.5
-# A run of the direct way is written down in batches, up to a quarter of a second after it has begun.
+# A run of the direct way is written down in batches, up to half a second after it has begun.
 WRITTEN_DOWN = timedelta(seconds=1)
 LOOK_AGAIN_SECONDS = 0.1
 

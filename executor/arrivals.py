@@ -34,7 +34,7 @@ class Arrivals:
     def __init__(self) -> None:
         self._pace = Pace(MAX_STEPS)
         self._sockets: list[socket.socket] = []
-        self._pauses: list[asyncio.TimerHandle] = []
+        self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
 
     def watch(self, sock: socket.socket, arrived: Callable[[socket.socket], None]) -> None:
         """Calls `arrived` when something is there, as often as our pace allows."""
@@ -45,8 +45,7 @@ class Arrivals:
         def come() -> None:
             if pause := self._pace.step(loop.time()):
                 loop.remove_reader(sock)
-                self._pauses = [each for each in self._pauses if each.when() > loop.time()]
-                self._pauses.append(loop.call_later(pause, loop.add_reader, sock, come))
+                self._pauses[sock] = loop.call_later(pause, loop.add_reader, sock, come)
             else:
                 arrived(sock)
 
@@ -56,7 +55,7 @@ class Arrivals:
         """Watches no longer."""
         for sock in self._sockets:
             asyncio.get_running_loop().remove_reader(sock)
-        for pause in self._pauses:
+        for pause in self._pauses.values():
             pause.cancel()
 
 

@@ -112,13 +112,20 @@ class Capacity:
     async def starting(self) -> AsyncIterator[None]:
         """Waits for its turn to start a sandbox; the queue is as long as there are places. Held 3 s at most."""
         await self._starts.acquire()
-        late = asyncio.get_running_loop().call_later(STARTING_SECONDS, self._starts.release)
+        given_back = False
+
+        def give_back() -> None:
+            nonlocal given_back
+            if not given_back:
+                given_back = True
+                self._starts.release()
+
+        late = asyncio.get_running_loop().call_later(STARTING_SECONDS, give_back)
         try:
             yield
         finally:
-            if late.when() > asyncio.get_running_loop().time():
-                late.cancel()
-                self._starts.release()
+            late.cancel()
+            give_back()
 
     def _count(self, by: int, *, nested: bool) -> None:
         if nested:

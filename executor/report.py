@@ -123,13 +123,13 @@ class Reporter:
             self._begun.add(run_id)
 
     async def _keep_distance(self) -> None:
+        self._hurry.clear()  # whoever was in one has just been told of
         waits = [asyncio.ensure_future(wait) for wait in (self._clock.sleep(DISTANCE_SECONDS), self._hurry.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
-        self._hurry.clear()
 
     async def flush(self, patience: float) -> None:
         """Returns when everything is told, or after `patience` seconds. `run` must be running."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import random
 import sys
+from collections.abc import Callable
 from typing import Any
 
 
@@ -16,11 +17,15 @@ def be_unique() -> None:
 
     OpenSSL sees to it by itself, by the changed pid (bubblewrap.py).
     """
+    for undo in _undo:
+        undo()
     random.seed()
     for instance in _seeded_by_chance:
         instance.seed()
     for generator in _generators:
         generator.state = type(generator)().state
+    for remembered in (_undo, _seeded_by_chance, _generators, _drawn):
+        remembered.clear()
     numpy_random: Any = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()
@@ -34,6 +39,7 @@ def be_unique() -> None:
 
 
 _seeded_by_chance: list[random.Random] = []
+_undo: list[Callable[[], None]] = []  # a slot has no use for what a template remembers
 _drawn: set[int] = set()  # what NumPy has drawn to seed generators with
 _generators: list[Any] = []  # NumPy's that are seeded with that
 
@@ -41,6 +47,7 @@ _generators: list[Any] = []  # NumPy's that are seeded with that
 def watch_randomness() -> None:
     """Remembers generators that user code makes without a seed, to reseed them in each slot."""
     original = random.Random.seed
+    _undo.append(lambda: setattr(random.Random, "seed", original))
 
     def seed(self: random.Random, a: Any = None, version: int = 2) -> None:
         original(self, a, version)
@@ -59,6 +66,8 @@ def watch_numpy(module: Any) -> None:
     if draw is None:
         return
 
+    _undo.append(lambda: setattr(module, "randbits", draw))
+
     def randbits(count: int) -> int:
         number: int = draw(count)
         _drawn.add(number)
@@ -73,7 +82,8 @@ def find_generators() -> None:
     if module is None or not _drawn:
         return
     for candidate in gc.get_objects():
-        if isinstance(candidate, module.BitGenerator):
+        if issubclass(type(candidate), module.BitGenerator):  # not `isinstance`, which asks foreign proxies
             seed = getattr(candidate, "seed_seq", None) or getattr(candidate, "_seed_seq", None)
-            if getattr(seed, "entropy", None) in _drawn:
+            entropy = getattr(seed, "entropy", None)
+            if isinstance(entropy, int) and entropy in _drawn:
                 _generators.append(candidate)

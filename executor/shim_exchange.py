@@ -68,7 +68,9 @@ class Exchange:
         self._started = False
         self._complete = False
         self._left: int | None = None  # bytes that content-length still promises
-        self._held = b""  # the head of such an answer: it goes out together with the body
+        self._held = b""  # the head of such an answer: it goes out with the body, where that comes at once
+        self._unsent = bytearray()
+        self._flushing: asyncio.Future[None] | None = None
 
     async def run(self) -> str:
         """Calls the app. Returns what it raised, in one line, else nothing."""
@@ -192,6 +194,7 @@ class Exchange:
                 await self._write(head)
             else:
                 self._held = head
+                self._loop.call_soon(self._let_go)
         elif self._complete:
             raise RuntimeError(f"Unexpected ASGI message '{kind}' sent, after response already completed.")
         elif kind != "http.response.body":
@@ -250,24 +253,34 @@ class Exchange:
         await self._write(_framed(kind, payload))
 
     async def _write(self, frames: bytes) -> None:
-        data, self._held = self._held + frames, b""
+        """Whole frames are taken before anything is waited for, and go out in order: whoever is cancelled while it
+        waits, as Starlette does with what streams, leaves no half of one, and the next sends what it has left.
+        """
+        self._unsent += self._held + frames
+        self._held = b""
         async with self._writing:
-            try:
-                sent = self._sock.send(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                sent = self._lose(data)
-            if sent < len(data):
+            while self._unsent:
                 try:
-                    await self._loop.sock_sendall(self._sock, data[sent:])
+                    del self._unsent[: self._sock.send(self._unsent)]
+                except BlockingIOError:
+                    await self._room()
                 except OSError:
-                    self._lose(data)
+                    self._unsent.clear()
+                    self._gone = True
+                    self._changed.set()
 
-    def _lose(self, data: bytes) -> int:
-        self._gone = True
-        self._changed.set()
-        return len(data)
+    async def _room(self) -> None:
+        there = asyncio.Event()
+        self._loop.add_writer(self._sock.fileno(), there.set)
+        try:
+            await there.wait()
+        finally:
+            self._loop.remove_writer(self._sock.fileno())
+
+    def _let_go(self) -> None:
+        """No body came with the head."""
+        if self._held:
+            self._flushing = asyncio.ensure_future(self._write(b""))
 
 
 def _framed(kind: bytes, payload: bytes) -> bytes:

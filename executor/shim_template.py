@@ -53,6 +53,10 @@ def unforkable(own: set[int]) -> str:
     threads = int(status.split("Threads:", 1)[1].split(None, 1)[0])
     if threads > 1:
         return f"importing it leaves {threads - 1} thread(s) running"
+    if os.getpid() == 1:  # what programs that it started have left behind became our children, and may be dead
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
     with suppress(ChildProcessError):
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         return "importing it leaves a child process"

@@ -57,13 +57,16 @@ class Versions:
     async def source(self, version: Version) -> bytes:
         """The script's bytes, checked against their digest. Errors: NotFound, Unavailable."""
         digest = version.source_digest
-        if digest not in self._sources:
-            source = self._sources[digest] = await self._read(digest)
-            self._bytes += len(source)
-            while self._bytes > REMEMBERED_BYTES and len(self._sources) > 1:
-                self._bytes -= len(self._sources.popitem(last=False)[1])
+        source = self._sources.get(digest)
+        if source is None:
+            source = await self._read(digest)
+            if digest not in self._sources:  # nobody else was faster
+                self._sources[digest] = source
+                self._bytes += len(source)
         self._sources.move_to_end(digest)
-        return self._sources[digest]
+        while self._bytes > REMEMBERED_BYTES and len(self._sources) > 1:
+            self._bytes -= len(self._sources.popitem(last=False)[1])
+        return source
 
     async def _read(self, digest: str) -> bytes:
         path = self._directory / digest

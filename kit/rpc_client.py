@@ -44,6 +44,9 @@ async def unary(
         if not retry or error.code() is not grpc.StatusCode.UNAVAILABLE:
             raise from_rpc_error(error) or error from error
         away = error
+    if not (away.details() or "").startswith("failed to connect"):  # it is there, but not ready to answer
+        await asyncio.sleep(0.05)
+        return await unary(method, request, timeout=timeout)
     try:
         return await method(request, timeout=min(timeout, RETRY_SECONDS), metadata=_metadata(), wait_for_ready=True)
     except grpc.aio.AioRpcError as error:

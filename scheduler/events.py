@@ -1,4 +1,4 @@
-"""Heartbeats of executors, from the bus. What the scheduler says itself goes out by its outbox (`wire.event`)."""
+"""Heartbeats of executors, from the bus. What the scheduler says itself goes out by its outbox (`wire.messages`)."""
 
 from contextlib import AbstractAsyncContextManager
 

@@ -7,7 +7,7 @@ from tests.e2e.mesh import Mesh
 CODE = """# /// script
 # dependencies = ["fastapi", "uvicorn[standard]", "numpy", "cryptography"]
 # ///
-import os, random, secrets, ssl, tempfile, uuid
+import os, random, secrets, ssl, tempfile, uuid, weakref
 import numpy, uvicorn
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from fastapi import FastAPI
@@ -15,6 +15,8 @@ from fastapi import FastAPI
 app = FastAPI()
 generator, seeded, own = numpy.random.default_rng(), numpy.random.default_rng(7), random.Random()
 child = generator.spawn(1)[0]
+listed = numpy.random.default_rng([1, 2, 3])  # a seed that can't be hashed
+gone = weakref.proxy(type("Gone", (), {})())  # asking it for anything raises
 
 
 def drawn():
@@ -31,7 +33,7 @@ AT_IMPORT = drawn()
 
 @app.post("/")
 def draw():
-    return {"drawn": [AT_IMPORT, drawn()], "seeded": float(seeded.random())}
+    return {"drawn": [AT_IMPORT, drawn()], "seeded": [float(seeded.random()), float(listed.random())]}
 
 
 if __name__ == "__main__":
@@ -48,4 +50,4 @@ def test_no_two_runs_draw_the_same(mesh: Mesh) -> None:
     assert imported == again  # they are forks of one template
     everything = [*imported, *first, *second, *third]
     assert len(set(everything)) == len(everything) == 48
-    assert len({answer["seeded"] for answer in answers}) == 1  # what was asked to repeat does
+    assert answers[0]["seeded"] == answers[1]["seeded"] == answers[2]["seeded"]  # what was asked to repeat does

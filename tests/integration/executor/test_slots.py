@@ -111,6 +111,12 @@ return seen
     assert await both(templates, source) == (fresh, fresh)
 
 
+async def test_what_programs_of_the_import_left_dead_is_no_hindrance(templates: Templates) -> None:
+    """A template is pid 1: orphans become its children."""
+    left = "import subprocess, time\nsubprocess.run('sleep 0.05 & exit 0', shell=True)\ntime.sleep(0.3)"
+    assert await both(templates, app(WHERE, left)) == (FORKED, FORKED)
+
+
 async def test_an_environment_below_a_place_for_temporary_files(templates: Templates, tmp_path: Path) -> None:
     """It is mounted below what an overlay is to be made of, with which the kernel allows none."""
     own = tmp_path / "environment"

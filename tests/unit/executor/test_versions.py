@@ -1,3 +1,4 @@
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,16 @@ async def test_so_many_bytes_of_sources_are_remembered(tmp_path: Path, monkeypat
     for source in (*sources, *reversed(sources)):
         assert await versions.source(replace(VERSION, source_digest=sha256_hex(source))) == source
     assert len(versions._sources) == 1
+
+
+async def test_many_first_calls_at_once_count_a_source_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("executor.versions.REMEMBERED_BYTES", 3 * len(SOURCE))
+    other = bytes(reversed(SOURCE))
+    blobs = FakeBlobs({VERSION.source_digest: SOURCE, sha256_hex(other): other})
+    versions = Versions(FakeBook(), blobs, tmp_path / "sources")
+    assert set(await asyncio.gather(*(versions.source(VERSION) for _ in range(40)))) == {SOURCE}
+    await versions.source(replace(VERSION, source_digest=sha256_hex(other)))
+    assert len(versions._sources) == 2
 
 
 async def test_another_source_than_the_deployed_one_is_refused(tmp_path: Path) -> None:
