@@ -6,10 +6,10 @@ import os
 import platform
 
 from tests.bench.curves import curves
+from tests.bench.figures import HEADER
 from tests.bench.fresh import fresh
 from tests.bench.ladder import ladder
 from tests.bench.peers import peers
-from tests.bench.rig import HEADER
 
 PARTS = ("fresh", "peers", "curves", "ladder")
 

@@ -13,11 +13,12 @@ from mesh.workflows.v1 import workflows_pb2, workflows_pb2_grpc
 from kit.names import new_id
 from kit.rpc_client import connect, unary
 from kit.settings import MeshSettings
+from tests.bench.figures import Calls
 
 BODY = b'{"name": "Ada"}'
 
 
-async def executor_alone(settings: MeshSettings, key: str, connections: int, calls: int) -> dict[str, Any]:
+async def executor_alone(settings: MeshSettings, key: str, connections: int, calls: int) -> Calls:
     """Latency until the answer's last byte, of `calls` runs by the direct way, `connections` at a time."""
     async with (
         connect(settings.address("keys")) as keys,
@@ -49,15 +50,7 @@ async def executor_alone(settings: MeshSettings, key: str, connections: int, cal
         started = time.perf_counter()
         await asyncio.gather(*(one() for _ in range(connections)))
         seconds = time.perf_counter() - started
-    taken.sort()
-    return {
-        "calls": len(taken),
-        "p50": taken[len(taken) // 2],
-        "p99": taken[int(len(taken) * 0.99)],
-        "mean": sum(taken) / len(taken),
-        "per_second": len(taken) / seconds,
-        "errors": errors,
-    }
+    return Calls(taken, seconds, errors)
 
 
 async def _run(executor: Any, spec: run_pb2.RunSpec) -> str:

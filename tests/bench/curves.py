@@ -4,13 +4,12 @@ import asyncio
 import sqlite3
 import time
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 from cli.settings import Settings
 from cli.up import MODULES
-from tests.bench.rig import Figure, client, deploy, free_port, load, mesh, own_children
+from tests.bench.rig import client, deploy, free_port, load, mesh, own_children
 
 WORKFLOWS = (1, 10, 100)
 AT_ONCE = (1, 2, 8, 32)
@@ -41,9 +40,7 @@ async def by_workflows(calls: int) -> None:
             await load(urls[0], 1, 20, auth)
             figure = await load(urls[0], 1, calls, auth)
             total, services = memory()
-            print(
-                f"| {wanted} | {figure['p50']:.1f} | {figure['p99']:.1f} | {total:.0f} | {services:.0f} |", flush=True
-            )
+            print(f"| {wanted} | {figure.p50:.1f} | {figure.p99:.1f} | {total:.0f} | {services:.0f} |", flush=True)
 
 
 async def by_concurrency(calls: int) -> None:
@@ -53,9 +50,8 @@ async def by_concurrency(calls: int) -> None:
         url = await deploy(port, key, "run")
         for count in AT_ONCE:
             await load(url, count, count * 3, auth)
-            figure: dict[str, Any] = await load(url, count, max(calls, count * 10), auth)
-            shown = Figure("", count, cpu_ms=0, **figure)
-            row = f"| {count} | {shown.p50:.1f} | {shown.p99:.1f} | {shown.per_second:.0f} | {shown.errors or ''} |"
+            figure = await load(url, count, max(calls, count * 10), auth)
+            row = f"| {count} | {figure.p50:.1f} | {figure.p99:.1f} | {figure.per_second:.0f} | {figure.errors or ''} |"
             print(row, flush=True)
 
 
@@ -74,7 +70,7 @@ async def by_history(calls: int) -> None:
                 page = await timed(http, "/requests?limit=50")
                 newest = (await http.get("/requests?limit=1")).json()["items"][0]["id"]
                 record = await timed(http, f"/request/{newest}")
-            shown = (figure["p50"], figure["p99"], page, record)
+            shown = (figure.p50, figure.p99, page, record)
             print(f"| {wanted} | {' | '.join(f'{one:.1f}' for one in shown)} | {memory()[1]:.0f} |", flush=True)
 
 

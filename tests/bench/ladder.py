@@ -1,28 +1,35 @@
 """The ladder: what each layer adds to one and the same call, measured in one run on one machine.
 
 A table (Markdown): p50 and p99 in ms, calls a second, CPU-ms a call over all processes of the rung, at 1 and 16
-connections. The executor is also measured alone, by its own rpc: the parts must add up to the whole.
+connections. The executor is also measured alone, by its own rpc: the parts must add up to the whole. Those rungs take
+minutes, over which a machine may slow down: they take turns, so that it does so for all alike.
 """
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from cli.up import MODULES
 from tests.bench.alone import executor_alone
+from tests.bench.figures import Calls, Figure
 from tests.bench.rig import (
     APP,
     BIN,
-    Figure,
     answers,
     bench_environment,
     cpu_ms,
     deploy,
     free_port,
+    load,
     measure,
     mesh,
     own_children,
     plain_envoy,
 )
+
+ROUNDS = 5
+ALONE, WHOLE = "the executor and a cold sandbox alone", "{} way, cold sandbox: the whole"
 
 
 async def bare_rungs(calls: int) -> list[Figure]:
@@ -60,23 +67,36 @@ async def bare_rungs(calls: int) -> list[Figure]:
 
 
 async def cold_rungs(calls: int) -> list[Figure]:
-    """The whole mesh, a cold sandbox for each call; and the executor alone, by its own rpc."""
-    figures: list[Figure] = []
-    port = free_port()
+    """A cold sandbox for each call: through the whole mesh, and the executor alone; a few calls of each in turn."""
+    port, figures = free_port(), []
     async with mesh(port, dict(MODULES)) as (settings, key):
-        url, auth = await deploy(port, key), f"Authorization: Bearer {key}"
+        url, auth, durable = await deploy(port, key), f"Authorization: Bearer {key}", "X-On-Timeout: continue"
         for count in (1, 16):
-            before = cpu_ms(own_children())
-            alone = await executor_alone(settings, key, count, calls)
-            spent = cpu_ms(own_children()) - before
-            figures.append(Figure("the executor and a cold sandbox alone", count, cpu_ms=spent / calls, **alone))
-            print(figures[-1].row(), flush=True)
-            figures.append(await measure("direct way, cold sandbox: the whole", url, count, calls, own_children, auth))
-            durable = "X-On-Timeout: continue"
-            figures.append(
-                await measure("durable way, cold sandbox: the whole", url, count, calls, own_children, auth, durable)
-            )
+            rungs: dict[str, Callable[[int], Awaitable[Calls]]] = {
+                ALONE: partial(executor_alone, settings, key, count),
+                WHOLE.format("direct"): partial(load, url, count, headers=(auth,)),
+                WHOLE.format("durable"): partial(load, url, count, headers=(auth, durable)),
+            }
+            for call in rungs.values():
+                await call(count)  # uncounted
+            figures += await in_turn(rungs, count, calls)
     return figures
+
+
+async def in_turn(rungs: dict[str, Callable[[int], Awaitable[Calls]]], count: int, calls: int) -> list[Figure]:
+    """`calls` of each rung in rounds."""
+    figures: dict[str, Figure] = {}
+    for _ in range(ROUNDS):
+        for rung, call in rungs.items():
+            before = cpu_ms(own_children())
+            done = await call(calls // ROUNDS)
+            spent, so_far = cpu_ms(own_children()) - before, figures.get(rung)
+            if so_far is not None:
+                done, spent = so_far.done + done, so_far.cpu_ms + spent
+            figures[rung] = Figure(rung, count, done, spent)
+    for figure in figures.values():
+        print(figure.row(), flush=True)
+    return list(figures.values())
 
 
 def sums(figures: list[Figure]) -> list[str]:
@@ -84,12 +104,12 @@ def sums(figures: list[Figure]) -> list[str]:
     lines = []
     for count in (1, 16):
         by_rung = {figure.rung: figure for figure in figures if figure.connections == count}
-        alone = by_rung["the executor and a cold sandbox alone"].p50
+        alone = by_rung[ALONE].done.p50
         for way, front in (("direct", "+ edge and keys (direct way)"), ("durable", "+ scheduler (durable way)")):
-            whole = by_rung[f"{way} way, cold sandbox: the whole"].p50
-            parts = by_rung[front].p50 + alone
+            whole = by_rung[WHOLE.format(way)].done.p50
+            parts = by_rung[front].done.p50 + alone
             lines.append(
-                f"- {way} way, {count} connection(s): {by_rung[front].p50:.1f} + {alone:.1f} = {parts:.1f} ms; "
+                f"- {way} way, {count} connection(s): {by_rung[front].done.p50:.1f} + {alone:.1f} = {parts:.1f} ms; "
                 f"the whole {whole:.1f} ms ({(parts / whole - 1) * 100:+.1f} %)"
             )
     return lines

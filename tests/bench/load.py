@@ -1,8 +1,9 @@
 """An HTTP client: each of C connections sends its next call when the last was answered (closed loop), or, with a rate,
 calls begin when they are due, whatever became of the others (open loop; latency counts from when a call was due).
 
-Prints one JSON object: latencies in ms, calls a second, errors by status; `inside`: ms until user code ran, median, for
-an app that answers with `at`, its monotonic clock. A process of its own: its work isn't counted with the server's.
+Prints one JSON object (figures.Calls): the latency of each call in ms, the seconds that all took, errors by status, and
+for an app that answers with `at`, its monotonic clock, the ms until user code ran. A process of its own: its work isn't
+counted with the server's.
 """
 
 import argparse
@@ -51,7 +52,7 @@ class Load:
         self._request = ("\r\n".join(lines) + "\r\n\r\n").encode() + body
         self._free: list[Connection] = []
         self._taken: list[float] = []
-        self._inside: list[float] = []
+        self._reached: list[float] = []
         self._errors: dict[int, int] = {}
 
     async def closed(self, connections: int, calls: int) -> dict[str, object]:
@@ -83,21 +84,12 @@ class Load:
         if status == 200:
             self._taken.append((time.monotonic() - due) * 1000)
             if b'"at"' in body:
-                self._inside.append((json.loads(body)["at"] - due) * 1000)
+                self._reached.append((json.loads(body)["at"] - due) * 1000)
         else:
             self._errors[status] = self._errors.get(status, 0) + 1
 
     def _result(self, seconds: float) -> dict[str, object]:
-        taken, inside = sorted(self._taken), sorted(self._inside)
-        return {
-            "calls": len(taken),
-            "p50": taken[len(taken) // 2] if taken else None,
-            "p99": taken[int(len(taken) * 0.99)] if taken else None,
-            "mean": sum(taken) / len(taken) if taken else None,
-            "per_second": len(taken) / seconds,
-            "errors": self._errors,
-            "inside": inside[len(inside) // 2] if inside else None,
-        }
+        return {"taken": self._taken, "seconds": seconds, "errors": self._errors, "reached": self._reached}
 
 
 def main() -> None:

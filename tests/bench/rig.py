@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from cli.settings import Settings
 from cli.supervise import Supervisor
 from cli.up import start
 from kit.settings import load as load_settings
+from tests.bench.figures import Calls, Figure
 
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
@@ -27,27 +27,6 @@ APP = Path(__file__).parent / "apps" / "app.py"
 FILTERS = "type.googleapis.com/envoy.extensions.filters"
 TICKS = os.sysconf("SC_CLK_TCK")
 OPTIONS = '\n# [tool.runmesh]\n# isolation = "{}"\n# ///\n'
-HEADER = "| rung | connections | calls | p50 ms | p99 ms | calls/s | CPU-ms/call | errors |\n" + "|---" * 8 + "|"
-
-
-@dataclass(frozen=True)
-class Figure:
-    rung: str
-    connections: int
-    calls: int
-    p50: float
-    p99: float
-    mean: float
-    per_second: float
-    cpu_ms: float
-    errors: dict[str, int]
-    inside: float | None = None  # ms until user code ran
-
-    def row(self) -> str:
-        return (
-            f"| {self.rung} | {self.connections} | {self.calls} | {self.p50:.2f} | {self.p99:.2f} "
-            f"| {self.per_second:.0f} | {self.cpu_ms:.2f} | {self.errors or ''} |"
-        )
 
 
 def cpu_ms(roots: list[int]) -> float:
@@ -80,22 +59,20 @@ async def measure(
     """A short warm-up, then the counted calls from a process of their own; with a `rate`, in an open loop."""
     await load(url, connections, min(calls // 10 + connections, 50), headers)
     before = cpu_ms(roots())
-    result = await load(url, connections, calls, headers, rate)
-    spent = cpu_ms(roots()) - before
-    figure = Figure(rung, connections, cpu_ms=spent / calls, **result)
+    done = await load(url, connections, calls, headers, rate)
+    figure = Figure(rung, connections, done, cpu_ms(roots()) - before)
     print(figure.row(), flush=True)
     return figure
 
 
-async def load(url: str, connections: int, calls: int, headers: tuple[str, ...], rate: float = 0) -> dict[str, Any]:
+async def load(url: str, connections: int, calls: int, headers: tuple[str, ...], rate: float = 0) -> Calls:
     """Uncounted."""
     argv = ["-m", "tests.bench.load", url, "-c", str(connections), "-n", str(calls), "-r", str(rate)]
     for header in headers:
         argv += ["-H", header]
     process = await asyncio.create_subprocess_exec(sys.executable, *argv, cwd=ROOT, stdout=subprocess.PIPE)
     out, _ = await process.communicate()
-    result: dict[str, Any] = json.loads(out)
-    return result
+    return Calls(**json.loads(out))
 
 
 @asynccontextmanager
