@@ -268,7 +268,7 @@ class Templates:
     async def _until_gone(self, key: str, template: Template) -> None:
         await template.gone.wait()
         entry = self._entries.get(key)
-        if entry is not None and entry.making.result() is template:
+        if entry is not None and entry.making.done() and entry.making.result() is template:  # not one made since
             self._drop(key)
 
     def _refill(self, key: str, entry: _Entry) -> None:
