@@ -1,6 +1,7 @@
 """The pool of templates, over a driver that only pretends: who gets a slot, who runs cold, what is let go."""
 
 import asyncio
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -232,6 +233,24 @@ async def test_a_template_that_ends_is_forgotten(pool: Templates, driver: FakeSt
     await settle()
     await pool.start(launch())
     assert driver.tried == 2
+
+
+async def test_one_that_ends_while_another_is_made_in_its_place(pool: Templates, driver: FakeStarter) -> None:
+    unheard: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    await pool.start(launch())
+    driver.no_forks = Unavailable("it is gone")
+    await pool.start(launch())  # which forgets the first
+    driver.no_forks = None
+    driver.loads.clear()
+    start = asyncio.create_task(pool.start(launch()))
+    await settle()
+    driver.templates[0].gone.set()
+    await settle()
+    driver.loads.set()
+    await start
+    gc.collect()
+    assert (len(driver.templates), driver.templates[1].retired, unheard) == (2, False, [])
 
 
 async def test_a_waiting_slot_that_fails_is_ended_and_not_made_again_at_once(
