@@ -22,7 +22,7 @@ SLOTS = "/runmesh/slots"
 LOWER = {"/tmp": "/runmesh/tmp", WORK: "/runmesh/work"}  # noqa: S108  # inside
 UNMASKED_PROC = "/runmesh/proc"
 # Descriptors that bubblewrap is started with; it closes all of them but CONTROL before the workflow starts.
-CONTROL_FD, STATUS_FD, ARGUMENTS_FD, SECCOMP_FD, FIRST_FILE_FD = 3, 4, 5, 6, 7
+CONTROL_FD, STATUS_FD, ARGUMENTS_FD, SECCOMP_FD, MAPS_FD, FIRST_FILE_FD = 3, 4, 5, 6, 7, 8
 WAIT_FD = CONTROL_FD  # of a program that has no control socket
 
 _ROOT_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
@@ -80,19 +80,27 @@ class Plan:
     directory: str = "/"
     # One that is forked: its children get namespaces of their own, furnished from outside (furnish.py).
     template: bool = False
+    # One that templates are forked from; `maps`: its ids are mapped from outside, for each to have a uid of its own.
+    base: bool = False
+    maps: bool = False
     # Runs with the uid that owns uv's cache.
     packager: bool = False
     # Starts when something can be read from WAIT_FD, or that is closed.
     waits: bool = False
 
+    @property
+    def forks(self) -> bool:
+        """Whether its children are sandboxes."""
+        return self.template or self.base
+
 
 def arguments(system: System, plan: Plan) -> list[str]:
     """bubblewrap's options; the files' contents are expected in FIRST_FILE_FD and the following, in order."""
     return [
-        *_namespaces(template=plan.template),
+        *_namespaces(plan),
         *_root(system),
         *_proc(system),
-        *(("--proc", UNMASKED_PROC) if plan.template else ()),
+        *(("--proc", UNMASKED_PROC) if plan.forks else ()),
         *_dev(),
         *_binds(plan.binds),
         *_files(plan.files),
@@ -101,18 +109,20 @@ def arguments(system: System, plan: Plan) -> list[str]:
     ]
 
 
-def _namespaces(*, template: bool) -> list[str]:
+def _namespaces(plan: Plan) -> list[str]:
     """New ones of every kind, no way to make more (but for slots, which the filter sees to), no capability in them, and
     nobody outlives whoever started it.
     """
+    # With ids that are mapped from outside it tells its init's pid another way.
+    told = ("--userns-block-fd", str(MAPS_FD), "--info-fd") if plan.maps else ("--json-status-fd",)
     return [
         *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
-        # A template is pid 1, since its slots are pid 2: OpenSSL takes a new pid for the sign of a fork, and only then
-        # makes a stream of random numbers of its own.
-        *("--unshare-net", *(("--as-pid-1",) if template else ("--disable-userns",))),
+        # A template is pid 1, since its slots are pid 2, and its base pid 3: OpenSSL takes a new pid for the sign of a
+        # fork, and only then makes a stream of random numbers of its own.
+        *("--unshare-net", *(("--as-pid-1",) if plan.template else () if plan.base else ("--disable-userns",))),
         *("--uid", str(UID), "--gid", str(UID), "--hostname", HOSTNAME),
         *("--cap-drop", "ALL", "--die-with-parent", "--new-session"),
-        *("--json-status-fd", str(STATUS_FD), "--seccomp", str(SECCOMP_FD)),
+        *(*told, str(STATUS_FD), "--seccomp", str(SECCOMP_FD)),
     ]
 
 

@@ -73,7 +73,7 @@ class Confinement:
         """`fds` are the program's besides bubblewrap's own. Errors: Unavailable."""
         numbers, started = self._start(plan, command)
         with ExitStack() as memory:
-            own = {number: _in_memory(memory, content) for number, content in numbers.items()}
+            own = {number: in_memory(memory, content) for number, content in numbers.items()}
             argv = [self._program, "--args", str(bubblewrap.ARGUMENTS_FD), "--", *started]
             return await self._spawner.spawn(
                 argv,
@@ -82,19 +82,19 @@ class Confinement:
                 run=directory,
                 listen=listen,
                 bounds=bounds,
-                template=plan.template,
-                packager=plan.packager,
+                kind="base" if plan.base else "template" if plan.template else "packager" if plan.packager else "",
             )
 
     def _start(self, plan: Plan, command: Sequence[str]) -> tuple[Mapping[int, bytes], Sequence[str]]:
         """What bubblewrap reads from which descriptor, and what it starts."""
         options = bubblewrap.encoded(bubblewrap.arguments(self._system, plan))
-        filter_ = self._template_filter if plan.template else self.filter
+        filter_ = self._template_filter if plan.forks else self.filter
         files = dict(enumerate(plan.files.values(), bubblewrap.FIRST_FILE_FD))
         return {bubblewrap.ARGUMENTS_FD: options, bubblewrap.SECCOMP_FD: filter_, **files}, command
 
 
-def _in_memory(stack: ExitStack, content: bytes) -> int:
+def in_memory(stack: ExitStack, content: bytes) -> int:
+    """A descriptor of a file that holds this and is nowhere, `stack`'s to close."""
     fd = os.memfd_create("runmesh")
     stack.callback(os.close, fd)
     with os.fdopen(fd, "wb", closefd=False) as file:

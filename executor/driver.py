@@ -10,32 +10,36 @@ import os
 import re
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from executor import bubblewrap
+from executor.bases import MODULES, Bases
 from executor.bubblewrap import Plan
 from executor.cgroups import Bounds
-from executor.confinement import Confinement
+from executor.confinement import Confinement, in_memory
 from executor.conversation import BubblewrapSandbox, close_all, pipe
 from executor.egress.names import Names
 from executor.frames import ControlChannel
 from executor.imports import Imports
 from executor.netns import DNS_ADDRESS, ways_out
 from executor.programs import Programs
-from executor.sandbox import Crashed, Launch, Process
+from executor.sandbox import DEFAULT_BOUNDS, Crashed, Environment, Launch, Process
 from executor.spawner_client import Job, Launched, SpawnerClient, open_spawner
 from executor.template import Template
+from executor.variables import environment
 from kit.errors import Unavailable
 from kit.lifecycle import background
+from kit.telemetry import log
 
 PROCESSES = 512
 LISTEN_SECONDS = 5.0
-_SHIM_PARTS = ("", "_chance", "_check", "_control", "_exchange", "_landlock", "_template")
+BASE_SECONDS = 30.0
+_SHIM_PARTS = ("", "_base", "_chance", "_check", "_control", "_exchange", "_landlock", "_template", "_warm")
 _SAFE_FILE = re.compile(r"(?!\.)[^/\0]{1,200}")
 _ENVIRONMENT = {"HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}  # noqa: S108  # inside
 _PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -60,47 +64,43 @@ class BubblewrapDriver:
         shim = {str(inside / f"shim{part}.py"): (here / f"shim{part}.py").read_bytes() for part in _SHIM_PARTS}
         hosts = [(way.address, way.name) for way in self._ways if way.name]
         self._files = bubblewrap.etc_files(hosts, DNS_ADDRESS) | shim
+        self._doors = [(way.address, way.port) for way in self._ways]
+        self._filter = base64.b64encode(confinement.filter).decode()
+        self._bases = Bases(self._start_base, environment({}))
 
     @property
     def spawner(self) -> SpawnerClient:
         """What starts its processes."""
         return self._spawner
 
+    @property
+    def bases(self) -> Bases:
+        """What its templates are forked from."""
+        return self._bases
+
+    def memory(self) -> int:
+        """Bytes that templates share."""
+        return self._bases.memory()
+
     async def start(self, launch: Launch) -> BubblewrapSandbox:
         """A new process from nothing. Errors: Unavailable."""
         with ExitStack() as ours:
             directory = self._confinement.directory(launch.run_id)
-            control, diagnosis, job = await self._begin(ours, launch, directory, template=False)
-            sockets = await self._listening(job, diagnosis)
-            for sock in sockets:
-                ours.callback(sock.close)
-            process, outputs = self._outputs(ours, sockets, directory)
-            sandbox = BubblewrapSandbox(self._spawner, job, process, control, outputs, diagnosis)
+            plan = await self._plan(launch, directory)
+            begun = await self._begin(ours, plan, launch.environment, directory, launch.bounds)
+            process, outputs = self._outputs(ours, await self._listening(ours, begun), directory)
+            sandbox = BubblewrapSandbox(self._spawner, begun.job, process, begun.control, outputs, begun.diagnosis)
             try:
                 await sandbox.begin(self._order(launch, "cold"))
             except Crashed as crash:
-                raise Unavailable(f"the sandbox doesn't start: {_printed(diagnosis) or crash}") from crash
+                raise Unavailable(f"the sandbox doesn't start: {_printed(begun.diagnosis) or crash}") from crash
             ours.pop_all()
             return sandbox
 
     async def start_template(self, launch: Launch, timeout: float) -> Template:
-        """One to fork slots from, ready. Errors: StartFailed, Unavailable."""
-        with ExitStack() as ours:
-            directory = self._confinement.directory("template")
-            control, diagnosis, job = await self._begin(ours, launch, directory, template=True)
-            sockets = await self._listening(job, diagnosis)
-            for sock in sockets:
-                ours.callback(sock.close)
-            process, outputs = self._outputs(ours, sockets, directory)
-            fork = partial(self._fork, job, control, directory, launch.bounds, process.names)
-            spawner = self._spawner
-            template = Template(job, control, process, diagnosis, fork, spawner.kill)
-            try:
-                await control.send(b"S", self._order(launch, "template"), outputs)
-            except Crashed as crash:
-                raise Unavailable(f"the sandbox doesn't start: {_printed(diagnosis) or crash}") from crash
-            close_all(outputs)
-            ours.pop_all()
+        """One to fork slots from, ready. Errors: StartFailed, Unforkable, Unavailable."""
+        template = await self._template_of_base(launch) or await self._template(launch)
+        process = template.process
         try:
             async with (
                 self._imports.served(process, launch.egress, launch.contacts) if self._imports else nullcontext()
@@ -110,10 +110,70 @@ class BubblewrapDriver:
             process.close_ways()
         return template
 
+    async def _template_of_base(self, launch: Launch) -> Template | None:
+        """One that is loading, forked; None where there is nothing to fork it from."""
+        base = await self._bases.of(launch)
+        if base is None:
+            return None
+        try:
+            return await base.hold(self._template(launch, base))
+        except Unavailable as problem:
+            log().warning("base.failed", reason=problem.message)
+            return None
+
+    async def _template(self, launch: Launch, base: Template | None = None) -> Template:
+        """One that is loading. Errors: Unavailable."""
+        with ExitStack() as ours:
+            directory, order = self._confinement.directory("template"), self._order(launch, "template")
+            if base is None:
+                plan = await self._plan(launch, directory, template=True)
+                begun = await self._begin(ours, plan, launch.environment, directory, launch.bounds)
+                given = []
+            else:
+                told = {"directory": bubblewrap.WORK, "mapped": os.getuid() == 0}
+                begun = await self._fork(ours, base.job, base.control, directory, launch.bounds, told, forks=True)
+                directory = f"{base.directory}/slots/{directory}"
+                given = [in_memory(ours, launch.source)]
+            sockets = await self._listening(ours, begun)
+            if base is not None:
+                await begun.job.placed
+            return await self._loading(ours, begun, sockets, directory, launch.bounds, order, given)
+
+    async def _start_base(self, environment: Environment) -> Template:
+        """What templates of this environment are forked from, ready. Errors: StartFailed, Unforkable, Unavailable."""
+        with ExitStack() as ours:
+            directory = self._confinement.directory("base")
+            plan = replace(await self._plan_of(environment, directory), base=True, maps=os.getuid() == 0)
+            begun = await self._begin(ours, plan, environment, directory, DEFAULT_BOUNDS, is_open=False)
+            own = {"modules": MODULES, "mode": "base"}
+            order = self._order_of(environment, self._bases.given, DEFAULT_BOUNDS) | own
+            base = await self._loading(ours, begun, [], directory, DEFAULT_BOUNDS, order, [])
+        await base.ready(BASE_SECONDS)
+        return base
+
+    async def _loading(
+        self, ours: ExitStack, begun: "_Begun", sockets: list[socket.socket], directory: str, bounds: Bounds,
+        order: Mapping[str, Any], given: list[int],
+    ) -> Template:  # fmt: skip
+        """What has its order; `ours` lets go of all but `given`, which it is passed. Errors: Unavailable."""
+        job, control, diagnosis = begun
+        process, outputs = self._outputs(ours, sockets, directory)
+        slot = partial(self._slot, job, control, directory, bounds, process.names)
+        template = Template(job, control, process, diagnosis, directory, slot, self._spawner.kill)
+        try:
+            await control.send(b"S", order, [*outputs, *given])
+        except Crashed as crash:
+            raise Unavailable(f"the sandbox doesn't start: {_printed(diagnosis) or crash}") from crash
+        close_all(outputs)
+        close_all(given)
+        ours.pop_all()
+        return template
+
     async def _begin(
-        self, ours: ExitStack, launch: Launch, directory: str, *, template: bool
-    ) -> tuple[ControlChannel, int, Job]:
-        """A shim that waits for its order: its control channel, where bubblewrap says what is wrong, its job."""
+        self, ours: ExitStack, plan: Plan, environment: Environment, directory: str, bounds: Bounds, *,
+        is_open: bool = True,
+    ) -> "_Begun":  # fmt: skip
+        """Errors: Unavailable."""
         with ExitStack() as its:
             ours_end, its_end = socket.socketpair()
             control = ControlChannel(ours_end)
@@ -122,50 +182,50 @@ class BubblewrapDriver:
             diagnosis, told = pipe(ours)
             its.callback(os.close, told)
             fds = {1: told, 2: told, bubblewrap.CONTROL_FD: its_end.fileno()}
-            job = await self._spawn(launch, fds, directory, template=template)
+            command = [str(environment.interpreter), "-u", self.entry]
+            listen = self._doors if is_open else None
+            job = await self._confinement.spawn(plan, command, fds, directory=directory, listen=listen, bounds=bounds)
         ours.callback(self._spawner.kill, job)
-        return control, diagnosis, job
+        return _Begun(job, control, diagnosis)
 
     async def _fork(
-        self,
-        template: Job,
-        control: ControlChannel,
-        directory: str,
-        bounds: Bounds,
-        names: Names,
-        warm: bool,
+        self, ours: ExitStack, parent: Job, control: ControlChannel, directory: str, bounds: Bounds,
+        order: Mapping[str, Any], *, forks: bool = False,
+    ) -> "_Begun":  # fmt: skip
+        """Has `parent` fork. Errors: Unavailable."""
+        with ExitStack() as its:
+            ours_end, its_end = socket.socketpair()
+            channel = ControlChannel(ours_end)
+            ours.callback(channel.close)
+            its.callback(its_end.close)
+            spawners, slots = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            # Now: the slot may speak before the spawner has taken it on.
+            spawners.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            its.callback(spawners.close)
+            its.callback(slots.close)
+            job = self._spawner.adopt(parent, spawners, run=directory, listen=self._doors, bounds=bounds, forks=forks)
+            ours.callback(self._spawner.kill, job)
+            try:
+                await control.send(b"F", {"slot": job.number, **order}, [its_end.fileno(), slots.fileno()])
+            except Crashed as crash:
+                raise Unavailable("the template is gone") from crash
+        diagnosis = os.open(os.devnull, os.O_RDONLY)
+        ours.callback(os.close, diagnosis)
+        return _Begun(job, channel, diagnosis)
+
+    async def _slot(
+        self, template: Job, control: ControlChannel, directory: str, bounds: Bounds, names: Names, warm: bool
     ) -> BubblewrapSandbox:
         """A slot of a template: its shim is about to say that it is ready. Errors: Unavailable."""
         with ExitStack() as ours:
-            with ExitStack() as its:
-                ours_end, its_end = socket.socketpair()
-                channel = ControlChannel(ours_end)
-                ours.callback(channel.close)
-                its.callback(its_end.close)
-                spawners, slots = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                # Now: the slot may speak before the spawner has taken it on.
-                spawners.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-                its.callback(spawners.close)
-                its.callback(slots.close)
-                listen = [(way.address, way.port) for way in self._ways]
-                name = self._confinement.directory("slot")
-                job = self._spawner.adopt(template, spawners, run=name, listen=listen, bounds=bounds)
-                ours.callback(self._spawner.kill, job)
-                filter_ = base64.b64encode(self._confinement.filter).decode()
-                order = {"slot": job.number, "directory": bubblewrap.WORK, "filter": filter_, "warm": warm}
-                try:
-                    await control.send(b"F", order, [its_end.fileno(), slots.fileno()])
-                except Crashed as crash:
-                    raise Unavailable("the template is gone") from crash
-            diagnosis = os.open(os.devnull, os.O_RDONLY)
-            ours.callback(os.close, diagnosis)
-            sockets = await self._listening(job, diagnosis)
-            for sock in sockets:
-                ours.callback(sock.close)
-            await job.placed
+            name = self._confinement.directory("slot")
+            order = {"directory": bubblewrap.WORK, "filter": self._filter, "warm": warm}
+            begun = await self._fork(ours, template, control, name, bounds, order)
+            sockets = await self._listening(ours, begun)
+            await begun.job.placed
             process, outputs = self._outputs(ours, sockets, f"{directory}/slots/{name}")
             process.names = names.copy()  # it may remember addresses that it was given while it was imported
-            sandbox = BubblewrapSandbox(self._spawner, job, process, channel, outputs, diagnosis)
+            sandbox = BubblewrapSandbox(self._spawner, begun.job, process, begun.control, outputs, begun.diagnosis)
             ours.pop_all()
             return sandbox
 
@@ -178,48 +238,67 @@ class BubblewrapDriver:
         places = self._confinement.places(directory)
         return Process(stdout, stderr, ways, sockets[len(ways) :], places=places), outputs
 
-    async def _spawn(self, launch: Launch, fds: dict[int, int], directory: str, *, template: bool) -> Job:
-        environment, confinement = launch.environment, self._confinement
+    async def _plan(self, launch: Launch, directory: str, *, template: bool = False) -> Plan:
+        """Errors: Unavailable."""
+        plan = await self._plan_of(launch.environment, directory, slots=template)
+        binds, files = [*plan.binds], {**plan.files, _script(launch): launch.source}
+        if launch.certificates is not None:
+            shown = await self._confinement.show(launch.certificates)
+            binds.append(replace(shown, target=bubblewrap.CERTIFICATES))
+        return replace(plan, binds=binds, files=files, template=template)
+
+    async def _plan_of(self, environment: Environment, directory: str, *, slots: bool = True) -> Plan:
+        """What all sandboxes of an environment have. Errors: Unavailable."""
+        confinement = self._confinement
         shown = [await confinement.show(environment.path)]
         if not environment.base_prefix.is_relative_to("/usr"):
             shown.append(await confinement.show(environment.base_prefix))
-        if launch.certificates is not None:
-            shown.append(replace(await confinement.show(launch.certificates), target=bubblewrap.CERTIFICATES))
         shown += confinement.own(directory, bubblewrap.WORK)
-        if template:
+        if slots:
             shown += confinement.slots(directory)
-        files = {**self._files, _script(launch): launch.source}
-        plan = Plan(shown, files, _ENVIRONMENT, bubblewrap.WORK, template=template)
-        command = [str(environment.interpreter), "-u", self.entry]
-        listen = [(way.address, way.port) for way in self._ways]
-        return await confinement.spawn(plan, command, fds, directory=directory, listen=listen, bounds=launch.bounds)
+        return Plan(shown, self._files, _ENVIRONMENT, bubblewrap.WORK)
 
-    async def _listening(self, job: Job, diagnosis: int) -> list[socket.socket]:
+    async def _listening(self, ours: ExitStack, begun: "_Begun") -> list[socket.socket]:
+        job = begun.job
         try:
             async with asyncio.timeout(LISTEN_SECONDS):
-                return await job.listening
+                sockets = await job.listening
         except (TimeoutError, Unavailable) as error:
-            raise Unavailable(f"the sandbox doesn't start: {_printed(diagnosis) or error}") from error
+            raise Unavailable(f"the sandbox doesn't start: {_printed(begun.diagnosis) or error}") from error
         except asyncio.CancelledError:
             job.hang_up()
             raise
+        for sock in sockets:
+            ours.callback(sock.close)
+        return sockets
 
     def _order(self, launch: Launch, mode: str) -> dict[str, Any]:
-        path = f"{launch.environment.path}/bin:{launch.env.get('PATH', _PATH)}"
-        own = {"PATH": path, "VIRTUAL_ENV": str(launch.environment.path)}
-        return {
+        return self._order_of(launch.environment, launch.env, launch.bounds) | {
             "script": _script(launch),
             "argv": [],
-            "env": {**launch.env, **own},
-            "processes": max(PROCESSES, launch.bounds.processes),
             "file_bytes": launch.disk_bytes,
-            # Of each process, where no control group limits them together.
-            "memory": launch.bounds.memory if self._spawner.no_cgroups else 0,
-            "self_check": True,
             "mode": mode,
             "serves_many": launch.isolation == "instance",
             "asks": launch.isolation == "check",
         }
+
+    def _order_of(self, environment: Environment, env: Mapping[str, str], bounds: Bounds) -> dict[str, Any]:
+        path = f"{environment.path}/bin:{env.get('PATH', _PATH)}"
+        return {
+            "env": {**env, "PATH": path, "VIRTUAL_ENV": str(environment.path)},
+            "processes": max(PROCESSES, bounds.processes),
+            # Of each process, where no control group limits them together.
+            "memory": bounds.memory if self._spawner.no_cgroups else 0,
+            "self_check": True,
+        }
+
+
+class _Begun(NamedTuple):
+    """A shim that waits for its order, and where it is said what went wrong before."""
+
+    job: Job
+    control: ControlChannel
+    diagnosis: int
 
 
 def _script(launch: Launch) -> str:
@@ -258,3 +337,4 @@ async def open_driver(
                 yield driver
         finally:
             driver.programs.close()
+            await driver.bases.close()

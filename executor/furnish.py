@@ -11,10 +11,11 @@ import re
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from executor import netns
-from executor.bubblewrap import LOWER, SHM_BYTES, SLOTS, UID, WORK, System
+from executor.bubblewrap import LOWER, SHM_BYTES, SLOTS, UID, UNMASKED_PROC, WORK, System
 
 PARTS = ("tmp", "tmp.overlay", "work", "work.overlay")  # of a slot's directory, which its uid owns
 _NEW_USER, _NEW_NS, _NEW_PID, _NEW_NET = 0x10000000, 0x00020000, 0x20000000, 0x40000000
@@ -27,6 +28,35 @@ Mount = tuple[bytes, bytes, bytes | None, int, bytes]
 _TEMPORARY = ("/tmp/", "/var/tmp/")  # noqa: S108  # inside
 _CLOSED = _NOSUID | _NODEV
 _NOTHING = _CLOSED | _NOEXEC
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a slot is to have: `pidfd` is its init's, `shown` mount points below places for temporary files."""
+
+    pidfd: int
+    mounts: Sequence[Mount]
+    shown: Sequence[str]
+    addresses: Sequence[tuple[str, int]]  # where its network is opened
+
+
+@dataclass(frozen=True)
+class Maps:
+    """A template's ids, to be written from the user namespace that it was born in: `base` is a pidfd of its init."""
+
+    base: int
+    pid: int
+    uid: int
+
+    def write(self) -> None:
+        """Enters that namespace. Errors: OSError."""
+        _enter(self.base, _NEW_USER)
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{UID} {self.uid} 1"),
+            ("gid_map", f"{UID} {self.uid} 1"),
+        ):
+            Path(f"/proc/{self.pid}/{name}").write_text(text)
 
 
 def fork_into(pidfd: int) -> tuple[int, bool]:
@@ -46,21 +76,19 @@ def fork_into(pidfd: int) -> tuple[int, bool]:
     return pid, True
 
 
-def furnish(
-    pidfd: int, mounts: Sequence[Mount], shown: Sequence[str], addresses: Sequence[tuple[str, int]], *, there: bool
-) -> list[socket.socket]:
+def furnish(place: Place, *, there: bool) -> list[socket.socket]:
     """Enters the slot and mounts; the listening sockets of its network. For a child by `fork_into`. Errors: OSError."""
     if os.getuid() == 0:
         os.setgroups([])
-    _enter(pidfd, _NEW_USER | _NEW_NS | _NEW_NET | (0 if there else _NEW_PID))
+    _enter(place.pidfd, _NEW_USER | _NEW_NS | _NEW_NET | (0 if there else _NEW_PID))
     os.setresgid(UID, UID, UID)  # whatever is made in here belongs to it; capabilities stay
     os.setresuid(UID, UID, UID)
     if there:
-        _mount_all(mounts, shown)
+        _mount_all(place.mounts, place.shown)
     else:
-        _mount_in_child(mounts, shown)
+        _mount_in_child(place.mounts, place.shown)
     netns.bring_up_loopback()
-    return netns.open_network(addresses)
+    return netns.open_network(place.addresses)
 
 
 def _enter(fd: int, kinds: int) -> None:
@@ -106,6 +134,23 @@ def mounts_of(name: str) -> list[Mount]:
     return [_mount("none", "/", None, _REC | _PRIVATE), *overlays, *_OTHERS]
 
 
+def mounts_of_template(name: str) -> list[Mount]:
+    """Those of a template that is forked from a base, among whose slots it has its directory: as bubblewrap makes them.
+    What hides the others' directories comes last.
+    """
+    own = f"{SLOTS}/{name}"
+    places = (("tmp", "/tmp"), ("work", WORK))  # noqa: S108  # inside
+    return [
+        _mount("none", "/", None, _REC | _PRIVATE),
+        *(_mount(f"{own}/{part}", place, None, _BIND) for part, place in places),
+        *(_mount(f"{own}/{part}", LOWER[place], None, _BIND) for part, place in places),
+        *(_mount("none", LOWER[place], None, _BIND | _REMOUNT | _RDONLY | _CLOSED) for _, place in places),
+        *_OF_TEMPLATES,
+        _mount("proc", UNMASKED_PROC, "proc", _NOTHING),
+        _mount(f"{own}/slots", SLOTS, None, _BIND),
+    ]
+
+
 def shown_below_tmp(pid: int) -> list[str]:
     """The mount points below what the overlays will cover, as a process sees them, outer ones first: an environment may
     lie there. The same for all slots of a template. Errors: OSError.
@@ -122,10 +167,10 @@ def _mount(source: str, target: str, kind: str | None, flags: int, options: str 
     return source.encode(), target.encode(), kind.encode() if kind else None, flags, options.encode()
 
 
-def _others() -> list[Mount]:
-    """What all slots have alike. One empty directory hides all that is to be hidden."""
+def _others(*covered: str) -> list[Mount]:
+    """What all slots have alike. One empty directory hides what is to be hidden, `covered` and what the host has."""
     system = System.here()
-    empty, *hidden = str(Path(SLOTS).parent), *system.hidden_directories
+    hidden = [*covered, *system.hidden_directories]
     return [
         _mount("/tmp", "/var/tmp", None, _BIND),  # noqa: S108  # inside
         _mount("tmpfs", "/dev/shm", "tmpfs", _CLOSED, f"size={SHM_BYTES},mode=1777"),  # noqa: S108  # inside
@@ -134,12 +179,13 @@ def _others() -> list[Mount]:
         _mount("/proc/sys", "/proc/sys", None, _BIND | _REC),
         _mount("none", "/proc/sys", None, _BIND | _REMOUNT | _RDONLY | _NOTHING),
         *(_mount("/dev/null", file, None, _BIND) for file in system.hidden_files),
-        _mount("tmpfs", empty, "tmpfs", _RDONLY | _NOTHING, "size=4k"),
-        *(_mount(empty, directory, None, _BIND) for directory in hidden),
+        *(_mount("tmpfs", empty, "tmpfs", _RDONLY | _NOTHING, "size=4k") for empty in hidden[:1]),
+        *(_mount(hidden[0], directory, None, _BIND) for directory in hidden[1:]),
     ]
 
 
-_OTHERS = _others()
+_OTHERS = _others(str(Path(SLOTS).parent))
+_OF_TEMPLATES = _others()
 
 
 def remove_untouched(directory: Path) -> bool:

@@ -1,13 +1,12 @@
 """What the spawner keeps about the processes that it started. Standard library only."""
 
-import re
+import os
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from executor.bubblewrap import UID
 from executor.cgroups import Group
-
-SAFE_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
 @dataclass
@@ -35,11 +34,21 @@ class Job:
     group: Group | None = None
     # Its network is opened, and handed to the executor; else it stays empty.
     opens: bool = False
+    # A template that is forked from a base, and forks slots itself: a job's `template` is what it is forked from.
+    forks: bool = False
+    # A base's: its user namespace waits for this to be closed, until its ids are mapped.
+    unmapped: int = -1
+
+    def close_maps(self) -> None:
+        """It needn't wait any longer."""
+        if self.unmapped >= 0:
+            os.close(self.unmapped)
+            self.unmapped = -1
 
     @property
     def owner(self) -> int | None:
         """The uid that owns its directory, where we are root."""
-        return self.template.uid if self.template else self.uid
+        return self.template.uid if self.template and self.uid is None else self.uid
 
 
 @dataclass
@@ -50,6 +59,17 @@ class Uids:
     count: int
     taken: set[int] = field(default_factory=set)
     last: int = 0
+
+    def map_all(self, pid: int, uid: int) -> None:
+        """The ids of a base's user namespace: `uid` is UID inside, all others are themselves, for its templates.
+
+        Errors: OSError.
+        """
+        above, last = uid + 1, self.first + self.count
+        ranges = [(UID, uid, 1), (self.first, self.first, uid - self.first), (above, above, last - above)]
+        text = "".join(f"{inside} {outside} {count}\n" for inside, outside, count in ranges if count)
+        for name in ("uid_map", "gid_map"):
+            Path(f"/proc/{pid}/{name}").write_text(text)
 
     @property
     def packager(self) -> int:

@@ -5,12 +5,14 @@ shim_check.py, shim_control.py, shim_exchange.py (speaks ASGI), shim_template.py
 executor in frames of `length (4 bytes, big-endian) type (1 byte) payload`:
 
 control socket (fd 3)   in   S start {script, argv, env, self_check, mode, serves_many, asks; of LIMITS, 0 for none:
-                             processes, file_bytes, memory} + [stdout, stderr]
+                             processes, file_bytes, memory} + [stdout, stderr, what the script is to hold if it isn't
+                             there yet]; a base's (mode) {modules} instead of script and argv
                              O openapi? · V serve + [request socket, stdout, stderr], again after Z where `serves_many`
                         out  R ready {fork: why it can't be forked, if it `asks`} · P {document, error}
                              X failed {kind, error, traceback, line}
 a template's (mode)     in   F fork {slot, directory, filter, warm: is there time for it}
-                             + [the slot's control socket, one to the spawner]
+                             + [the slot's control socket, one to the spawner]; a base's {slot, directory, mapped:
+                             are its ids, from outside}, and the template goes on with its own S
                         out  W a slot ended {slot, status, error}
 request socket (from V) in   H {method, path, raw_path, query, headers, client, server, scheme} · D bytes · E · G gone
                         out  H {status, headers} · D bytes · E · Z {ok, error}
@@ -37,9 +39,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import shim_chance  # type: ignore[import-not-found]  # it lies beside us in the sandbox, as do the next
+import shim_base  # type: ignore[import-not-found]  # it lies beside us in the sandbox, as do the next
+import shim_chance  # type: ignore[import-not-found]
 import shim_landlock  # type: ignore[import-not-found]
 import shim_template  # type: ignore[import-not-found]
+import shim_warm  # type: ignore[import-not-found]
 from shim_check import no_rights, self_check  # type: ignore[import-not-found]
 from shim_control import CONTROL_FD, Control  # type: ignore[import-not-found]
 from shim_exchange import Exchange, one_line, openapi_of  # type: ignore[import-not-found]
@@ -55,9 +59,25 @@ OWN_LOOP = "the script starts an event loop by itself before it serves"
 
 
 def main() -> None:
-    """Waits for the order to start, runs the script, leaves without the interpreter's slow farewell."""
+    """Runs the script that it is told, and leaves without the interpreter's slow farewell."""
     os.set_inheritable(CONTROL_FD, False)  # a program that the workflow starts has no business with it
     handover.control = Control(socket.socket(fileno=CONTROL_FD))
+    order = begin()
+    if order.get("mode") in {"template", "base"}:
+        handover.is_template = True
+        shim_chance.watch_randomness()
+        shim_template.watch_forks()
+    sys.meta_path.insert(0, Hook(template=handover.is_template))  # a finder by shape
+    if order.get("mode") == "base":
+        shim_base.serve(handover.control, order["modules"], heard)
+        order = begin()
+    handover.is_asked = order.get("asks", False)
+    handover.serves_many = order.get("serves_many", False)
+    leave(run_script(order["script"], order.get("argv", [])))
+
+
+def begin() -> dict[str, Any]:
+    """Waits for the order to start, and takes its place. Ends the process where that is none to run anything in."""
     kind, order, fds = handover.control.receive()
     if kind != b"S":
         os._exit(64)
@@ -65,18 +85,16 @@ def main() -> None:
     if refusal:
         handover.fail("refused", refusal)
         os._exit(65)
-    take_output(fds)
-    for name, kind in LIMITS.items():
-        limit_to(order.get(name, 0), kind)
+    take_output(fds[:2])
+    for name, limit in LIMITS.items():
+        limit_to(order.get(name, 0), limit)
     os.environ.update(order["env"])
-    handover.is_asked = order.get("asks", False)
-    handover.serves_many = order.get("serves_many", False)
-    if order.get("mode") == "template":
-        handover.is_template = True
-        shim_chance.watch_randomness()
-        shim_template.watch_forks()
-    sys.meta_path.insert(0, Hook(template=handover.is_template))  # a finder by shape
-    leave(run_script(order["script"], order.get("argv", [])))
+    for source in fds[2:]:
+        with open(source, "rb") as given, open(order["script"], "wb") as script:  # noqa: PTH123  # a descriptor
+            script.write(given.read())
+    if order.get("mode") == "base":
+        shim_base.stand_apart()
+    return order  # type: ignore[no-any-return]
 
 
 def limit_to(most: int, kind: int) -> None:
@@ -90,7 +108,7 @@ def limit_to(most: int, kind: int) -> None:
 def confine(order: dict[str, Any]) -> str:
     """Landlock, as far as this kernel has it. Why that failed; empty when it didn't."""
     try:
-        shim_landlock.confine(template=order.get("mode") == "template")
+        shim_landlock.confine(template=order.get("mode") in {"template", "base"})
     except OSError as error:
         return str(error)
     return ""
@@ -201,7 +219,7 @@ class Handover:
         """Loads the app and waits for forks; returns in each of them."""
         if not config.loaded:
             config.load()
-        shim_template.warm_up(config)
+        shim_warm.warm_up(config)
 
         def answer(kind: bytes) -> None:
             if kind == b"O":
@@ -307,7 +325,7 @@ async def serve(server: Any, sockets: Any = None) -> None:  # noqa: ARG001  # uv
     if not config.loaded:
         config.load()
     if handover.has_time:
-        await shim_template.touch(config.loaded_app, times=1)
+        await shim_warm.touch(config.loaded_app, times=1)
     server.lifespan = lifespan = config.lifespan_class(config)
     lifespan.logger = Quiet(logging.getLogger("uvicorn.error"))
     request = handover.give(config)

@@ -12,20 +12,23 @@ from collections.abc import Callable
 from typing import Any
 
 
-def be_unique() -> None:
-    """What two forks of one process must not share: random streams, names, caches of who they are.
+def be_unique(*, forks: bool = False) -> None:
+    """What two forks of one process must not share: random streams, names, caches of who they are. One that `forks`
+    itself goes on to remember what has to be made unique.
 
     OpenSSL sees to it by itself, by the changed pid (bubblewrap.py).
     """
-    for undo in _undo:
-        undo()
+    if not forks:
+        for undo in _undo:
+            undo()
     random.seed()
     for instance in _seeded_by_chance:
         instance.seed()
     for generator in _generators:
         generator.state = type(generator)().state
-    for remembered in (_undo, _seeded_by_chance, _generators, _drawn):
-        remembered.clear()
+    if not forks:
+        for remembered in (_undo, _seeded_by_chance, _generators, _drawn):
+            remembered.clear()
     numpy_random: Any = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()

@@ -8,20 +8,15 @@ spawner on a socket that came with F: in order `!` born · `G` furnished + [a cg
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import concurrent.futures.thread  # noqa: F401  # has something to do at forks, and says so now: see `watch_forks`
 import ctypes
 import gc
-import json
 import os
 import platform
 import signal
 import socket
 import stat
-import struct
-import sys
-import types
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +24,6 @@ from typing import Any, NoReturn
 
 import shim_chance  # type: ignore[import-not-found]  # it lies beside us in the sandbox, as do the next
 import shim_landlock  # type: ignore[import-not-found]
-from shim_exchange import Exchange  # type: ignore[import-not-found]
 
 UID = 1000
 _CLONE = {"x86_64": 56, "aarch64": 220}
@@ -70,8 +64,13 @@ def unforkable(own: set[int]) -> str:
     return ""
 
 
+_collapsed: set[int] = set()
+
+
 def collapse_pages() -> None:
-    """Huge pages where our memory has any by now: a fork copies, and an exit takes down, one entry instead of 512."""
+    """Huge pages where our memory has any by now: a fork copies, and an exit takes down, one entry instead of 512. Not
+    where a base has made them already: they would be copied, and not be shared any more.
+    """
     for line in Path("/proc/self/maps").read_text().splitlines():
         fields = line.split(None, 5)
         if fields[1] != "rw-p" or fields[4] != "0":
@@ -79,7 +78,9 @@ def collapse_pages() -> None:
         start, end = (int(address, 16) for address in fields[0].split("-"))
         start = -(-start // _HUGE) * _HUGE
         for place in range(start, end - _HUGE + 1, _HUGE):
-            _libc.madvise(ctypes.c_void_p(place), ctypes.c_size_t(_HUGE), _MADV_COLLAPSE)  # as far as there are any
+            if place not in _collapsed:
+                _collapsed.add(place)
+                _libc.madvise(ctypes.c_void_p(place), ctypes.c_size_t(_HUGE), _MADV_COLLAPSE)  # as far as there are any
 
 
 def _shared_state(number: int) -> str:
@@ -116,10 +117,14 @@ def watch_forks() -> None:
 
 
 class Template:
-    """Waits for orders to fork. `serve` returns in each slot, never in the template itself."""
+    """Waits for orders to fork. `serve` returns in each slot, never in the template itself.
 
-    def __init__(self, control: Any) -> None:
+    A `base` forks templates instead, each the init of its own pid namespace.
+    """
+
+    def __init__(self, control: Any, *, base: bool = False) -> None:
         self._control = control
+        self._base = base
         self._slots: dict[int, int] = {}  # pid → slot
         self._collects = gc.isenabled()
 
@@ -152,7 +157,10 @@ class Template:
                     awake.close()
                     wake.close()
 
-                become_slot(self._control, order, fds, reset, collects=self._collects)
+                if self._base:
+                    become_template(self._control, order, fds, reset)
+                else:
+                    become_slot(self._control, order, fds, reset, collects=self._collects)
                 return order  # type: ignore[no-any-return]
             else:
                 for fd in fds:
@@ -166,8 +174,8 @@ class Template:
             ctypes.pythonapi.PyOS_BeforeFork()
         pid = int(_libc.syscall(_CLONE[platform.machine()], _NAMESPACES | signal.SIGCHLD, 0, 0, 0, 0))
         if pid == 0:
-            if main := int(_libc.fork()):  # libc's knows what else is to be done in a child
-                _be_init(main) if main > 0 else os._exit(71)
+            if not self._base and (main := int(_libc.fork())):  # libc's knows what else is to be done in a child
+                be_init(main) if main > 0 else os._exit(71)
             if _told_of_forks:
                 ctypes.pythonapi.PyOS_AfterFork_Child()
             return 0
@@ -216,14 +224,8 @@ def become_slot(
 
     Whatever is touched here is copied, at some 5 µs a page: simple calls instead of comfortable ones.
     """
-    for place, text in _IDENTITY:
-        opened = os.open(place, os.O_WRONLY)
-        os.write(opened, text)
-        os.close(opened)
-    os.dup2(fds[0], control.sock.fileno(), inheritable=False)
-    os.close(fds[0])
-    with socket.socket(fileno=fds[1]) as spawner:
-        _settle(spawner)
+    _map_itself()
+    _take_line(control, fds)
     os.chdir(order["directory"])
     try:
         shim_landlock.confine()
@@ -234,6 +236,36 @@ def become_slot(
     shim_chance.be_unique()
     if collects:
         gc.enable()
+
+
+def become_template(control: Any, order: dict[str, Any], fds: list[int], reset: Callable[[], None]) -> None:
+    """As a slot, but for what makes it one that forks: no filter but its base's, and the memory of what is chance.
+    Where we have many uids, ours is mapped from outside, before `G`.
+    """
+    if not order["mapped"]:
+        _map_itself()
+    _take_line(control, fds)
+    for change in (os.setresgid, os.setresuid):
+        change(UID, UID, UID)
+    os.chdir(order["directory"])
+    reset()
+    give_up_capabilities()
+    shim_chance.be_unique(forks=True)
+
+
+def _map_itself() -> None:
+    for place, text in _IDENTITY:
+        opened = os.open(place, os.O_WRONLY)
+        os.write(opened, text)
+        os.close(opened)
+
+
+def _take_line(control: Any, fds: list[int]) -> None:
+    """The control socket is ours, and not that of whoever forked us; the spawner has its say on the other."""
+    os.dup2(fds[0], control.sock.fileno(), inheritable=False)
+    os.close(fds[0])
+    with socket.socket(fileno=fds[1]) as spawner:
+        _settle(spawner)
 
 
 def _settle(spawner: socket.socket) -> None:
@@ -250,7 +282,7 @@ def _settle(spawner: socket.socket) -> None:
         os._exit(67)
 
 
-def _be_init(main: int) -> NoReturn:
+def be_init(main: int) -> NoReturn:
     """Waits for all, and ends with `main`; its status is 128 + n for signal n."""
     os.closerange(0, 1 << 16)
     while True:
@@ -267,7 +299,15 @@ class _Filter(ctypes.Structure):
 
 
 def drop_rights(program: bytes) -> None:
-    """No capability, not even in our own namespaces, and the filter of a run on top of the template's."""
+    """No capability, and the filter of a run on top of the template's."""
+    give_up_capabilities()
+    fprog = _Filter(len(program) // 8, program)
+    if _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(fprog), 0, 0):
+        os._exit(68)
+
+
+def give_up_capabilities() -> None:
+    """All, even in our own namespaces."""
     for capability in range(64):
         if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0):
             break  # the last one that this kernel knows
@@ -276,89 +316,3 @@ def drop_rights(program: bytes) -> None:
     nothing = (ctypes.c_uint32 * 6)()
     if _libc.syscall(_CAPSET[platform.machine()], header, nothing):
         os._exit(68)
-    fprog = _Filter(len(program) // 8, program)
-    if _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(fprog), 0, 0):
-        os._exit(68)
-
-
-def warm_up(config: Any) -> None:
-    """Makes uvicorn and the framework do once what they would do lazily; never calls the user's handlers."""
-    _loop_factory(config)  # imports uvloop, where that is used
-    loop = asyncio.SelectorEventLoop()  # uvloop's would leave a pipe open that all slots shared
-    try:
-        loop.run_until_complete(touch(config.loaded_app, times=3))
-    finally:
-        loop.close()
-
-
-def _loop_factory(config: Any) -> Any:
-    """None: by the policy, which older versions of uvicorn set."""
-    return config.get_loop_factory() if hasattr(config, "get_loop_factory") else config.setup_event_loop()
-
-
-async def touch(app: Any, *, times: int) -> None:
-    """A dummy app of the same framework answers a dummy request, on the way that a real one takes."""
-    if getattr(app, "middleware_stack", True) is None:
-        app.middleware_stack = app.build_middleware_stack()
-    dummy = _dummy()
-    for _ in range(times):
-        with suppress(Exception):  # a framework that doesn't like our dummy is merely not warm
-            await _exchange(dummy)
-
-
-_made: list[Any] = []
-
-
-def _dummy() -> Any:
-    """Made once, in the template."""
-    if not _made:
-        fastapi: Any = sys.modules.get("fastapi")
-        _made.append(_bare if fastapi is None else _of_fastapi(fastapi))
-    return _made[0]
-
-
-def _of_fastapi(fastapi: Any) -> Any:
-    pydantic: Any = sys.modules["pydantic"]
-    model = pydantic.create_model("Dummy", name=(str, "x"))
-    dummy = fastapi.FastAPI()
-
-    async def answer(body: Any) -> dict[str, str]:
-        return {"name": body.name}
-
-    answer.__annotations__["body"] = model
-    dummy.post("/")(answer)
-    return dummy
-
-
-async def _bare(_scope: Any, receive: Any, send: Any) -> None:
-    while (await receive()).get("more_body"):
-        pass
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"{}"})
-
-
-async def _exchange(app: Any) -> None:
-    config = types.SimpleNamespace(loaded_app=app, encoded_headers=[], asgi_version="3.0", root_path="")
-    ours, its = socket.socketpair()
-    with ours:
-        ours.sendall(_REQUEST)
-        exchange = Exchange(config, types.SimpleNamespace(state={}), its)
-        await exchange.run()
-        exchange.close()
-
-
-def _frame(kind: bytes, payload: bytes) -> bytes:
-    return struct.pack("!I", len(payload)) + kind + payload
-
-
-_HEAD = {
-    "method": "POST",
-    "path": "/",
-    "raw_path": "/",
-    "query": "",
-    "headers": [["content-type", "application/json"], ["content-length", "15"]],
-    "client": ["127.0.0.1", 0],
-    "server": ["127.0.0.1", 8000],
-    "scheme": "http",
-}
-_REQUEST = _frame(b"H", json.dumps(_HEAD).encode()) + _frame(b"D", b'{"name":"warm"}') + _frame(b"E", b"")

@@ -1,7 +1,7 @@
 """The slots among the spawner's jobs: adopted before they are forked, then welcomed, furnished and settled.
 
-A slot speaks on a socket of its own (shim_template.py says what). Its pid is the kernel's word, not its own. Standard
-library only.
+A slot speaks on a socket of its own (shim_template.py says what). Its pid is the kernel's word, not its own. What is
+forked from a base is a template, with a uid of its own where we are root. Standard library only.
 """
 
 import os
@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from executor import furnish, netns, spawned
 from executor.cgroups import Group
-from executor.jobs import SAFE_NAME, Job
+from executor.jobs import Job
+from executor.staging import PARTS, make_directory
 
 
 class Spawner(Protocol):
@@ -33,6 +34,10 @@ class Spawner(Protocol):
 
     def group(self, name: str, bounds: Sequence[float]) -> Group | None: ...
 
+    def take_uid(self) -> int | None: ...
+
+    def give_back(self, uid: int | None) -> None: ...
+
 
 class Slots:
     """Orders `adopt`, and what slots say until they are settled."""
@@ -50,20 +55,31 @@ class Slots:
         listen: list[tuple[str, int]],
         bounds: Sequence[float],
         given: list[int],
+        *,
+        forks: bool,
     ) -> None:
         """Errors: OSError."""
         parent = self._spawner.jobs.get(template)
         if parent is None or parent.directory is None or parent.killed_at:
             raise OSError("the template is gone")
-        directory = _make_directory(run, parent)
+        uid = self._spawner.take_uid() if forks else None
+        parts = PARTS if forks else furnish.PARTS
         try:
-            group = self._spawner.group(run, bounds)
+            owner = parent.uid if uid is None else uid
+            directory = make_directory(parent.directory / "slots", run, owner, parts)
+            try:
+                group = self._spawner.group(run, bounds)
+            except OSError:
+                for part in (*parts, ""):
+                    (directory / part).rmdir()
+                raise
         except OSError:
-            furnish.remove_untouched(directory)
+            self._spawner.give_back(uid)
             raise
         word = socket.socket(fileno=os.dup(given[0]))
         word.setblocking(False)
-        slot = Job(job, 0, True, None, directory, listen, told=-1, status=0, template=parent, word=word, group=group)
+        slot = Job(job, 0, True, uid, directory, listen, told=-1, status=0, template=parent, word=word, group=group)
+        slot.forks = forks
         self._spawner.jobs[job] = slot
         parent.slots.add(job)
         self._spawner.watch(word.fileno(), lambda: self._hear(slot))
@@ -115,19 +131,24 @@ class Slots:
             self._spawner.kill(slot)
 
     def _welcome(self, slot: Job, pid: int) -> None:
-        """It is the child of its init, with which all in it dies. Errors: OSError."""
+        """It is the child of its init, with which all in it dies, or it is one. Errors: OSError."""
         slot.pid = pid
-        slot.init = _open_parent(pid)
+        slot.init = _open_init(pid if slot.forks else _parent(pid))
         self._spawner.watch(slot.init, lambda: self._spawner.maybe_ended(slot))
         assert slot.directory is not None
         assert slot.template is not None
         if slot.template.shown is None:
             slot.template.shown = furnish.shown_below_tmp(pid)
-        shown, mounts = slot.template.shown, furnish.mounts_of(slot.directory.name)
+        name = slot.directory.name
+        mounts = furnish.mounts_of_template(name) if slot.forks else furnish.mounts_of(name)
+        place = furnish.Place(slot.init, mounts, slot.template.shown, slot.listen)
+        maps = None
+        if slot.uid is not None and slot.template.init is not None:
+            maps = furnish.Maps(slot.template.init, pid, slot.uid)
         netns.network_of(slot.listen)
         helper, there = furnish.fork_into(slot.init)
         if helper == 0:
-            spawned.furnish_slot(self._executor, slot.id, slot.init, mounts, shown, slot.listen, there=there)
+            spawned.furnish_slot(self._executor, slot.id, place, maps, there=there)
         self._furnishers[helper] = slot
 
     def _settled(self, slot: Job) -> None:
@@ -140,25 +161,17 @@ class Slots:
         self.hang_up(slot)
 
 
-def _open_parent(pid: int) -> int:
-    """A pidfd of its parent, which must be the init of the same pid namespace. Errors: OSError."""
+def _parent(pid: int) -> int:
+    """Errors: OSError."""
     status = Path(f"/proc/{pid}/status").read_text()
-    parent = int(status.split("PPid:", 1)[1].split(None, 1)[0])
-    opened = os.pidfd_open(parent)
-    about = Path(f"/proc/{parent}/status").read_text()
+    return int(status.split("PPid:", 1)[1].split(None, 1)[0])
+
+
+def _open_init(pid: int) -> int:
+    """A pidfd of what must be the init of a pid namespace. Errors: OSError."""
+    opened = os.pidfd_open(pid)
+    about = Path(f"/proc/{pid}/status").read_text()
     if about.split("NSpid:", 1)[1].split("\n", 1)[0].split()[-1] != "1":
         os.close(opened)
-        raise OSError("the slot isn't the child of an init")
+        raise OSError("the slot is neither an init nor the child of one")
     return opened
-
-
-def _make_directory(name: str, template: Job) -> Path:
-    assert template.directory is not None
-    if not SAFE_NAME.fullmatch(name):
-        raise OSError(f"{name!r} is no name for a slot's directory")
-    directory = template.directory / "slots" / name
-    for path in (directory, *(directory / part for part in furnish.PARTS)):
-        path.mkdir(mode=0o700)
-        if template.uid is not None:
-            os.chown(path, template.uid, template.uid)
-    return directory

@@ -86,19 +86,14 @@ def listen(executor: socket.socket, job: int, pid: int, addresses: Sequence[tupl
 
 
 def furnish_slot(
-    executor: socket.socket,
-    job: int,
-    pidfd: int,
-    mounts: Sequence[furnish.Mount],
-    shown: Sequence[str],
-    addresses: Sequence[tuple[str, int]],
-    *,
-    there: bool,
+    executor: socket.socket, job: int, place: furnish.Place, maps: furnish.Maps | None, *, there: bool
 ) -> NoReturn:
     """Makes a slot's place its own; hands the executor listening sockets of its network. Exit status 1 if it can't."""
     status = 1
     try:
-        made = furnish.furnish(pidfd, mounts, shown, addresses, there=there)
+        if maps is not None:
+            maps.write()
+        made = furnish.furnish(place, there=there)
         socket.send_fds(executor, [json.dumps({"did": "listening", "job": job}).encode()], [s.fileno() for s in made])
         status = 0
     except BaseException as error:  # noqa: BLE001  # as above

@@ -4,11 +4,11 @@ Single-threaded, standard library only, started before grpc is imported with an 
 goes as JSON messages with descriptors over one socket (SEQPACKET); when it closes, everything that was started dies.
 
 orders  configure {runs, uids, needed} · stage {job, path} · kill {job}
-        spawn {job, argv, env, cwd, fds, confined, run, listen, bounds, template} + a descriptor for each number in
-        fds: `run` names a directory to make in `runs` with `tmp`, `work`, `slots` in it, `listen` addresses inside the
-        sandbox's network, `bounds` are [memory in bytes, processes, processors], 0 for no limit
-        adopt {job, template, run, listen, bounds} + the socket on which the slot, to be forked from the job `template`,
-        speaks
+        spawn {job, argv, env, cwd, fds, confined, run, listen, bounds, kind: template | base | packager} + a descriptor
+        for each number in fds: `run` names a directory to make in `runs` with `tmp`, `work`, `slots` in it, `listen`
+        addresses inside the sandbox's network, `bounds` are [memory in bytes, processes, processors], 0 for no limit
+        adopt {job, template, run, listen, bounds, forks: it is a template itself} + the socket on which the slot, to be
+        forked from the job `template`, speaks
 news    configured {job, runs, no_cgroups} · staged {job, path} · refused {job, error}
         spawned, and of a slot placed {job, group: controller → directory} · listening {job} + sockets
         deaf {job, error} · exited {job, status (null: a slot's), used, removed: its directory too} · removed {job}
@@ -31,14 +31,14 @@ from pathlib import Path
 from typing import Any
 
 from executor import furnish, spawned
+from executor.bubblewrap import MAPS_FD, STATUS_FD
 from executor.cgroups import Bounds, Cgroups, Group, Usage
-from executor.jobs import SAFE_NAME, Job, Uids
+from executor.jobs import Job, Uids
 from executor.slots import Slots
-from executor.staging import Stage
+from executor.staging import Stage, make_directory
 
 MAX_MESSAGE = 64 * 1024
 MAX_FDS = 64
-STATUS_FD = 4  # where bubblewrap tells the pid of a sandbox's init (bubblewrap.py)
 PATIENCE_SECONDS = 1.0
 PROCESSES, SLOTS_PROCESSES = 1024, 1 << 16  # of one uid
 FAREWELL_SECONDS = 5.0
@@ -169,36 +169,42 @@ class Spawner:
     def _reach(self, job: int, path: str, **_: Any) -> None:
         self.tell("staged", job=job, path=str(self._stage.reach(Path(path)) if self._stage else Path(path)))
 
-    def _spawn(self, job: int, run: str = "", *, given: list[int], confined: bool, **order: Any) -> None:
-        packager = order.pop("packager", False)
+    def _spawn(
+        self, job: int, run: str = "", *, given: list[int], confined: bool, kind: str = "", **order: Any
+    ) -> None:
         uid = None
         if confined and self._uids:
-            uid = self._uids.packager if packager else self._uids.take()
-        directory, group = None, None
+            uid = self._uids.packager if kind == "packager" else self._uids.take()
+        directory, group, unmapped = None, None, -1
         bounds = order.pop("bounds", (0, 0, 0))
         # Each slot has its own limit; a uid's is there for where nothing else is.
-        order["processes"] = SLOTS_PROCESSES if order.pop("template", False) else max(PROCESSES, int(bounds[1]))
+        order["processes"] = SLOTS_PROCESSES if kind in {"template", "base"} else max(PROCESSES, int(bounds[1]))
         doors: list[int] = []
         try:
-            directory = self._make_directory(run, uid) if run else None
+            directory = make_directory(self._runs, run, uid) if run else None
             if confined and run:
                 group = self.group(run, bounds)
                 doors = group.doors() if group else []
             placed = dict(zip(order.pop("fds"), given, strict=True))
             listen = order.pop("listen", None)
+            if kind == "base" and uid is not None:
+                placed[MAPS_FD], unmapped = os.pipe()
+                given.append(placed[MAPS_FD])  # to be closed with the others
             pid, told = self._fork(spawned.Order(fds=placed, confined=confined, uid=uid, doors=doors, **order))
         except OSError:
+            if unmapped >= 0:
+                os.close(unmapped)
             if group is not None:
                 group.remove()
             if directory is not None:
                 self._sweep(directory, uid, None)
-            self._give_back(uid)
+            self.give_back(uid)
             raise
         finally:
             for door in doors:
                 os.close(door)
-        opens = listen is not None
-        started = Job(job, pid, confined, uid, directory, listen or [], told, group=group, opens=opens)
+        started = Job(job, pid, confined, uid, directory, listen or [], told, group=group, opens=listen is not None)
+        started.unmapped = unmapped
         self.jobs[job] = self._by_pid[pid] = started
         self.watch(told, lambda: self._read_status(started))
         self.tell("spawned", job=job, group=group.places if group else {})
@@ -219,16 +225,6 @@ class Spawner:
         os.close(tell)
         return pid, told
 
-    def _make_directory(self, name: str, uid: int | None) -> Path:
-        if not SAFE_NAME.fullmatch(name):
-            raise OSError(f"{name!r} is no name for a run's directory")
-        directory = self._runs / name
-        for path in (directory, *(directory / part for part in ("tmp", "work", "slots"))):
-            path.mkdir(mode=0o700)
-            if uid is not None:
-                os.chown(path, uid, uid)
-        return directory
-
     def _read_status(self, job: Job) -> None:
         """bubblewrap's report: `{ "child-pid": 42, … }`."""
         piece = b""
@@ -244,6 +240,10 @@ class Spawner:
         with suppress(ProcessLookupError):
             job.init = os.pidfd_open(pid)
             self.watch(job.init, lambda: self.maybe_ended(job))
+        if job.unmapped >= 0 and self._uids and job.uid is not None:
+            with suppress(ProcessLookupError, FileNotFoundError):  # it is dead already
+                self._uids.map_all(pid, job.uid)
+            job.close_maps()
         if job.killed_at is not None:
             self.kill(job)
         elif job.opens and os.fork() == 0:
@@ -318,12 +318,13 @@ class Spawner:
             self._selector.unregister(job.init)
             os.close(job.init)
         self._close_status(job)
+        job.close_maps()
         self._slots.hang_up(job)
         del self.jobs[job.id]
         used = job.group.usage() if job.group else Usage()
         status = None if job.template else job.status
         removed = False
-        if job.template and job.directory:
+        if job.template and job.directory and not job.forks:
             removed = furnish.remove_untouched(job.directory)
         self.tell("exited", job=job.id, status=status, used=vars(used), removed=removed)
         if job.group is not None:
@@ -341,7 +342,7 @@ class Spawner:
     def _remove(self, job: Job) -> None:
         """Its directory; a template's after those of its slots."""
         if job.directory is None:
-            self._give_back(job.uid)
+            self.give_back(job.uid)
         elif not job.slots:
             self._sweep(job.directory, job.owner, job)
 
@@ -365,14 +366,19 @@ class Spawner:
 
     def _gone(self, job: Job) -> None:
         """Nothing is left of it."""
-        self._give_back(job.uid)
+        self.give_back(job.uid)
         template = job.template
         if template is not None:
             template.slots.discard(job.id)
             if template.id not in self.jobs:
                 self._remove(template)
 
-    def _give_back(self, uid: int | None) -> None:
+    def take_uid(self) -> int | None:
+        """One for a sandbox, where we are root. Errors: OSError when all are taken."""
+        return self._uids.take() if self._uids else None
+
+    def give_back(self, uid: int | None) -> None:
+        """Nothing of it is left."""
         if uid is not None and self._uids:
             self._uids.taken.discard(uid)
 

@@ -177,17 +177,18 @@ class SpawnerClient:
     async def spawn(
         self, argv: Sequence[str], fds: Mapping[int, int], *, confined: bool, env: Mapping[str, str] | None = None,
         cwd: str = "/", run: str = "", listen: Sequence[tuple[str, int]] | None = None, bounds: Bounds = UNBOUND,
-        template: bool = False, packager: bool = False,
+        kind: str = "",
     ) -> Job:  # fmt: skip
         """Starts a process; `fds` (number there → ours, copied) are all that it has. `run` names a directory to make.
-        `listen`: where its network is opened, None: not at all. `packager`: with the uid that owns uv's cache.
+        `listen`: where its network is opened, None: not at all. `kind`: template, base, or packager, which has the uid
+        that owns uv's cache.
 
         Errors: Unavailable.
         """
         job = Job(self._last + 1, has_directory=bool(run))
         self._jobs[job.number] = job
         order = {"argv": list(argv), "env": dict(env or {}), "cwd": cwd, "fds": list(fds), "confined": confined}
-        own = {"run": run, "bounds": astuple(bounds), "template": template, "packager": packager}
+        own: dict[str, Any] = {"run": run, "bounds": astuple(bounds), "kind": kind}
         own["listen"] = None if listen is None else list(listen)
         try:
             await self._ask("spawn", order | own, list(fds.values()))
@@ -197,10 +198,11 @@ class SpawnerClient:
         return job
 
     def adopt(
-        self, template: Job, word: socket.socket, *, run: str, listen: Sequence[tuple[str, int]], bounds: Bounds
-    ) -> Job:
-        """Has a slot taken on that `template` is about to be told to fork, with the other end of `word`. Nobody waits
-        for an answer: if it can't be, that is where its sockets are waited for.
+        self, template: Job, word: socket.socket, *, run: str, listen: Sequence[tuple[str, int]], bounds: Bounds,
+        forks: bool = False,
+    ) -> Job:  # fmt: skip
+        """Has a slot taken on that `template` is about to be told to fork, with the other end of `word`; one that
+        `forks` is a template itself. Nobody waits for an answer: if it can't be, its sockets are where that is heard.
 
         Errors: Unavailable.
         """
@@ -210,7 +212,7 @@ class SpawnerClient:
         job = self._jobs[self._last] = Job(self._last, has_directory=True)
         job.exited.add_done_callback(lambda _: self._forget(job))
         own = {"template": template.number, "run": run, "listen": list(listen), "bounds": astuple(bounds)}
-        self._send({"do": "adopt", "job": job.number, **own}, [word.fileno()])
+        self._send({"do": "adopt", "job": job.number, "forks": forks, **own}, [word.fileno()])
         return job
 
     def kill(self, job: Job) -> None:

@@ -7,12 +7,16 @@ reach. Nothing of it is seen by the rest of the host, and it ends with the spawn
 
 import ctypes
 import os
+import re
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 CLONE_NEWNS = 0x00020000
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_SLAVE = 0x2, 0x4, 0x1000, 0x4000, 0x80000
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+PARTS = ("tmp", "work", "slots")  # of a run's directory
 # Directories that every Linux has and that hardly ever hold anything; one is covered, for the spawner alone.
 _PLACES = ("/media", "/mnt", "/srv", "/opt")
 
@@ -69,6 +73,18 @@ def behind_closed_door(path: Path) -> Path | None:
     steps = [*reversed(path.parents), path]
     closed = [place for place, step in enumerate(steps[:-1]) if not step.stat().st_mode & stat.S_IXOTH]
     return steps[closed[-1] + 1] if closed else None
+
+
+def make_directory(where: Path, name: str, uid: int | None, parts: Sequence[str] = PARTS) -> Path:
+    """A run's, with these parts; `uid` owns them. Errors: OSError."""
+    if not _SAFE_NAME.fullmatch(name):
+        raise OSError(f"{name!r} is no name for a run's directory")
+    directory = where / name
+    for path in (directory, *(directory / part for part in parts)):
+        path.mkdir(mode=0o700)
+        if uid is not None:
+            os.chown(path, uid, uid)
+    return directory
 
 
 def clear(directory: int) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from executor.conversation import OPENAPI_SECONDS, BubblewrapSandbox, openapi_in, start_failure
 from executor.frames import ControlChannel
@@ -12,6 +12,15 @@ from executor.sandbox import Crashed, Process, StartFailed, Unforkable
 from executor.spawner_client import Job
 
 MAX_SAID = 32 << 10  # of what it prints while it is imported; a pipe holds that much
+
+
+class Forked(Protocol):
+    """What a process forks: a slot, or a template."""
+
+    job: Job
+
+
+T = TypeVar("T", bound=Forked)
 
 
 class Template:
@@ -23,15 +32,17 @@ class Template:
         control: ControlChannel,
         process: Process,
         diagnosis: int,
+        directory: str,
         fork: Callable[[bool], Awaitable[BubblewrapSandbox]],
         kill: Callable[[Job], None],
     ) -> None:
         self._said = (bytearray(), bytearray())
         self.slots = 0  # that aren't over
         self.gone = asyncio.Event()
-        self._job = job
-        self._control = control
-        self._process = process
+        self.job = job
+        self.control = control
+        self.process = process
+        self.directory = directory  # below the driver's `runs`
         self._diagnosis = diagnosis
         self._fork = fork
         self._kill = kill
@@ -52,7 +63,7 @@ class Template:
         """Returns when it can be forked; else it ends. Errors: StartFailed, Unforkable."""
         try:
             async with asyncio.timeout(timeout):
-                kind, content = await self._control.receive()
+                kind, content = await self.control.receive()
         except TimeoutError:
             self.retire()
             raise StartFailed("timeout", "it took too long to load") from None
@@ -70,7 +81,7 @@ class Template:
     async def openapi(self) -> str:
         """Its app's OpenAPI document as JSON, empty where it gives none. Errors: Crashed."""
         self._described = asyncio.get_running_loop().create_future()
-        await self._control.send(b"O", {})
+        await self.control.send(b"O", {})
         try:
             async with asyncio.timeout(OPENAPI_SECONDS):
                 return openapi_in(await self._described)
@@ -82,27 +93,31 @@ class Template:
 
         Errors: Unavailable.
         """
+        return await self.hold(self._fork(warm), over)
+
+    async def hold(self, making: Awaitable[T], over: Callable[[], None] = lambda: None) -> T:
+        """What is forked from it in this way: it lives until that has ended, when `over` is called."""
         self.slots += 1
         try:
-            sandbox = await self._fork(warm)
+            forked = await making
         except BaseException:
             self._released()
             raise
-        job = sandbox.job
+        job = forked.job
         self._by_number[job.number] = job
         job.exited.add_done_callback(lambda _: self._forget(job))
         job.exited.add_done_callback(lambda _: over())
-        return sandbox
+        return forked
 
     def memory(self) -> int:
         """Bytes; 0 if unknown."""
-        return self._job.memory()
+        return self.job.memory()
 
     def retire(self) -> None:
         """It ends when its last slot has."""
         self._retired = True
         if not self.slots:
-            self._kill(self._job)
+            self._kill(self.job)
 
     def _forget(self, job: Job) -> None:
         self._by_number.pop(job.number, None)
@@ -111,13 +126,13 @@ class Template:
     def _released(self) -> None:
         self.slots -= 1
         if self._retired and not self.slots:
-            self._kill(self._job)
+            self._kill(self.job)
 
     async def _hear(self) -> None:
         """What it says about its slots, and that it is gone."""
         try:
             while True:
-                kind, content = await self._control.receive()
+                kind, content = await self.control.receive()
                 number, status = content.get("slot"), content.get("status")
                 if kind == b"W" and isinstance(number, int) and isinstance(status, int) and -64 <= status <= 255:
                     job = self._by_number.get(number)
@@ -128,15 +143,15 @@ class Template:
         except Crashed as crash:
             if self._described is not None and not self._described.done():
                 self._described.set_exception(crash)
-            self._kill(self._job)
+            self._kill(self.job)
 
     def _end(self) -> None:
         self.gone.set()
         if self._hearing is not None:
             self._hearing.cancel()
-        self._control.close()
+        self.control.close()
         loop = asyncio.get_running_loop()
-        for fd in (self._process.stdout, self._process.stderr, self._diagnosis):
+        for fd in (self.process.stdout, self.process.stderr, self._diagnosis):
             loop.remove_reader(fd)
             os.close(fd)
 

@@ -170,7 +170,7 @@ async def connect(request: Request) -> dict[str, str]:
         reader, writer = await asyncio.wait_for(asyncio.open_connection(wanted["host"], wanted["port"]), 3)
         writer.write(b"GET / HTTP/1.0\r\n\r\n")
         got = await asyncio.wait_for(reader.read(1), 3)
-    except (OSError, TimeoutError) as error:
+    except (OSError, TimeoutError, RuntimeError) as error:  # uvloop's: it was reset before anything was written
         return {"refused": type(error).__name__}
     writer.close()
     return {"refused": "" if got else "closed"}

@@ -1,8 +1,10 @@
 """The arguments of bubblewrap, line by line: this is what a sandbox is."""
 
+from dataclasses import replace
+
 import pytest
 
-from executor import bubblewrap, spawner
+from executor import bubblewrap
 from executor.bubblewrap import Bind, Plan, System, arguments, encoded, etc_files
 
 SYSTEM = System(
@@ -40,8 +42,8 @@ EXPECTED = """
 --bind /stage/1/run/tmp /tmp
 --bind /stage/1/run/work /workflow
 --ro-bind /stage/0/env /tmp/home/envs/abc
---perms 0444 --file 7 /etc/hosts
---perms 0644 --file 8 /workflow/app.py
+--perms 0444 --file 8 /etc/hosts
+--perms 0644 --file 9 /workflow/app.py
 --remount-ro / --chdir /workflow
 --setenv HOME /tmp
 """
@@ -57,6 +59,23 @@ def test_every_argument() -> None:
 )
 def test_what_is_never_given(never: str) -> None:
     assert never not in arguments(System.here(), PLAN)
+
+
+def test_what_forks_differs_in_its_namespaces_and_a_proc() -> None:
+    def namespaces(plan: Plan) -> list[str]:
+        options = arguments(SYSTEM, plan)
+        return options[: options.index("--ro-bind")]
+
+    rest, proc = namespaces(PLAN), ["--proc", bubblewrap.UNMASKED_PROC]
+    for plan, options in (
+        (replace(PLAN, template=True), ["--as-pid-1"]),
+        (replace(PLAN, base=True), []),
+        (replace(PLAN, base=True, maps=True), ["--userns-block-fd", "7", "--info-fd", "4"]),
+    ):
+        assert {*namespaces(plan)} - {*rest} == {*options} - {"4"}
+        assert {*rest} - {*namespaces(plan)} == {"--disable-userns"} | ({"--json-status-fd"} if plan.maps else set())
+        given = arguments(SYSTEM, plan)
+        assert given[given.index(proc[1]) - 1 :][:2] == proc
 
 
 def test_only_what_is_asked_for_is_writable() -> None:
@@ -99,7 +118,7 @@ def test_descriptors_do_not_collide() -> None:
         bubblewrap.STATUS_FD,
         bubblewrap.ARGUMENTS_FD,
         bubblewrap.SECCOMP_FD,
+        bubblewrap.MAPS_FD,
         bubblewrap.FIRST_FILE_FD,
     ]
     assert own == sorted(set(own))
-    assert spawner.STATUS_FD == bubblewrap.STATUS_FD

@@ -42,9 +42,9 @@ EXPECTED = """
 --bind /stage/1/run/work /mounts/1 --dir /rootfs/workflow
 --ro-bind /stage/0/env /mounts/2
 --ro-bind /stage/0/python /rootfs/opt/python
---perms 0444 --file 7 /rootfs/etc/hosts
---perms 0644 --file 8 /mounts/1/app.py
---perms 0444 --file 9 /bundle/config.json
+--perms 0444 --file 8 /rootfs/etc/hosts
+--perms 0644 --file 9 /mounts/1/app.py
+--perms 0444 --file 10 /bundle/config.json
 --remount-ro / --chdir /
 """
 
