@@ -98,6 +98,7 @@ def arguments(system: System, plan: Plan) -> list[str]:
     """bubblewrap's options; the files' contents are expected in FIRST_FILE_FD and the following, in order."""
     return [
         *_namespaces(plan),
+        *(_open_parents(plan) if plan.base else ()),
         *_root(system),
         *_proc(system),
         *(("--proc", UNMASKED_PROC) if plan.forks else ()),
@@ -124,6 +125,16 @@ def _namespaces(plan: Plan) -> list[str]:
         *("--cap-drop", "ALL", "--die-with-parent", "--new-session"),
         *(*told, str(STATUS_FD), "--seccomp", str(SECCOMP_FD)),
     ]
+
+
+def _open_parents(plan: Plan) -> list[str]:
+    """The directories above what is shown, open to all: made on the way they would be its own uid's, not its templates'.
+    Not those in a run's own places.
+    """
+    parents = {parent for path in (*(bind.target for bind in plan.binds), *plan.files) for parent in Path(path).parents}
+    own = [Path(bind.target) for bind in plan.binds if bind.writable]
+    above = sorted(parent for parent in parents - {Path("/")} if not any(map(parent.is_relative_to, own)))
+    return [option for path in above for option in ("--perms", "0755", "--dir", str(path))]
 
 
 def _root(system: System) -> list[str]:

@@ -145,7 +145,7 @@ class BubblewrapDriver:
             directory = self._confinement.directory("base")
             plan = replace(await self._plan_of(environment, directory), base=True, maps=os.getuid() == 0)
             begun = await self._begin(ours, plan, environment, directory, DEFAULT_BOUNDS, is_open=False)
-            own = {"modules": MODULES, "mode": "base"}
+            own = {"modules": MODULES, "mode": "base", "left_open": [bubblewrap.MAPS_FD] if plan.maps else []}
             order = self._order_of(environment, self._bases.given, DEFAULT_BOUNDS) | own
             base = await self._loading(ours, begun, [], directory, DEFAULT_BOUNDS, order, [])
         await base.ready(BASE_SECONDS)

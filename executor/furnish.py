@@ -32,9 +32,12 @@ _NOTHING = _CLOSED | _NOEXEC
 
 @dataclass(frozen=True)
 class Place:
-    """What a slot is to have: `pidfd` is its init's, `shown` mount points below places for temporary files."""
+    """What a slot is to have: `pidfd` is its init's, `shown` mount points below places for temporary files. Without
+    `mounts` it is a template.
+    """
 
     pidfd: int
+    name: str  # of its directory
     mounts: Sequence[Mount]
     shown: Sequence[str]
     addresses: Sequence[tuple[str, int]]  # where its network is opened
@@ -76,17 +79,25 @@ def fork_into(pidfd: int) -> tuple[int, bool]:
     return pid, True
 
 
-def furnish(place: Place, *, there: bool) -> list[socket.socket]:
+def furnish(place: Place, maps: Maps | None, *, there: bool) -> list[socket.socket]:
     """Enters the slot and mounts; the listening sockets of its network. For a child by `fork_into`. Errors: OSError."""
     if os.getuid() == 0:
         os.setgroups([])
-    _enter(place.pidfd, _NEW_USER | _NEW_NS | _NEW_NET | (0 if there else _NEW_PID))
+    rest = _NEW_USER | _NEW_NET | (0 if there else _NEW_PID)
+    if maps is not None:
+        maps.write()
+    _enter(place.pidfd, _NEW_NS if maps else _NEW_NS | rest)
+    # Now, as long as we may: the base's uid owns what is above these.
+    shown = [(os.open(point, os.O_PATH), point) for point in place.shown]
+    mounts = place.mounts or _mounts_of_template(os.open(f"{SLOTS}/{place.name}", os.O_PATH))
+    if maps is not None:
+        _enter(place.pidfd, rest)
     os.setresgid(UID, UID, UID)  # whatever is made in here belongs to it; capabilities stay
     os.setresuid(UID, UID, UID)
     if there:
-        _mount_all(place.mounts, place.shown)
+        _mount_all(mounts, shown)
     else:
-        _mount_in_child(place.mounts, place.shown)
+        _mount_in_child(mounts, shown)
     netns.bring_up_loopback()
     return netns.open_network(place.addresses)
 
@@ -97,7 +108,7 @@ def _enter(fd: int, kinds: int) -> None:
         raise OSError(number, f"setns: {os.strerror(number)}")
 
 
-def _mount_in_child(mounts: Sequence[Mount], shown: Sequence[str]) -> None:
+def _mount_in_child(mounts: Sequence[Mount], shown: Sequence[tuple[int, str]]) -> None:
     """A pid namespace is entered by children only, and /proc shows that of whoever mounts it. Errors: OSError."""
     pid = os.fork()
     if pid == 0:
@@ -114,13 +125,19 @@ def _mount_in_child(mounts: Sequence[Mount], shown: Sequence[str]) -> None:
         raise OSError("a slot can't be furnished")
 
 
-def _mount_all(mounts: Sequence[Mount], shown: Sequence[str]) -> None:
+def _mount_all(mounts: Sequence[Mount], shown: Sequence[tuple[int, str]]) -> None:
     """Errors: OSError."""
-    under = [(os.open(point, os.O_PATH), point) for point in shown]
-    for mount in (*mounts, *(_mount(f"/proc/self/fd/{fd}", point, None, _BIND) for fd, point in under)):
-        if _libc.mount(*mount):
-            number = ctypes.get_errno()
-            raise OSError(number, f"mount {(mount[2] or b'').decode()} at {mount[1].decode()}: {os.strerror(number)}")
+    for mount in mounts:
+        _do(mount)
+    for fd, point in shown:
+        os.makedirs(point, exist_ok=True)  # a new template has nothing there yet
+        _do(_mount(f"/proc/self/fd/{fd}", point, None, _BIND))
+
+
+def _do(mount: Mount) -> None:
+    if _libc.mount(*mount):
+        number = ctypes.get_errno()
+        raise OSError(number, f"mount {(mount[2] or b'').decode()} at {mount[1].decode()}: {os.strerror(number)}")
 
 
 def mounts_of(name: str) -> list[Mount]:
@@ -134,11 +151,11 @@ def mounts_of(name: str) -> list[Mount]:
     return [_mount("none", "/", None, _REC | _PRIVATE), *overlays, *_OTHERS]
 
 
-def mounts_of_template(name: str) -> list[Mount]:
+def _mounts_of_template(directory: int) -> list[Mount]:
     """Those of a template that is forked from a base, among whose slots it has its directory: as bubblewrap makes them.
     What hides the others' directories comes last.
     """
-    own = f"{SLOTS}/{name}"
+    own = f"/proc/self/fd/{directory}"
     places = (("tmp", "/tmp"), ("work", WORK))  # noqa: S108  # inside
     return [
         _mount("none", "/", None, _REC | _PRIVATE),

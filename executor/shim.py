@@ -6,7 +6,7 @@ executor in frames of `length (4 bytes, big-endian) type (1 byte) payload`:
 
 control socket (fd 3)   in   S start {script, argv, env, self_check, mode, serves_many, asks; of LIMITS, 0 for none:
                              processes, file_bytes, memory} + [stdout, stderr, what the script is to hold if it isn't
-                             there yet]; a base's (mode) {modules} instead of script and argv
+                             there yet]; a base's (mode) {modules, left_open: descriptors to close} instead of script
                              O openapi? · V serve + [request socket, stdout, stderr], again after Z where `serves_many`
                         out  R ready {fork: why it can't be forked, if it `asks`} · P {document, error}
                              X failed {kind, error, traceback, line}
@@ -81,6 +81,8 @@ def begin() -> dict[str, Any]:
     kind, order, fds = handover.control.receive()
     if kind != b"S":
         os._exit(64)
+    for left in order.get("left_open", ()):
+        os.close(left)
     refusal = self_check(handover.control.passed) or confine(order) if order.get("self_check", True) else ""
     if refusal:
         handover.fail("refused", refusal)

@@ -30,6 +30,7 @@ _CLONE = {"x86_64": 56, "aarch64": 220}
 _CAPSET = {"x86_64": 126, "aarch64": 91}
 # CLONE_NEWNS NEWUTS NEWIPC NEWUSER NEWPID NEWNET: exactly what the template's filter allows.
 _NAMESPACES = 0x00020000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
+_PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP, _PR_SET_SECCOMP, _PR_CAP_AMBIENT = 24, 22, 47
 _SECCOMP_MODE_FILTER, _PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 _CAPABILITY_VERSION = 0x20080522
@@ -247,6 +248,8 @@ def become_template(control: Any, order: dict[str, Any], fds: list[int], reset: 
     _take_line(control, fds)
     for change in (os.setresgid, os.setresuid):
         change(UID, UID, UID)
+    _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # which that has changed: else slots' own /proc/self isn't theirs
+    os.umask(0o077)
     os.chdir(order["directory"])
     reset()
     give_up_capabilities()

@@ -140,8 +140,8 @@ class Slots:
         if slot.template.shown is None:
             slot.template.shown = furnish.shown_below_tmp(pid)
         name = slot.directory.name
-        mounts = furnish.mounts_of_template(name) if slot.forks else furnish.mounts_of(name)
-        place = furnish.Place(slot.init, mounts, slot.template.shown, slot.listen)
+        mounts = [] if slot.forks else furnish.mounts_of(name)
+        place = furnish.Place(slot.init, name, mounts, slot.template.shown, slot.listen)
         maps = None
         if slot.uid is not None and slot.template.init is not None:
             maps = furnish.Maps(slot.template.init, pid, slot.uid)

@@ -45,6 +45,8 @@ class Order:
     uid: int | None
     # Of its uid, which is this one's alone, or shared by all slots of a template.
     processes: int = 1024
+    # What bubblewrap makes in there is seen by other uids where a base's templates have some.
+    umask: int = 0o077
     # Of its control groups: whoever writes `0` to them is in.
     doors: Sequence[int] = ()
 
@@ -56,7 +58,7 @@ def become(order: Order, parent: int) -> NoReturn:
         os.setsid()
         for door in order.doors:
             os.write(door, b"0")
-        os.umask(0o077 if order.confined else 0o022)
+        os.umask(order.umask)
         _place(order.fds)
         if order.confined:
             _limit()
@@ -91,9 +93,7 @@ def furnish_slot(
     """Makes a slot's place its own; hands the executor listening sockets of its network. Exit status 1 if it can't."""
     status = 1
     try:
-        if maps is not None:
-            maps.write()
-        made = furnish.furnish(place, there=there)
+        made = furnish.furnish(place, maps, there=there)
         socket.send_fds(executor, [json.dumps({"did": "listening", "job": job}).encode()], [s.fileno() for s in made])
         status = 0
     except BaseException as error:  # noqa: BLE001  # as above

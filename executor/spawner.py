@@ -190,6 +190,7 @@ class Spawner:
             if kind == "base" and uid is not None:
                 placed[MAPS_FD], unmapped = os.pipe()
                 given.append(placed[MAPS_FD])  # to be closed with the others
+            order["umask"] = 0o077 if confined and kind != "base" else 0o022
             pid, told = self._fork(spawned.Order(fds=placed, confined=confined, uid=uid, doors=doors, **order))
         except OSError:
             if unmapped >= 0:

@@ -67,10 +67,11 @@ def test_what_forks_differs_in_its_namespaces_and_a_proc() -> None:
         return options[: options.index("--ro-bind")]
 
     rest, proc = namespaces(PLAN), ["--proc", bubblewrap.UNMASKED_PROC]
+    opened = ["--perms", "0755", "--dir", "/etc", "/runmesh"]  # to templates of other uids
     for plan, options in (
         (replace(PLAN, template=True), ["--as-pid-1"]),
-        (replace(PLAN, base=True), []),
-        (replace(PLAN, base=True, maps=True), ["--userns-block-fd", "7", "--info-fd", "4"]),
+        (replace(PLAN, base=True), opened),
+        (replace(PLAN, base=True, maps=True), [*opened, "--userns-block-fd", "7", "--info-fd", "4"]),
     ):
         assert {*namespaces(plan)} - {*rest} == {*options} - {"4"}
         assert {*rest} - {*namespaces(plan)} == {"--disable-userns"} | ({"--json-status-fd"} if plan.maps else set())
