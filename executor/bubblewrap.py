@@ -128,7 +128,7 @@ def _namespaces(plan: Plan) -> list[str]:
 
 
 def _open_parents(plan: Plan) -> list[str]:
-    """The directories above what is shown, open to all: made on the way they would be its own uid's, not its templates'.
+    """The directories above what is shown, open to all: made on the way they would be closed to its templates' uids.
     Not those in a run's own places.
     """
     parents = {parent for path in (*(bind.target for bind in plan.binds), *plan.files) for parent in Path(path).parents}

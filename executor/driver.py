@@ -38,7 +38,7 @@ from kit.telemetry import log
 
 PROCESSES = 512
 LISTEN_SECONDS = 5.0
-BASE_SECONDS = 30.0
+BASE_SECONDS = 15.0
 _SHIM_PARTS = ("", "_base", "_chance", "_check", "_control", "_exchange", "_landlock", "_template", "_warm")
 _SAFE_FILE = re.compile(r"(?!\.)[^/\0]{1,200}")
 _ENVIRONMENT = {"HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}  # noqa: S108  # inside
@@ -116,9 +116,10 @@ class BubblewrapDriver:
         if base is None:
             return None
         try:
-            return await base.hold(self._template(launch, base))
+            return await base.hold(self._template(launch, base), lambda: self._bases.released(base))
         except Unavailable as problem:
             log().warning("base.failed", reason=problem.message)
+            self._bases.released(base)
             return None
 
     async def _template(self, launch: Launch, base: Template | None = None) -> Template:

@@ -130,7 +130,7 @@ def _mount_all(mounts: Sequence[Mount], shown: Sequence[tuple[int, str]]) -> Non
     for mount in mounts:
         _do(mount)
     for fd, point in shown:
-        os.makedirs(point, exist_ok=True)  # a new template has nothing there yet
+        Path(point).mkdir(parents=True, exist_ok=True)  # a new template has nothing there yet
         _do(_mount(f"/proc/self/fd/{fd}", point, None, _BIND))
 
 

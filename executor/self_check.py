@@ -21,6 +21,7 @@ from executor.sandbox import Crashed, Environment, Head, Launch, Sandbox, StartF
 from executor.seen import Seen
 from executor.spawner_client import UIDS
 from executor.templates import Starter
+from executor.variables import environment as environment_of
 from kit.errors import Problem, Unavailable
 from kit.telemetry import log
 
@@ -134,9 +135,12 @@ class SelfCheck:
         ours = seen.look("self")
         found = [*told_faults(told, landlock=self._landlock), *outside_faults(seen.look(pid), ours, self._wanted)]
         if forked:
-            template = seen.look(seen.parent(seen.parent(pid)))  # between them is the init of the slot
+            template = seen.parent(seen.parent(pid))  # between them is the init of the slot
             wanted = replace(self._wanted, writable=frozenset(WRITABLE | OF_TEMPLATES))
-            found += [f"its template: {fault}" for fault in outside_faults(template, ours, wanted)]
+            found += _named("its template", outside_faults(seen.look(template), ours, wanted))
+            base = seen.look(seen.parent(template))
+            if base.namespaces.get("pid") != ours.namespaces.get("pid"):  # else it is the host's bubblewrap
+                found += _named("its base", outside_faults(base, ours, wanted))
         return found
 
 
@@ -253,4 +257,5 @@ def _launch(canary: Path) -> Launch:
     prefix = Path(sys.prefix)
     environment = Environment("self-check", prefix, prefix / "bin" / "python", Path(sys.base_prefix).resolve())
     source = Path(probe_inside.__file__).read_bytes()
-    return Launch("self-check", environment, source, "probe.py", {probe_inside.CANARY: str(canary)}, version_id="probe")
+    variables = environment_of({probe_inside.CANARY: str(canary)})
+    return Launch("self-check", environment, source, "probe.py", variables, version_id="probe")

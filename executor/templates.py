@@ -83,6 +83,9 @@ class Starter(Protocol):
     async def start_template(self, launch: Launch, timeout: float) -> Template:
         """Ready to be forked. Errors: StartFailed, Unforkable, Unavailable."""
 
+    def memory(self) -> int:
+        """Bytes that templates share, counted in none of them."""
+
 
 @dataclass
 class _Entry:
@@ -226,7 +229,8 @@ class Templates:
         for key, entry in list(self._entries.items()):
             if entry.making.done() and not entry.making.cancelled() and entry.making.exception() is None:
                 sizes[key] = entry.making.result().memory()
-        while self._budget and len(sizes) > 1 and sum(sizes.values()) > self._budget:
+        shared = self._driver.memory()
+        while self._budget and len(sizes) > 1 and shared + sum(sizes.values()) > self._budget:
             oldest = next(key for key in (*self._entries, *sizes) if key in sizes)
             log().info("template.evicted", bytes=sizes.pop(oldest))
             self._drop(oldest)

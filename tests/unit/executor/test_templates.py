@@ -81,6 +81,10 @@ class FakeStarter(FakeDriver):
         self.loads.set()
         self.templates: list[FakeTemplate] = []
         self.tried = 0
+        self.shared = 0
+
+    def memory(self) -> int:
+        return self.shared
 
     async def start_template(self, launch: Launch, timeout: float) -> FakeTemplate:
         self.tried += 1
@@ -301,9 +305,18 @@ async def test_the_budget_of_memory_is_kept(driver: FakeStarter, clock: FakeCloc
         await pool.start(launch(version))
     pool._keep_to_budget()
     assert [template.retired for template in driver.templates] == [False, True, False]
-    driver.templates[2].bytes = driver.templates[0].bytes = 1000
+    driver.shared = 31
     pool._keep_to_budget()
     assert [template.retired for template in driver.templates] == [False, True, True]
+
+
+async def test_the_last_template_stays_whatever_it_takes(driver: FakeStarter, clock: FakeClock) -> None:
+    pool = Templates(driver, clock, 30, budget=150)
+    for version in ("v1", "v2"):
+        await pool.start(launch(version))
+        driver.templates[-1].bytes = 1000
+    pool._keep_to_budget()
+    assert [template.retired for template in driver.templates] == [True, False]
 
 
 async def test_a_cancelled_wait_leaves_the_template_to_others(pool: Templates, driver: FakeStarter) -> None:
