@@ -123,7 +123,8 @@ async def test_nothing_stays_of_templates_that_end(driver: BubblewrapDriver, san
         await until(lambda: not list(sandbox_home.glob("runs/base-*/slots/*")))
         ((_, base),) = driver.bases._ready()
         assert base.slots == 0
-        assert len(list((base.job.group.places and Path(base.job.group.places["pids"]).parent).glob("*-*"))) == 1
+        assert base.job.group is not None
+        assert len(list(Path(base.job.group.places["pids"]).parent.glob("*-*"))) == 1
 
 
 async def test_a_script_that_fails_fails_as_ever(templates: Templates) -> None:

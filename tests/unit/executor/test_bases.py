@@ -14,10 +14,8 @@ from executor.variables import environment
 from kit.errors import Unavailable
 
 GIVEN = environment({})
-LAUNCH = Launch(
-    "run_1", Environment("lock", Path("/env"), Path("/env/bin/python"), Path("/usr")), b"", "w.py", environment({"A": "b"}),
-    acting_id="org",
-)  # fmt: skip
+ENVIRONMENT = Environment("lock", Path("/env"), Path("/env/bin/python"), Path("/usr"))
+LAUNCH = Launch("run_1", ENVIRONMENT, b"", "w.py", environment({"A": "b"}), acting_id="org")
 
 
 class FakeBase:
@@ -33,7 +31,7 @@ class FakeBase:
         self.retired = True
 
 
-class Started(list[FakeBase]):
+class Started(list[Any]):
     """What was started, which fails with `error` if there is one."""
 
     error: Exception | None = None
