@@ -50,4 +50,8 @@ def test_no_two_runs_draw_the_same(mesh: Mesh) -> None:
     assert imported == again  # they are forks of one template
     everything = [*imported, *first, *second, *third]
     assert len(set(everything)) == len(everything) == 48
+    mesh.deploy("chance-too", CODE + "# another template of the same base")
+    with mesh.http() as client:
+        other = client.post("/run/chance-too").json()["drawn"]
+    assert len({*everything, *other[0], *other[1]}) == 48 + 24
     assert answers[0]["seeded"] == answers[1]["seeded"] == answers[2]["seeded"]  # what was asked to repeat does

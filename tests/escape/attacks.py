@@ -213,11 +213,14 @@ class Attacker:
 
 
 def runs_left(mesh: Mesh) -> list[str]:
-    """Directories of runs that haven't gone; templates stay, and one slot of each that waits for a call. What a hostile
-    template has renamed or put into its own directory is its own, and goes when it does.
+    """Directories of runs that haven't gone; bases and templates stay, and one slot of each that waits for a call. What a
+    hostile template has renamed or put into its own directory is its own, and goes when it does.
     """
     left = []
-    for place in (mesh.home / "runs").iterdir():
+    runs = mesh.home / "runs"
+    for place in (*runs.iterdir(), *runs.glob("base-*/slots/*")):
+        if place.parent == runs and place.name.startswith("base-"):
+            continue
         if not place.name.startswith("template-"):
             left.append(place.name)
         elif (place / "slots").is_dir():

@@ -310,9 +310,9 @@ async def test_the_way_out_leads_to_envoy_with_the_runs_identity(mesh: Mesh) -> 
 async def test_stopping_the_executor_ends_its_runs(settings: Settings, tmp_path: Path) -> None:
     with executor_process(settings_at(tmp_path, settings), RUNMESH_DRAIN_SECONDS="0.5") as process:
         async with mesh_up(settings_at(tmp_path, settings), None) as mesh:
-            spec = await sleeping(mesh, process)
+            spec = await sleeping(mesh)
             calling = asyncio.create_task(mesh.run(spec))
-            await until(lambda: len(descendants(process.pid)) > 1 and mesh.neighbours.started)
+            await until(lambda: under_way(tmp_path) and mesh.neighbours.started)
             process.terminate()
             assert (await calling).outcome.code == "runtime_error"
             assert (await mesh.ended(spec.run_id)).outcome.status == run_pb2.RUN_STATUS_FAILED
@@ -325,9 +325,9 @@ async def test_a_killed_executor_leaves_nothing_for_long(settings: Settings, tmp
     own = settings_at(tmp_path, settings)
     with executor_process(own) as process:
         async with mesh_up(own, None) as mesh:
-            spec = await sleeping(mesh, process)
+            spec = await sleeping(mesh)
             await unary(mesh.stub.Start, executor_pb2.StartRequest(spec=spec))
-            await until(lambda: len(descendants(process.pid)) > 1 and list((tmp_path / "runs").iterdir()))
+            await until(lambda: under_way(tmp_path))
             family = descendants(process.pid)
             before = set((tmp_path / "runs").iterdir())
             process.kill()
@@ -341,12 +341,18 @@ def settings_at(home: Path, like: Settings) -> Settings:
     return Settings(home=home, nats_url=like.nats_url)
 
 
-async def sleeping(mesh: Mesh, process: "subprocess.Popen[str]") -> run_pb2.RunSpec:
+async def sleeping(mesh: Mesh) -> run_pb2.RunSpec:
     """A run that will not end by itself."""
     mesh.neighbours.secrets["TOKEN"] = CANARY
     spec = mesh.spec(await deployed(mesh), path="/sleep")
-    await until(lambda: len(descendants(process.pid)) == 1)  # what the deploy started is gone
+    await until(lambda: not under_way(mesh.settings.home))  # what the deploy started is gone
     return spec
+
+
+def under_way(home: Path) -> set[Path]:
+    """Directories of runs and templates; a base that nobody needs stays for a minute."""
+    runs = home / "runs"
+    return {path for path in runs.iterdir() if not path.name.startswith("base-")} | {*runs.glob("base-*/slots/*")}
 
 
 def is_alive(pid: int) -> bool:
