@@ -5,10 +5,9 @@ goes as JSON messages with descriptors over one socket (SEQPACKET); when it clos
 
 orders  configure {runs, uids, needed} · stage {job, path} · kill {job}
         spawn {job, argv, env, cwd, fds, confined, run, listen, bounds, kind: template | base | packager} + a descriptor
-        for each number in fds: `run` names a directory to make in `runs` with `tmp`, `work`, `slots` in it, `listen`
-        addresses inside the sandbox's network, `bounds` are [memory in bytes, processes, processors], 0 for no limit
-        adopt {job, template, run, listen, bounds, forks: it is a template itself} + the socket on which the slot, to be
-        forked from the job `template`, speaks
+        for each number in fds: `run` names a directory to make in `runs` (staging.PARTS), `listen` addresses in its
+        network, `bounds` are [memory in bytes, processes, processors], 0 for no limit · adopt {job, template, run,
+        listen, bounds, forks: it is a template} + the socket on which what the job `template` will fork speaks
 news    configured {job, runs, no_cgroups} · staged {job, path} · refused {job, error}
         spawned, and of a slot placed {job, group: controller → directory} · listening {job} + sockets
         deaf {job, error} · exited {job, status (null: a slot's), used, removed: its directory too} · removed {job}

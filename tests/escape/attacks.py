@@ -213,8 +213,8 @@ class Attacker:
 
 
 def runs_left(mesh: Mesh) -> list[str]:
-    """Directories of runs that haven't gone; bases and templates stay, and one slot of each that waits for a call. What a
-    hostile template has renamed or put into its own directory is its own, and goes when it does.
+    """Directories of runs that haven't gone; bases and templates stay, and one slot of each that waits for a call. What
+    a hostile template has renamed or put into its own directory is its own, and goes when it does.
     """
     left = []
     runs = mesh.home / "runs"

@@ -18,7 +18,7 @@ ENVIRONMENT = Environment("lock", Path("/env"), Path("/env/bin/python"), Path("/
 LAUNCH = Launch("run_1", ENVIRONMENT, b"", "w.py", environment({"A": "b"}), acting_id="org")
 
 
-class FakeBase:
+class Pretended:
     def __init__(self) -> None:
         self.gone = asyncio.Event()
         self.slots = 0
@@ -42,7 +42,7 @@ class Started(list[Any]):
         await asyncio.sleep(0)
         if self.error:
             raise self.error
-        self.append(FakeBase())
+        self.append(Pretended())
         return self[-1]
 
 
