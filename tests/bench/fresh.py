@@ -32,6 +32,7 @@ from tests.bench.rig import (
 NUMPY = APP.parent / "numpy_app.py"
 LOGGER = APP.parent / "logger.py"
 IDLE = 10
+IDLE_SECONDS = 75  # the slots that wait are let go after a minute
 
 
 async def fresh(calls: int) -> None:
@@ -209,13 +210,14 @@ async def log_delay(port: int, key: str) -> float:
 
 
 async def idle_memory(port: int, key: str) -> float:
-    """MiB of PSS that a workflow's template takes, of those that stand idle beside each other."""
+    """MiB of PSS that a workflow's template takes beside its base, of those that stand idle beside each other."""
+    await asyncio.sleep(IDLE_SECONDS)
     before = template_memory()
     for number in range(IDLE):
         url = await deploy(port, key, "run", name=f"bench-idle-{number}")
         async with client(port, key) as http:
             (await http.post(url, json={"name": "Ada"})).raise_for_status()
-    await asyncio.sleep(75)  # the slots that wait are let go after a minute
+    await asyncio.sleep(IDLE_SECONDS)
     return (template_memory() - before) / IDLE / 1024
 
 
