@@ -47,6 +47,7 @@ class BubblewrapSandbox:
         self.obstacle = ""
         self._is_ready = False
         self._finished = False
+        self._serves_many = False
         self._closing: asyncio.Task[Exit] | None = None
         # Whoever reads the output waits for its end: it must come when the sandbox dies.
         job.exited.add_done_callback(lambda _: close_all(self._outputs))
@@ -83,7 +84,7 @@ class BubblewrapSandbox:
             ours.pop_all()
         close_all(self._outputs)
         self._outputs = [stdout_end, stderr_end]
-        self._finished = False
+        self._finished, self._serves_many = False, True
         return Process(stdout, stderr, ways, egress, self.process.names, self.process.places)
 
     def usage(self) -> Usage:
@@ -154,7 +155,7 @@ class BubblewrapSandbox:
 
     async def _close(self) -> Exit:
         job = self.job
-        if self._finished:
+        if self._finished and not self._serves_many:  # which waits for another request
             await asyncio.wait({job.exited}, timeout=GRACE_SECONDS)
         self._spawner.kill(job)
         ends: set[asyncio.Future[Any]] = {job.exited, job.removed}

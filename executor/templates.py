@@ -203,8 +203,7 @@ class Templates:
     async def close(self) -> None:
         """Lets everything go; the spawner ends what still runs."""
         self._closed = True
-        for instance in list(self._idle.old()):
-            await end(instance)
+        await asyncio.gather(*(end(instance) for instance in self._idle.old()))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

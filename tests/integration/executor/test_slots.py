@@ -8,7 +8,7 @@ import signal
 import sys
 import venv
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -344,6 +344,18 @@ async def test_instances_leave_nothing(driver: BubblewrapDriver) -> None:
             with suppress(Crashed):
                 await said(templates, COUNT, path, isolation="instance")
     await until(lambda: count(driver) == before)
+
+
+async def test_idle_instances_are_ended_at_once(driver: BubblewrapDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("executor.conversation.GRACE_SECONDS", 60.0)  # what a script that has served may take to end
+    async with open_templates(driver, SystemClock(), READY_SECONDS) as templates:
+        async with AsyncExitStack() as stack:
+            for _ in range(3):
+                session = await stack.enter_async_context(run(templates, COUNT, isolation="instance"))
+                await session.call()
+        async with asyncio.timeout(20):
+            await templates.close()
+    await until(lambda: len(driver._spawner._jobs) <= 1)  # the base
 
 
 async def test_an_instance_that_died_or_was_cut_off_serves_nobody(templates: Templates) -> None:
