@@ -36,6 +36,13 @@ if [ -n "$missing" ]; then
 		fail "could not install$missing; run: apt-get install$missing"
 fi
 
+if [ "${1:-}" = tests ] && ! command -v runsc >/dev/null; then # not everywhere: what tests gVisor is skipped then
+	sudo=""
+	[ "$(id -u)" = 0 ] || sudo="sudo -n"
+	{ $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends runsc; } >/dev/null 2>&1 ||
+		echo "setup: no runsc can be had: the tests of gVisor are skipped" >&2
+fi
+
 echo "setup: filling .venv, once; this takes up to a minute" >&2
 # A .venv without pip is what an interrupted set-up leaves, or a Debian without python3-venv.
 .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv ||
