@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from executor import netns
+from executor import netns, staging
 from executor.bubblewrap import LOWER, SHM_BYTES, SLOTS, UID, UNMASKED_PROC, WORK, System
 
 PARTS = ("tmp", "tmp.overlay", "work", "work.overlay")  # of a slot's directory, which its uid owns
@@ -89,7 +89,7 @@ def furnish(place: Place, maps: Maps | None, *, there: bool) -> list[socket.sock
     _enter(place.pidfd, _NEW_NS if maps else _NEW_NS | rest)
     # Now, as long as we may: the base's uid owns what is above these.
     shown = [(os.open(point, os.O_PATH), point) for point in place.shown]
-    mounts = place.mounts or _mounts_of_template(os.open(f"{SLOTS}/{place.name}", os.O_PATH))
+    mounts = place.mounts or _mounts_of_template(os.open(f"{SLOTS}/{place.name}", os.O_PATH | os.O_NOFOLLOW))
     if maps is not None:
         _enter(place.pidfd, rest)
     os.setresgid(UID, UID, UID)  # whatever is made in here belongs to it; capabilities stay
@@ -205,12 +205,12 @@ _OTHERS = _others(str(Path(SLOTS).parent))
 _OF_TEMPLATES = _others()
 
 
-def remove_untouched(directory: Path) -> bool:
+def remove_untouched(root: Path, directory: Path) -> bool:
     """Removes a slot's directory when the slot left nothing in it; False when it did. The slot is dead; nothing of what
     its uid may have put there is followed.
     """
     try:
-        opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        opened = staging.open_below(root, directory)
         try:
             for part in PARTS:
                 if part.endswith(".overlay"):
@@ -222,7 +222,7 @@ def remove_untouched(directory: Path) -> bool:
                 os.rmdir(part, dir_fd=opened)
         finally:
             os.close(opened)
-        directory.rmdir()
+        staging.remove_empty(root, directory)
     except OSError:
         return False
     return True

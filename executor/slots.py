@@ -14,13 +14,14 @@ from typing import Any, Protocol
 from executor import furnish, netns, spawned
 from executor.cgroups import Group
 from executor.jobs import Job
-from executor.staging import PARTS, make_directory
+from executor.staging import PARTS, make_directory, remove_empty
 
 
 class Spawner(Protocol):
     """What the spawner does for us."""
 
     jobs: dict[int, Job]
+    runs: Path
 
     def tell(self, did: str, **content: Any) -> None: ...
 
@@ -65,13 +66,13 @@ class Slots:
         uid = self._spawner.take_uid() if forks else None
         parts = PARTS if forks else furnish.PARTS
         try:
-            owner = parent.uid if uid is None else uid
-            directory = make_directory(parent.directory / "slots", run, owner, parts)
+            directory = parent.directory / "slots" / run
+            make_directory(self._spawner.runs, directory, parent.uid if uid is None else uid, parts)
             try:
                 group = self._spawner.group(run, bounds)
             except OSError:
                 for part in (*parts, ""):
-                    (directory / part).rmdir()
+                    remove_empty(self._spawner.runs, directory / part)
                 raise
         except OSError:
             self._spawner.give_back(uid)

@@ -103,11 +103,11 @@ def furnish_slot(
         os._exit(status)
 
 
-def sweep(directory: Path, uid: int | None) -> NoReturn:
+def sweep(root: Path, directory: Path, uid: int | None) -> NoReturn:
     """Empties a run's directory as the uid that filled it. Exit status 1 when something resists."""
     status = 1
     try:
-        opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        opened = staging.open_below(root, directory)
         os.nice(10)
         if uid is not None:
             drop_to(uid)

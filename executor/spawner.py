@@ -34,7 +34,7 @@ from executor.bubblewrap import MAPS_FD, STATUS_FD
 from executor.cgroups import Bounds, Cgroups, Group, Usage
 from executor.jobs import Job, Uids
 from executor.slots import Slots
-from executor.staging import Stage, make_directory
+from executor.staging import Stage, make_directory, remove_empty
 
 MAX_MESSAGE = 64 * 1024
 MAX_FDS = 64
@@ -58,7 +58,7 @@ class Spawner:
         self._sweepers: dict[int, tuple[Path, Job | None]] = {}
         self._stage: Stage | None = None
         self._uids: Uids | None = None
-        self._runs = Path()
+        self.runs = Path()
         self._last_order = 0.0  # when the executor went away
         self._wake, wake = socket.socketpair()
         for end in (self._wake, wake):
@@ -144,20 +144,20 @@ class Spawner:
                 os.close(fd)
 
     def _configure(self, job: int, runs: str, uids: tuple[int, int], needed: list[str], **_: Any) -> None:
-        self._runs = Path(runs)
-        self._runs.mkdir(mode=0o711, parents=True, exist_ok=True)
-        for left in self._runs.iterdir():  # of an executor that died
+        self.runs = Path(runs)
+        self.runs.mkdir(mode=0o711, parents=True, exist_ok=True)
+        for left in self.runs.iterdir():  # of an executor that died
             owner = left.lstat().st_uid
             self._sweep(left, owner if os.getuid() == 0 and owner else None, None)
         if os.getuid() == 0:
-            self._stage = Stage.open([self._runs, *map(Path, needed)])
+            self._stage = Stage.open([self.runs, *map(Path, needed)])
             self._uids = Uids(*uids, last=os.getpid() % uids[1])
         reason = ""
         try:
             self._cgroups = Cgroups.open(f"runmesh-{os.getpid()}")
         except OSError as error:
             reason = str(error)[:1000] or "unknown"
-        reachable = self._stage.reach(self._runs) if self._stage else self._runs
+        reachable = self._stage.reach(self.runs) if self._stage else self.runs
         self.tell("configured", job=job, runs=str(reachable), no_cgroups=reason)
 
     def group(self, name: str, bounds: Sequence[float]) -> Group | None:
@@ -180,7 +180,7 @@ class Spawner:
         order["processes"] = SLOTS_PROCESSES if kind in {"template", "base"} else max(PROCESSES, int(bounds[1]))
         doors: list[int] = []
         try:
-            directory = make_directory(self._runs, run, uid) if run else None
+            directory = make_directory(self.runs, self.runs / run, uid) if run else None
             if confined and run:
                 group = self.group(run, bounds)
                 doors = group.doors() if group else []
@@ -325,7 +325,7 @@ class Spawner:
         status = None if job.template else job.status
         removed = False
         if job.template and job.directory and not job.forks:
-            removed = furnish.remove_untouched(job.directory)
+            removed = furnish.remove_untouched(self.runs, job.directory)
         self.tell("exited", job=job.id, status=status, used=vars(used), removed=removed)
         if job.group is not None:
             self._emptying.append(job.group)
@@ -349,12 +349,12 @@ class Spawner:
     def _sweep(self, directory: Path, uid: int | None, job: Job | None) -> None:
         pid = os.fork()
         if pid == 0:
-            spawned.sweep(directory, uid)
+            spawned.sweep(self.runs, directory, uid)
         self._sweepers[pid] = (directory, job)
 
     def _swept(self, directory: Path, job: Job | None) -> None:
         try:
-            directory.rmdir()
+            remove_empty(self.runs, directory)
         except OSError as error:
             print(f"spawner: {directory} stays: {error}", file=sys.stderr)
         if job is not None:

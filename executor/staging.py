@@ -15,6 +15,7 @@ from pathlib import Path
 
 CLONE_NEWNS = 0x00020000
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_SLAVE = 0x2, 0x4, 0x1000, 0x4000, 0x80000
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 PARTS = ("tmp", "work", "slots")  # of a run's directory
 # Directories that every Linux has and that hardly ever hold anything; one is covered, for the spawner alone.
@@ -75,16 +76,55 @@ def behind_closed_door(path: Path) -> Path | None:
     return steps[closed[-1] + 1] if closed else None
 
 
-def make_directory(where: Path, name: str, uid: int | None, parts: Sequence[str] = PARTS) -> Path:
-    """A run's, with these parts; `uid` owns them. Errors: OSError."""
-    if not _SAFE_NAME.fullmatch(name):
-        raise OSError(f"{name!r} is no name for a run's directory")
-    directory = where / name
-    for path in (directory, *(directory / part for part in parts)):
-        path.mkdir(mode=0o700)
-        if uid is not None:
-            os.chown(path, uid, uid)
-    return directory
+def open_below(root: Path, place: Path) -> int:
+    """A descriptor of a directory below `root`, which is ours. Step by step and never through a link: what lies in a
+    sandbox's directory may be renamed, and replaced, at any time. Errors: OSError.
+    """
+    opened = os.open(root, _DIRECTORY)
+    for step in place.relative_to(root).parts:
+        try:
+            below = os.open(step, _DIRECTORY, dir_fd=opened)
+        finally:
+            os.close(opened)
+        opened = below
+    return opened
+
+
+def make_directory(root: Path, place: Path, uid: int | None, parts: Sequence[str] = PARTS) -> Path:
+    """Makes `place` below `root` with these parts; `uid` owns them. Errors: OSError."""
+    if not _SAFE_NAME.fullmatch(place.name):
+        raise OSError(f"{place.name!r} is no name for a run's directory")
+    above = open_below(root, place.parent)
+    try:
+        own = _make(above, place.name, uid)
+        try:
+            for part in parts:
+                os.close(_make(own, part, uid))
+        finally:
+            os.close(own)
+    finally:
+        os.close(above)
+    return place
+
+
+def _make(above: int, name: str, uid: int | None) -> int:
+    os.mkdir(name, 0o700, dir_fd=above)
+    made = os.open(name, _DIRECTORY, dir_fd=above)
+    if os.fstat(made).st_uid != os.geteuid():
+        os.close(made)
+        raise OSError(f"another directory was put in the place of {name}")
+    if uid is not None:
+        os.fchown(made, uid, uid)
+    return made
+
+
+def remove_empty(root: Path, place: Path) -> None:
+    """Removes `place` below `root`. Errors: OSError."""
+    above = open_below(root, place.parent)
+    try:
+        os.rmdir(place.name, dir_fd=above)
+    finally:
+        os.close(above)
 
 
 def clear(directory: int) -> None:
