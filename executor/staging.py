@@ -138,6 +138,9 @@ def clear(directory: int) -> None:
         while True:
             below = _remove_files(current)
             if below is not None:
+                with suppress(OSError):
+                    os.rmdir(below, dir_fd=current)  # empty, and perhaps another's
+                    continue
                 os.chmod(below, 0o700, dir_fd=current)
                 inner = os.open(below, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=current)
                 trail.append(below)
