@@ -117,10 +117,12 @@ class BubblewrapDriver:
             return None
         try:
             return await base.hold(self._template(launch, base), lambda: self._bases.released(base))
-        except Unavailable as problem:
-            log().warning("base.failed", reason=problem.message)
-            self._bases.released(base)
+        except (Unavailable, OSError) as problem:
+            log().warning("base.failed", reason=str(problem))
+            self._bases.distrust(base)
             return None
+        finally:
+            self._bases.released(base)
 
     async def _template(self, launch: Launch, base: Template | None = None) -> Template:
         """One that is loading. Errors: Unavailable."""
@@ -129,15 +131,15 @@ class BubblewrapDriver:
             if base is None:
                 plan = await self._plan(launch, directory, template=True)
                 begun = await self._begin(ours, plan, launch.environment, directory, launch.bounds)
-                given = []
+                sockets, given = await self._listening(ours, begun), []
             else:
                 told = {"directory": bubblewrap.WORK, "mapped": os.getuid() == 0}
-                begun = await self._fork(ours, base.job, base.control, directory, launch.bounds, told, forks=True)
+                async with _in_time():
+                    begun = await self._fork(ours, base.job, base.control, directory, launch.bounds, told, forks=True)
+                    sockets = await self._listening(ours, begun)
+                    await begun.job.placed
                 directory = f"{base.directory}/slots/{directory}"
                 given = [in_memory(ours, launch.source)]
-            sockets = await self._listening(ours, begun)
-            if base is not None:
-                await begun.job.placed
             return await self._loading(ours, begun, sockets, directory, launch.bounds, order, given)
 
     async def _start_base(self, environment: Environment) -> Template:
@@ -146,7 +148,9 @@ class BubblewrapDriver:
             directory = self._confinement.directory("base")
             plan = replace(await self._plan_of(environment, directory), base=True, maps=os.getuid() == 0)
             begun = await self._begin(ours, plan, environment, directory, DEFAULT_BOUNDS, is_open=False)
-            own = {"modules": MODULES, "mode": "base", "left_open": [bubblewrap.MAPS_FD] if plan.maps else []}
+            # Its limits would be those of all its templates together: its control group holds it.
+            own = {"modules": MODULES, "mode": "base", "processes": 0, "memory": 0}
+            own["left_open"] = [bubblewrap.MAPS_FD] if plan.maps else []
             order = self._order_of(environment, self._bases.given, DEFAULT_BOUNDS) | own
             base = await self._loading(ours, begun, [], directory, DEFAULT_BOUNDS, order, [])
         await base.ready(BASE_SECONDS)
@@ -159,12 +163,13 @@ class BubblewrapDriver:
         """What has its order; `ours` lets go of all but `given`, which it is passed. Errors: Unavailable."""
         job, control, diagnosis = begun
         process, outputs = self._outputs(ours, sockets, directory)
-        slot = partial(self._slot, job, control, directory, bounds, process.names)
-        template = Template(job, control, process, diagnosis, directory, slot, self._spawner.kill)
         try:
-            await control.send(b"S", order, [*outputs, *given])
+            async with _in_time():
+                await control.send(b"S", order, [*outputs, *given])
         except Crashed as crash:
             raise Unavailable(f"the sandbox doesn't start: {_printed(diagnosis) or crash}") from crash
+        slot = partial(self._slot, job, control, directory, bounds, process.names)
+        template = Template(job, control, process, diagnosis, directory, slot, self._spawner.kill)
         close_all(outputs)
         close_all(given)
         ours.pop_all()
@@ -221,9 +226,10 @@ class BubblewrapDriver:
         with ExitStack() as ours:
             name = self._confinement.directory("slot")
             order = {"directory": bubblewrap.WORK, "filter": self._filter, "warm": warm}
-            begun = await self._fork(ours, template, control, name, bounds, order)
-            sockets = await self._listening(ours, begun)
-            await begun.job.placed
+            async with _in_time():
+                begun = await self._fork(ours, template, control, name, bounds, order)
+                sockets = await self._listening(ours, begun)
+                await begun.job.placed
             process, outputs = self._outputs(ours, sockets, f"{directory}/slots/{name}")
             process.names = names.copy()  # it may remember addresses that it was given while it was imported
             sandbox = BubblewrapSandbox(self._spawner, begun.job, process, begun.control, outputs, begun.diagnosis)
@@ -300,6 +306,16 @@ class _Begun(NamedTuple):
     job: Job
     control: ControlChannel
     diagnosis: int
+
+
+@asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    """For what a process has to do that runs user code already. Errors: Unavailable, when it takes too long."""
+    try:
+        async with asyncio.timeout(LISTEN_SECONDS):
+            yield
+    except TimeoutError:
+        raise Unavailable("the sandbox doesn't start: it doesn't answer") from None
 
 
 def _script(launch: Launch) -> str:

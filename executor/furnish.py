@@ -173,7 +173,7 @@ def shown_below_tmp(pid: int) -> list[str]:
     lie there. The same for all slots of a template. Errors: OSError.
     """
     points = []
-    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
+    for line in os.fsdecode(Path(f"/proc/{pid}/mountinfo").read_bytes()).split("\n")[:-1]:
         point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), line.split(" ")[4])
         if point.startswith(_TEMPORARY):
             points.append(point)
@@ -181,7 +181,7 @@ def shown_below_tmp(pid: int) -> list[str]:
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> Mount:
-    return source.encode(), target.encode(), kind.encode() if kind else None, flags, options.encode()
+    return os.fsencode(source), os.fsencode(target), kind.encode() if kind else None, flags, options.encode()
 
 
 def _others(*covered: str) -> list[Mount]:

@@ -23,6 +23,7 @@ class Job:
     news: bytes = b""
     # The sandbox's init: with it everything inside dies.
     init: int | None = None
+    init_pid: int = 0
     status: int | None = None
     killed_at: float | None = None
     # A slot's: the template that it is forked from, and the socket on which it speaks until it is settled.
@@ -38,6 +39,17 @@ class Job:
     forks: bool = False
     # A base's: its user namespace waits for this to be closed, until its ids are mapped.
     unmapped: int = -1
+
+    def map(self, uids: "Uids", pid: int) -> bool:
+        """Maps the ids of its user namespace, whose init has this pid, and lets it go on. False when that can't be."""
+        assert self.uid is not None
+        try:
+            uids.map_all(pid, self.uid)
+            os.write(self.unmapped, b"1")
+        except OSError:
+            return False
+        self.close_maps()
+        return True
 
     def close_maps(self) -> None:
         """It needn't wait any longer."""

@@ -81,6 +81,7 @@ class Spec:
     caller_id: str = ""
     # Whose secrets it sees, and as whom its nested calls act.
     acting_id: str = ""
+    owner_id: str = ""
     service_id: str = ""
     correlation_id: str = ""
     root_id: str = ""

@@ -48,6 +48,7 @@ class Preload:
             with_platform(env),
             isolation,
             acting_id=organization_id,
+            owner_id=organization_id,
             bounds=Bounds(limits.memory_bytes, limits.processes, limits.cpu),
             disk_bytes=limits.disk_bytes,
             egress=egress,

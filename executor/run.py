@@ -181,6 +181,7 @@ class Run:
             isolation=version.isolation,
             version_id=version.id,
             acting_id=spec.acting_id,
+            owner_id=spec.owner_id,
             bounds=self._bounds,
             disk_bytes=limits.disk_bytes,
             certificates=host.authority.directory if given.fill_ins else None,

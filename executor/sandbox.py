@@ -52,6 +52,7 @@ class Launch:
     # the run's own log.
     egress: Sequence[str] | None = None
     contacts: EgressLog = field(default_factory=EgressLog, repr=False, compare=False)
+    owner_id: str = ""  # whose workflow it is
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def serve(control: Any, modules: Iterable[str], ours: logging.Handler) -> None:
         with suppress(Exception):
             config = uvicorn.Config(_app, log_config=None)
             config.load()
-            shim_warm.warm_up(config)
+            shim_warm.touch_once(config.loaded_app)
         logging.getLogger("uvicorn.error").removeHandler(ours)
     shim_template.Template(control, base=True).serve(lambda content: control.send(b"R", content), lambda _: None)
 

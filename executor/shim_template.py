@@ -30,7 +30,7 @@ _CLONE = {"x86_64": 56, "aarch64": 220}
 _CAPSET = {"x86_64": 126, "aarch64": 91}
 # CLONE_NEWNS NEWUTS NEWIPC NEWUSER NEWPID NEWNET: exactly what the template's filter allows.
 _NAMESPACES = 0x00020000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
-_PR_SET_DUMPABLE = 4
+_PR_SET_DUMPABLE, _PR_GET_TID_ADDRESS = 4, 40
 _PR_CAPBSET_DROP, _PR_SET_SECCOMP, _PR_CAP_AMBIENT = 24, 22, 47
 _SECCOMP_MODE_FILTER, _PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 _CAPABILITY_VERSION = 0x20080522
@@ -84,6 +84,26 @@ def collapse_pages() -> None:
                 _libc.madvise(ctypes.c_void_p(place), ctypes.c_size_t(_HUGE), _MADV_COLLAPSE)  # as far as there are any
 
 
+def _left_open(own: set[int]) -> str:
+    """Any descriptor at all: a template checks that it has none but ours before it runs a script."""
+    for number in sorted(int(path.name) for path in Path("/proc/self/fd").iterdir()):
+        with suppress(OSError):  # that of the listing itself
+            os.fstat(number)
+            if number > 2 and number not in own:
+                return f"importing it leaves descriptor {number} open"
+    return ""
+
+
+def _place_of_tid() -> ctypes.c_int | None:
+    """Where libc keeps the main thread's id, which only its own fork would change: a template is the first of its
+    namespace, and its second thread mustn't be taken for its main one.
+    """
+    place = ctypes.c_void_p()
+    if _libc.prctl(_PR_GET_TID_ADDRESS, ctypes.byref(place), 0, 0, 0) or not place.value:
+        return None  # this kernel doesn't tell
+    return ctypes.c_int.from_address(place.value)
+
+
 def _shared_state(number: int) -> str:
     """What an open descriptor is, when processes that inherit it would get in each other's way."""
     try:
@@ -131,7 +151,9 @@ class Template:
 
     def serve(self, ready: Callable[[dict[str, Any]], None], other: Callable[[bytes], None]) -> dict[str, Any]:
         """The order, in a slot. `ready` tells the executor; `other` answers frames that aren't about forking."""
-        reason = unforkable({self._control.sock.fileno()})
+        own = {self._control.sock.fileno()}
+        reason = unforkable(own) or (_left_open(own) if self._base else "")
+        tid = _place_of_tid() if self._base else None
         shim_chance.find_generators()
         gc.collect()
         gc.freeze()
@@ -158,6 +180,8 @@ class Template:
                     awake.close()
                     wake.close()
 
+                if tid is not None:
+                    tid.value = 1
                 if self._base:
                     become_template(self._control, order, fds, reset)
                 else:

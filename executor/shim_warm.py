@@ -19,10 +19,15 @@ from shim_exchange import Exchange  # type: ignore[import-not-found]  # it lies 
 
 def warm_up(config: Any) -> None:
     """Makes uvicorn and the framework do once what they would do lazily; never calls the user's handlers."""
-    _loop_factory(config)  # imports uvloop, where that is used
+    _loop_factory(config)  # imports uvloop, where that is used; older versions of uvicorn set a policy
+    touch_once(config.loaded_app)
+
+
+def touch_once(app: Any) -> None:
+    """In a loop of its own, and no policy is set."""
     loop = asyncio.SelectorEventLoop()  # uvloop's would leave a pipe open that all slots shared
     try:
-        loop.run_until_complete(touch(config.loaded_app, times=3))
+        loop.run_until_complete(touch(app, times=3))
     finally:
         loop.close()
 

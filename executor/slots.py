@@ -16,6 +16,9 @@ from executor.cgroups import Group
 from executor.jobs import Job
 from executor.staging import PARTS, make_directory, remove_empty
 
+# From a base's init to a template's: bubblewrap's own, the one that stands apart, and it (shim_base.py).
+_GENERATIONS = 4
+
 
 class Spawner(Protocol):
     """What the spawner does for us."""
@@ -63,6 +66,7 @@ class Slots:
         parent = self._spawner.jobs.get(template)
         if parent is None or parent.directory is None or parent.killed_at:
             raise OSError("the template is gone")
+        word = socket.socket(fileno=os.dup(given[0]))
         uid = self._spawner.take_uid() if forks else None
         parts = PARTS if forks else furnish.PARTS
         try:
@@ -77,7 +81,6 @@ class Slots:
         except OSError:
             self._spawner.give_back(uid)
             raise
-        word = socket.socket(fileno=os.dup(given[0]))
         word.setblocking(False)
         slot = Job(job, 0, True, uid, directory, listen, told=-1, status=0, template=parent, word=word, group=group)
         slot.forks = forks
@@ -127,17 +130,18 @@ class Slots:
                 self._settled(slot)
             else:
                 self._spawner.kill(slot)
-        except OSError as error:
+        except (OSError, ValueError, IndexError) as error:
             self._spawner.tell("deaf", job=slot.id, error=str(error)[:1000])
             self._spawner.kill(slot)
 
     def _welcome(self, slot: Job, pid: int) -> None:
         """It is the child of its init, with which all in it dies, or it is one. Errors: OSError."""
         slot.pid = pid
-        slot.init = _open_init(pid if slot.forks else _parent(pid))
+        assert slot.template is not None
+        slot.init_pid = pid if slot.forks else _parent(pid)
+        slot.init = _open_init(slot.init_pid, slot.template.init_pid)
         self._spawner.watch(slot.init, lambda: self._spawner.maybe_ended(slot))
         assert slot.directory is not None
-        assert slot.template is not None
         if slot.template.shown is None:
             slot.template.shown = furnish.shown_below_tmp(pid)
         name = slot.directory.name
@@ -162,17 +166,28 @@ class Slots:
         self.hang_up(slot)
 
 
+def _about(pid: int, field: bytes) -> bytes:
+    """A field of /proc/PID/status, where a process's own name may hold anything but a line's end. Errors: OSError."""
+    return Path(f"/proc/{pid}/status").read_bytes().split(b"\n" + field + b":\t", 1)[1].split(b"\n", 1)[0]
+
+
 def _parent(pid: int) -> int:
     """Errors: OSError."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("PPid:", 1)[1].split(None, 1)[0])
+    return int(_about(pid, b"PPid"))
 
 
-def _open_init(pid: int) -> int:
-    """A pidfd of what must be the init of a pid namespace. Errors: OSError."""
+def _open_init(pid: int, above: int) -> int:
+    """A pidfd of what must be the init of a pid namespace, born below the process `above`. Errors: OSError."""
     opened = os.pidfd_open(pid)
-    about = Path(f"/proc/{pid}/status").read_text()
-    if about.split("NSpid:", 1)[1].split("\n", 1)[0].split()[-1] != "1":
+    is_own = False
+    try:
+        step = pid if _about(pid, b"NSpid").split()[-1] == b"1" else 0
+        for _ in range(_GENERATIONS if step else 0):
+            step = _parent(step)
+            is_own = is_own or step == above
+    except (OSError, ValueError, IndexError):
+        pass  # past the first process of all, or one has died
+    if not is_own:
         os.close(opened)
-        raise OSError("the slot is neither an init nor the child of one")
+        raise OSError("the slot isn't its template's, or neither an init nor the child of one")
     return opened

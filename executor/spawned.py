@@ -104,45 +104,31 @@ def furnish_slot(
 
 
 def sweep(root: Path, directory: Path, uid: int | None) -> NoReturn:
-    """Empties a run's directory as the uid that filled it. Exit status 1 when something resists."""
+    """Empties a run's directory as the uid that filled it. Exit status 1 when something resists.
+
+    What lies right in `root` belongs to nobody who lives any more: whatever of it is another uid's, a base's templates
+    for one, is removed by us. Elsewhere somebody might move a directory while we are in it, and lead us out of there.
+    """
     status = 1
     try:
         opened = staging.open_below(root, directory)
         os.nice(10)
-        if uid is not None:
-            _clear_others(opened, uid)
-            drop_to(uid)
-        staging.clear(opened)
-        status = 0
+        child = os.fork() if uid is not None and directory.parent == root else -1
+        if child <= 0:
+            if uid is not None:
+                drop_to(uid)
+            staging.clear(opened)
+            status = 0
+        elif os.waitpid(child, 0)[1]:
+            staging.clear(opened)
+            status = 0
+        else:
+            status = 0
     except BaseException as error:  # noqa: BLE001  # as above
         with suppress(OSError):
             os.write(2, f"spawner: {directory} can't be emptied: {error}\n".encode())
     finally:
         os._exit(status)
-
-
-def _clear_others(directory: int, uid: int) -> None:
-    """Among a base's slots lie templates, each another uid's, wherever the base may have put them."""
-    with suppress(FileNotFoundError):
-        slots = os.open("slots", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
-        for entry in os.scandir(slots):
-            owner = entry.stat(follow_symlinks=False).st_uid
-            if owner in {0, uid} or not entry.is_dir(follow_symlinks=False):
-                continue
-            child = os.fork()
-            if child == 0:
-                _clear_as(owner, slots, entry.name)
-            os.waitpid(child, 0)
-        os.close(slots)
-
-
-def _clear_as(uid: int, above: int, name: str) -> NoReturn:
-    try:
-        opened = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
-        drop_to(uid)
-        staging.clear(opened)
-    finally:
-        os._exit(0)
 
 
 def drop_to(uid: int) -> None:

@@ -238,12 +238,10 @@ class Spawner:
             return
         pid = int(found[1])
         with suppress(ProcessLookupError):
-            job.init = os.pidfd_open(pid)
+            job.init, job.init_pid = os.pidfd_open(pid), pid
             self.watch(job.init, lambda: self.maybe_ended(job))
-        if job.unmapped >= 0 and self._uids and job.uid is not None:
-            with suppress(ProcessLookupError, FileNotFoundError):  # it is dead already
-                self._uids.map_all(pid, job.uid)
-            job.close_maps()
+        if job.unmapped >= 0 and self._uids and not job.map(self._uids, pid):
+            self.kill(job)
         if job.killed_at is not None:
             self.kill(job)
         elif job.opens and os.fork() == 0:
@@ -317,6 +315,7 @@ class Spawner:
                     return
             self._selector.unregister(job.init)
             os.close(job.init)
+            job.init = None
         self._close_status(job)
         job.close_maps()
         self._slots.hang_up(job)

@@ -216,8 +216,8 @@ class SpawnerClient:
         return job
 
     def kill(self, job: Job) -> None:
-        """Kills it and all that it started; `exited` tells when."""
-        if not job.exited.done():
+        """Kills it and all that it started; `exited` tells when, or its template, which may lie."""
+        if not job.is_over:
             self._send({"do": "kill", "job": job.number})
 
     async def close(self) -> None:

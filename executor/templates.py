@@ -228,8 +228,9 @@ class Templates:
         for key, entry in list(self._entries.items()):
             if entry.making.done() and not entry.making.cancelled() and entry.making.exception() is None:
                 sizes[key] = entry.making.result().memory()
-        shared = self._driver.memory()
-        while self._budget and len(sizes) > 1 and shared + sum(sizes.values()) > self._budget:
+        # What is shared isn't freed by letting one go: half of the budget is theirs, however much that is.
+        room = max(self._budget - self._driver.memory(), self._budget // 2)
+        while self._budget and len(sizes) > 1 and sum(sizes.values()) > room:
             oldest = next(key for key in (*self._entries, *sizes) if key in sizes)
             log().info("template.evicted", bytes=sizes.pop(oldest))
             self._drop(oldest)

@@ -51,6 +51,7 @@ def from_spec(spec: run_pb2.RunSpec) -> Spec:
         deadline=spec.deadline.ToDatetime(UTC),
         caller_id=spec.caller_id,
         acting_id=spec.acting_id,
+        owner_id=spec.owner_id,
         service_id=spec.service_id,
         correlation_id=spec.correlation_id,
         root_id=spec.root_id or spec.run_id,

@@ -123,7 +123,7 @@ def _files(top: Path) -> Iterator[str]:
         for name in (*directories, *files):
             path = os.path.relpath(os.path.join(directory, name), top)  # noqa: PTH118
             if not path.startswith(GROWS):
-                yield re.sub(r"^runs/([a-z]+)[^/]*(/slots/[a-z]+)?[^/]*", r"runs/\1\2", path)
+                yield re.sub(r"(^runs|/slots)/([a-z]+)[^/]*", r"\1/\2", path)
 
 
 def _strangers() -> Iterator[str]:

@@ -53,7 +53,7 @@ def started() -> Started:
 
 @pytest.fixture
 def bases(started: Started) -> Bases:
-    return Bases(started, GIVEN, idle=0)
+    return Bases(started, GIVEN, idle=0.005)
 
 
 async def test_templates_of_one_environment_and_organization_share_one(bases: Bases, started: Started) -> None:
@@ -67,6 +67,7 @@ async def test_templates_of_one_environment_and_organization_share_one(bases: Ba
     "change",
     [
         lambda launch: replace(launch, acting_id="another"),
+        lambda launch: replace(launch, owner_id="another"),
         lambda launch: replace(launch, environment=replace(launch.environment, digest="another")),
     ],
 )
@@ -98,14 +99,17 @@ async def test_what_would_differ_has_none(bases: Bases, started: Started, change
     assert started.tried == 0
 
 
-@pytest.mark.parametrize("error", [Unforkable("a thread"), StartFailed("timeout", "it hangs")])
+@pytest.mark.parametrize("error", [Unforkable("a thread"), StartFailed("exited", "it has died")])
 async def test_what_cannot_be_one_is_not_tried_again(bases: Bases, started: Started, error: Exception) -> None:
     started.error = error
     assert [await bases.of(LAUNCH) for _ in range(3)] == [None] * 3
     assert started.tried == 1
 
 
-async def test_what_could_not_be_had_is_tried_again(bases: Bases, started: Started) -> None:
+async def test_what_could_not_be_had_is_tried_again(
+    bases: Bases, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("executor.bases.RETRY_SECONDS", 0.0)
     started.error = Unavailable("not now")
     assert await bases.of(LAUNCH) is None
     started.error = None
@@ -124,18 +128,44 @@ async def test_one_without_a_template_goes_after_a_while(bases: Bases, started: 
     assert base is not None
     started[0].slots = 1
     bases.released(base)
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.02)
     assert not started[0].retired
     started[0].slots = 0
     bases.released(base)
     started[0].slots = 1  # somebody came in time
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.02)
     assert not started[0].retired
     started[0].slots = 0
     bases.released(base)
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.02)
     assert (started[0].retired, bases.memory()) == (True, 0)
     assert await bases.of(LAUNCH) is started[1]
+
+
+@pytest.mark.parametrize("error", [OSError(24, "too many open files"), StartFailed("timeout", "it hangs")])
+async def test_what_failed_for_the_moment_costs_no_run_and_is_tried_again(
+    bases: Bases, started: Started, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("executor.bases.RETRY_SECONDS", 0.0)
+    started.error = error
+    assert await bases.of(LAUNCH) is None
+    started.error = None
+    assert await bases.of(LAUNCH) is started[0]
+
+
+async def test_one_that_disobeys_goes_and_has_no_successor_for_a_while(bases: Bases, started: Started) -> None:
+    base = await bases.of(LAUNCH)
+    assert base is not None
+    bases.distrust(base)
+    assert (started[0].retired, await bases.of(LAUNCH), started.tried) == (True, None, 1)
+
+
+async def test_one_whose_callers_have_all_left_is_let_go(bases: Bases, started: Started) -> None:
+    asking = asyncio.create_task(bases.of(LAUNCH))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.sleep(0.02)
+    assert (started[0].retired, bases.memory()) == (True, 0)
 
 
 async def test_a_caller_who_gives_up_leaves_the_making_to_others(bases: Bases, started: Started) -> None:
@@ -149,6 +179,4 @@ async def test_closing_ends_what_is_being_made(bases: Bases, started: Started) -
     asking = asyncio.create_task(bases.of(LAUNCH))
     await asyncio.sleep(0)
     await bases.close()
-    with pytest.raises(asyncio.CancelledError):
-        await asking
-    assert len(started) == 0
+    assert (await asking, await bases.of(LAUNCH), len(started)) == (None, None, 0)
