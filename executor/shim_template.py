@@ -44,7 +44,7 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 
 def unforkable(own: set[int]) -> str:
     """Why the process as it stands can't be forked into many; empty when it can. `own` descriptors are ours."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(errors="replace")
     threads = int(status.split("Threads:", 1)[1].split(None, 1)[0])
     if threads > 1:
         return f"importing it leaves {threads - 1} thread(s) running"
@@ -55,7 +55,7 @@ def unforkable(own: set[int]) -> str:
     with suppress(ChildProcessError):
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         return "importing it leaves a child process"
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
         fields = line.split(None, 5)
         if fields[1].startswith("rw") and fields[1].endswith("s"):
             return f"importing it leaves memory shared with others: {fields[5] if len(fields) > 5 else 'anonymous'}"
@@ -72,7 +72,7 @@ def collapse_pages() -> None:
     """Huge pages where our memory has any by now: a fork copies, and an exit takes down, one entry instead of 512. Not
     where a base has made them already: they would be copied, and not be shared any more.
     """
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
         fields = line.split(None, 5)
         if fields[1] != "rw-p" or fields[4] != "0":
             continue

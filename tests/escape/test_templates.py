@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.mesh import Mesh, mesh_up, until
-from tests.escape.attacks import CANARY, HEADER, PRELUDE, Attacker, runs_left, serves
+from tests.escape.attacks import CANARY, HEADER, PRELUDE, Attacker, none_left, runs_left, serves
 
 # At each alarm `attack` is called with the pids of the slots; what it found out is in a file that slots see.
 TEMPLATE = """
@@ -53,7 +53,7 @@ async def app(scope, receive, send):
         found = json.load(open("/tmp/found"))
     except OSError:
         found = {}
-    status = dict(line.split(":\\t") for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
+    status = dict(line.split(":\\t") for line in open("/proc/self/status", errors="replace").read().splitlines() if ":\\t" in line)
     mine = {"pid": os.getpid(), "caps": status["CapEff"], "seccomp": status["Seccomp"], "mounts": [
         line.split()[4] for line in open("/proc/self/mountinfo")], "roots": sorted(os.listdir("/tmp"))}
     content = json.dumps([found, mine]).encode()
@@ -239,6 +239,44 @@ def test_lying_to_whoever_works_for_it(mesh: Mesh, name: str) -> None:
             # Capabilities in namespaces of its own, and the template's filter: nothing to use them on.
             assert answer.json()[1]["seccomp"] == "2"
     assert mesh.process.poll() is None
+
+
+@pytest.mark.parametrize("name", [b"PPid: 1", b"NSpid: 1", b"\xff\xfe"])
+def test_the_name_of_a_process_is_nothing_but_a_name(mesh: Mesh, name: bytes) -> None:
+    """It stands in /proc/PID/status before what the spawner reads there."""
+    before = len([line for line in mesh.output if "template.failed" in line])
+    attacker = deployed(mesh, f'libc.prctl(15, {name!r}, 0, 0, 0)\ndef attack(slots):\n    told("seen", True)')
+    for _ in range(3):
+        answer = attacker.run("")
+        assert answer.status_code == 200, answer.text
+        assert "/runmesh" in answer.json()[1]["mounts"]  # it is a slot, not a process from nothing
+        serves(mesh)
+    assert len([line for line in mesh.output if "template.failed" in line]) == before
+
+
+def test_saying_that_its_slots_have_ended_spares_them_nothing(mesh: Mesh) -> None:
+    attack = """
+control = sys.modules["__runmesh_shim__"].handover.control
+original, numbers = control.receive, []
+def receive():
+    kind, order, fds = original()
+    if kind == b"F" and os.getpid() == ME:
+        numbers.append(order["slot"])
+    return kind, order, fds
+control.receive = receive
+def attack(slots):
+    told("seen", True)
+    for number in numbers:
+        tried(lambda: control.send(b"W", {"slot": number, "status": 0, "error": ""}))
+"""
+    code = HEADER % "run" + PRELUDE + TEMPLATE.replace("@ATTACK@", attack).replace("sleep(0.3)", "sleep(600)")
+    mesh.deploy("sleepy", code)
+    with mesh.http() as client:
+        assert client.patch("/workflows/sleepy", json={"limits": {"sync_timeout_ms": 1000}}).status_code == 200
+    for _ in range(3):
+        assert Attacker(mesh, "sleepy").run("").status_code in {502, 503, 504}
+        serves(mesh)
+    none_left(mesh)
 
 
 def test_a_slot_that_keeps_its_rights_mounts_nothing(mesh: Mesh) -> None:
