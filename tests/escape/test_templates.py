@@ -53,7 +53,8 @@ async def app(scope, receive, send):
         found = json.load(open("/tmp/found"))
     except OSError:
         found = {}
-    status = dict(line.split(":\\t") for line in open("/proc/self/status", errors="replace").read().splitlines() if ":\\t" in line)
+    told = open("/proc/self/status", errors="replace").read()
+    status = dict(line.split(":\\t") for line in told.splitlines() if ":\\t" in line)
     mine = {"pid": os.getpid(), "caps": status["CapEff"], "seccomp": status["Seccomp"], "mounts": [
         line.split()[4] for line in open("/proc/self/mountinfo")], "roots": sorted(os.listdir("/tmp"))}
     content = json.dumps([found, mine]).encode()
