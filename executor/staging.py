@@ -92,7 +92,7 @@ def open_below(root: Path, place: Path) -> int:
 
 def make_directory(root: Path, place: Path, uid: int | None, parts: Sequence[str] = PARTS) -> Path:
     """Makes `place` below `root` with these parts; `uid` owns them. Errors: OSError."""
-    if not _SAFE_NAME.fullmatch(place.name):
+    if not all(map(_SAFE_NAME.fullmatch, place.relative_to(root).parts)) or place == root:
         raise OSError(f"{place.name!r} is no name for a run's directory")
     above = open_below(root, place.parent)
     try:

@@ -35,7 +35,7 @@ def cpu_ms(roots: list[int]) -> float:
     times: dict[int, float] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = path.read_text().rpartition(")")[2].split()
+            fields = path.read_text(errors="replace").rpartition(")")[2].split()
         except OSError:
             continue
         pid = int(path.parent.name)

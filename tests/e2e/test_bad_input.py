@@ -212,13 +212,16 @@ def test_nothing_is_left_behind(mesh: Mesh) -> None:
     """After all of the above: no sandbox, no run directory, no mount; a waiting slot at most for what is hot."""
 
     def left() -> list[object]:
-        places = list((mesh.home / "runs").iterdir())
+        bases = list((mesh.home / "runs").glob("base-*"))
+        places = [*(mesh.home / "runs").iterdir(), *(mesh.home / "runs").glob("base-*/slots/*")]
         templates = [path for path in places if path.name.startswith("template-")]
+        alone = {path for path in templates if path.parent.name == "runs"}
         sandboxes = [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"bwrap\0" in read(path)]
         ours = [path for path in sandboxes if str(mesh.home).encode() in read(path)]
         slots = [path for template in templates for path in list((template / "slots").iterdir())[1:]]
         mounts = [line for line in Path("/proc/mounts").read_text().splitlines() if str(mesh.home) in line]
-        return [*ours[2 * len(templates) :], *(set(places) - set(templates)), *slots, *mounts]
+        wrong = set(places) - set(templates) - set(bases)
+        return [*ours[2 * len({*alone, *bases}) :], *wrong, *slots, *mounts]
 
     until(lambda: not left(), 10)
 

@@ -114,8 +114,10 @@ def processes(mesh: Mesh) -> dict[str, Path]:
     children: dict[str, list[tuple[str, Path]]] = {}
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
-            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
-            words = (status.parent / "cmdline").read_text().split("\0")
+            fields = dict(
+                line.split(":\t", 1) for line in status.read_text(errors="replace").splitlines() if ":\t" in line
+            )
+            words = (status.parent / "cmdline").read_text(errors="replace").split("\0")
         except OSError:  # it has just ended
             continue
         name = words[words.index("-m") + 1] if "-m" in words else fields["Name"]

@@ -147,7 +147,7 @@ def descendants(pid: int) -> set[int]:
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            name, _, rest = path.read_text().rpartition(")")
+            name, _, rest = path.read_text(errors="replace").rpartition(")")
             parents[int(name.split(" ")[0])] = int(rest.split()[1])
     found = {pid}
     while more := {child for child, parent in parents.items() if parent in found} - found:

@@ -269,7 +269,7 @@ def count(driver: BubblewrapDriver) -> tuple[int, ...]:
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+            parents[int(path.parent.name)] = int(path.read_text(errors="replace").rpartition(")")[2].split()[1])
         except OSError:
             continue
     family = {driver._spawner.pid}
