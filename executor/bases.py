@@ -2,8 +2,8 @@
 forked from it, share that memory, and needn't load it again.
 
 A base knows no secret and runs nobody's script. Strangers share none, nor do their workflows that are run with another
-organization's secrets: forks have the same layout of memory and the same
-seed of hashes. What fails here is no failure of a template: it is then started from nothing.
+organization's secrets: forks have the same layout of memory and the same seed of hashes. What fails here is no failure
+of a template: it is then started from nothing.
 """
 
 import asyncio

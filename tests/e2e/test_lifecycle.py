@@ -84,6 +84,8 @@ def test_as_an_ordinary_user(home: Path, for_everybody: Path) -> None:
         mesh.finished(run_id)
         contacts = client.get(f"/request/{run_id}/egress").json()["items"]
         assert [(each["host"], each["verdict"]) for each in contacts] == [("10.254.254.254", "denied")]
+        assert list(home.glob("runs/base-*/slots/template-*")), "templates aren't forked from a base"
+        assert not [line for line in mesh.output if "base.failed" in line or "template.failed" in line]
     assert mesh.process.returncode == 0
     until(lambda: not left_over(home), 5)
 
