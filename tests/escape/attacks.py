@@ -230,13 +230,15 @@ def runs_left(mesh: Mesh) -> list[str]:
 
 
 def none_left(mesh: Mesh) -> None:
-    """Within 15 s; which they are, if not."""
+    """Within 15 s; which they are, if not, with what may say why."""
     with suppress(AssertionError):
         until(lambda: not runs_left(mesh), 15)
-    assert not (left := runs_left(mesh)), (
-        left,
-        [line for line in mesh.output if "spawner: " in line or '"warning"' in line],
-    )
+    if left := runs_left(mesh):
+        with mesh.http() as client:
+            runs = client.get("/runs", params={"limit": 5}).text
+        listed = subprocess.run(["ps", "axf", "-o", "pid,uid,stat,etimes,args"], capture_output=True, check=True)
+        processes = listed.stdout.decode(errors="replace")
+        raise AssertionError(left, [line for line in mesh.output if "spawner: " in line or '"warning"' in line], runs, processes)
 
 
 def serves(mesh: Mesh) -> None:
