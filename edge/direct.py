@@ -6,7 +6,7 @@ A small request goes in one message, and a small answer comes back in one: each 
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Protocol
@@ -70,7 +70,7 @@ class Direct:
         call.begun.append(run_id)
         try:
             if isinstance(body, bytes):
-                found = await self._executor.call(spec, body, call.timeout + GRACE)
+                found = await self._called(spec, body, call.timeout + GRACE)
                 if isinstance(found, WholeAnswer):
                     return Answer(found.head.status, frame.headers(found.head), found.body)
                 if found is not None:
@@ -88,6 +88,19 @@ class Direct:
             return await relay(frame, head, events, self._leave)
         await events.aclose()
         return frame.failed(head)
+
+    async def _called(self, spec: RunSpec, body: bytes, timeout: timedelta) -> WholeAnswer | Outcome | None:
+        try:
+            return await self._executor.call(spec, body, timeout)
+        except asyncio.CancelledError:
+            self._errands.send(self._release(spec.run_id))
+            raise
+
+    async def _release(self, run_id: str) -> None:
+        """The caller hung up. If the executor had just said that the answer is to be held, it would wait for us."""
+        with suppress(Problem):
+            async with aclosing(self._executor.hold(run_id, GRACE)) as events:
+                await anext(events, None)
 
     def _leave(self, events: AsyncGenerator[RunEvent, None], complete: bool) -> None:
         """The rpc stays open while the workflow's background tasks go on: ending it would kill them."""

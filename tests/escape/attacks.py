@@ -230,15 +230,16 @@ def runs_left(mesh: Mesh) -> list[str]:
 
 
 def none_left(mesh: Mesh) -> None:
-    """Within 15 s; which they are, if not, with what may say why."""
+    """Within 30 s: an answer that nobody takes is held for 10. Which they are, if not, with what may say why."""
     with suppress(AssertionError):
-        until(lambda: not runs_left(mesh), 15)
+        until(lambda: not runs_left(mesh), 30)
     if left := runs_left(mesh):
         with mesh.http() as client:
-            runs = client.get("/runs", params={"limit": 5}).text
+            runs = client.get("/requests", params={"limit": 5}).text
         listed = subprocess.run(["ps", "axf", "-o", "pid,uid,stat,etimes,args"], capture_output=True, check=True)
         processes = listed.stdout.decode(errors="replace")
-        raise AssertionError(left, [line for line in mesh.output if "spawner: " in line or '"warning"' in line], runs, processes)
+        told = [line for line in mesh.output if "spawner: " in line or '"warning"' in line]
+        raise AssertionError(left, told, runs, processes)
 
 
 def serves(mesh: Mesh) -> None:

@@ -253,8 +253,8 @@ class FakeExecutor:
         return head
 
     async def hold(self, run_id: str, timeout: timedelta) -> AsyncGenerator[RunEvent, None]:
-        assert self._begun is not None
-        assert self._playing is not None
+        if self._begun is None or self._playing is None:
+            raise NotFound("no such run here")
         self.held.append(run_id)
         async with aclosing(self._playing) as events:
             yield self._begun

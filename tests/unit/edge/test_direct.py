@@ -12,7 +12,7 @@ from edge.calls import Call, Calls
 from edge.direct import Direct
 from edge.http import Aborted, Answer
 from edge.patience import Errands
-from edge.run_model import INLINE_BYTES, AnswerHead, BodyComplete, Limits, Outcome, Status, Target
+from edge.run_model import INLINE_BYTES, AnswerHead, BodyComplete, Limits, Outcome, RunSpec, Status, Target, WholeAnswer
 from kit.clock import FakeClock
 from kit.errors import Invalid, Unavailable
 from kit.names import is_id
@@ -96,6 +96,27 @@ async def test_a_caller_that_hangs_up_kills_the_run_before_its_head(errands: Err
     with pytest.raises(asyncio.CancelledError):
         await task
     assert executor.left.is_set()
+
+
+async def test_a_caller_that_hangs_up_just_when_the_answer_is_to_be_held_kills_the_run(errands: Errands) -> None:
+    class Late(FakeExecutor):
+        async def call(self, spec: RunSpec, body: bytes, timeout: timedelta) -> WholeAnswer | Outcome | None:
+            found = await super().call(spec, body, timeout)
+            self.said.set()
+            await asyncio.Event().wait()
+            return found
+
+        said = asyncio.Event()
+
+    executor = Late(OK, b"x", asyncio.Event())
+    call = replace(await a_call(), brief=True)
+    task = asyncio.create_task(run(executor, errands, call))
+    await asyncio.wait_for(executor.said.wait(), 5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.wait_for(executor.left.wait(), 5)
+    assert executor.held == call.begun
 
 
 async def test_a_caller_that_hangs_up_kills_the_run_in_the_middle(errands: Errands) -> None:
