@@ -16,12 +16,17 @@ from kit.telemetry import current_traceparent
 
 MAX_REFERENCE = 300
 MAX_CORRELATION = 200
+MAX_RETRIES = 100
+# The lower, the sooner, within one organization.
+PRIORITIES = {"high": -1, "normal": 0, "low": 1}
 _REFERENCE = re.compile(r"[\w.@-]+")
 _CORRELATION = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 # The caller's dealings with the platform, hop-by-hop headers, and what the platform itself tells the workflow.
 _OURS = frozenset({
     "authorization", "x-api-key", "x-goog-api-key", "x-http-code",
     "x-provisioned-request-id", "run-as-template", "x-on-timeout", "idempotency-key", "x-callback-url", "x-budget",
+    "x-retries", "x-priority",
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
     "transfer-encoding", "upgrade", "expect",
     "x-request-id", "x-correlation-id", "codewords-caller-id", "x-scheduled-request-id", "x-deadline", "traceparent",
@@ -42,15 +47,19 @@ class Call:
     brief: bool
     host: str
     provisioned_id: str = ""
+    idempotency_key: str = ""
     # What passing the sync limit, or the caller hanging up, does to the run: it goes on, or is killed.
     continues: bool = False
     # Gets the run's id once there may be a run: what ends the call from outside tells it too.
     begun: list[str] = field(default_factory=list)
+    # And here when somebody else may wait for that run, too.
+    shared: list[str] = field(default_factory=list)
 
     @property
     def durable(self) -> bool:
         """Whether the run has to be committed before it starts; the direct way is faster."""
-        return self.continues or bool(self.provisioned_id or self.asker.one_time_key_id) or not self.spec.synchronous
+        named = self.provisioned_id or self.asker.one_time_key_id or self.idempotency_key
+        return self.continues or bool(named) or not self.spec.synchronous
 
     @property
     def timeout(self) -> timedelta:
@@ -75,6 +84,7 @@ class Calls:
         correlation_id = _correlation_id(request)
         if not _REFERENCE.fullmatch(reference) or len(reference) > MAX_REFERENCE:
             raise NotFound(f"there is no workflow {reference[:100]!r} that this key can see")
+        idempotency_key, retries, priority = _idempotency_key(request), _retries(request), _priority(request)
         target = await self._workflows.resolve(who.organization_id, reference)
         spec = RunSpec(
             owner_id=target.owner_id,
@@ -89,19 +99,29 @@ class Calls:
             traceparent=current_traceparent(),
             key_id=who.key_id,
             synchronous=synchronous,
+            retries=target.limits.retries if retries is None else retries,
+            priority=priority,
         )
         return Call(
             spec=_under_its_parent(spec, who),
             reference=reference,
-            limits=target.limits,
+            limits=self._limits(target.limits, who),
             asker=asker(who),
             body=_body(request, target.limits.request_bytes),
             brief=brief(request),
             host=request.header("host"),
             provisioned_id=provisioned_id,
+            idempotency_key=idempotency_key,
             continues=continues,
             begun=request.begun,
         )
+
+    def _limits(self, limits: Limits, who: Principal) -> Limits:
+        """A call that a run waits for has no more time than that run has left (SPEC §3)."""
+        if who.identity is None:
+            return limits
+        left = max(timedelta(0), who.identity.deadline - self._clock.now())
+        return replace(limits, sync_timeout=min(limits.sync_timeout, left))
 
 
 def asker(who: Principal) -> Asker:
@@ -162,6 +182,30 @@ def _continues(request: Request, *, provisioned: bool) -> bool:
     if text not in {"", "continue", "kill"}:
         raise Invalid(f"X-On-Timeout is {text[:40]!r}; it must be continue or kill")
     return text == "continue" if text else provisioned
+
+
+def _idempotency_key(request: Request) -> str:
+    text = request.header("idempotency-key")
+    if text and not _KEY.fullmatch(text):
+        raise Invalid("Idempotency-Key must be 1 to 255 printable ASCII characters")
+    return text
+
+
+def _retries(request: Request) -> int | None:
+    """None: as the workflow says."""
+    text = request.header("x-retries")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and int(text) <= MAX_RETRIES):
+        raise Invalid(f"X-Retries is {text[:40]!r}; it must be 0 to {MAX_RETRIES}")
+    return int(text)
+
+
+def _priority(request: Request) -> int:
+    text = request.header("x-priority").lower() or "normal"
+    if text not in PRIORITIES:
+        raise Invalid(f"X-Priority is {text[:40]!r}; it must be high, normal or low")
+    return PRIORITIES[text]
 
 
 def _correlation_id(request: Request) -> str:

@@ -36,7 +36,7 @@ class Contacts:
             try:
                 record = await within(self._clock, SOON, self._reading.ended(request))
             except TimeoutError:
-                return pending(request)
+                return pending(request, record)
         items = [json.loads(line) for line in (await self._lines(record.egress_digest)).splitlines()]
         return json_answer({"items": items, "next": None})
 

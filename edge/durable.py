@@ -1,6 +1,8 @@
 """The durable way in: the run is committed, then placed; whoever wants its answer attaches to the executor."""
 
 import asyncio
+import hashlib
+import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -34,8 +36,11 @@ GRACE = timedelta(seconds=60)
 class Runs(Protocol):
     """The scheduler, as who submits sees it."""
 
-    async def submit(self, submission: Submission) -> str:
-        """The run's id, once it is committed. Errors: NotFound, Unauthenticated, Exhausted, Unavailable."""
+    async def submit(self, submission: Submission) -> tuple[str, bool]:
+        """(the run's id, once it is committed; whether it was asked for before, by the same Idempotency-Key).
+
+        Errors: NotFound, Unauthenticated, Conflict, Exhausted, Unavailable.
+        """
 
     async def cancel(self, organization_id: str, request_id: str, status: Status, detail: str) -> None:
         """Idempotent. Errors: NotFound, Unavailable."""
@@ -77,17 +82,20 @@ class Durable:
 
     async def submit(self, call: Call) -> str:
         """The run's id: from then on it is ours to finish. A caller that hangs up just then is told of nobody, so the
-        run is cancelled unless it may go on. Errors: those of the scheduler; Invalid (too_large).
+        run is cancelled unless it may go on, or was somebody's before. Errors: those of the scheduler; Invalid
+        (too_large).
         """
         submission = await self._submission(call)
         submitting = asyncio.create_task(self._runs.submit(submission))
         try:
-            run_id = await asyncio.shield(submitting)
+            run_id, known = await asyncio.shield(submitting)
         except asyncio.CancelledError:
             if not call.continues:
                 self._errands.send(self._abandon(call, submitting))
             raise
         call.begun.append(run_id)
+        if known:
+            call.shared.append(run_id)
         return run_id
 
     async def answer(self, call: Call, run_id: str) -> Answer:
@@ -114,13 +122,16 @@ class Durable:
             call.timeout,
             provisioned_id=call.provisioned_id,
             one_time_key_id=call.asker.one_time_key_id,
+            idempotency_key=call.idempotency_key,
         )
         start = bytearray()
         async for chunk in call.body:
             start += chunk
             if len(start) > INLINE_BYTES:
-                return replace(plain, body_digest=await self._blobs.put(_rest(bytes(start), call.body)))
-        return replace(plain, body=bytes(start))
+                digest = await self._blobs.put(_rest(bytes(start), call.body))
+                return replace(plain, body_digest=digest, fingerprint=_fingerprint(call, digest))
+        digest = hashlib.sha256(start).hexdigest()
+        return replace(plain, body=bytes(start), fingerprint=_fingerprint(call, digest))
 
     async def _attached(self, call: Call, frame: Frame) -> Answer:
         async with aclosing(self._watching.watch(call.asker, frame.run_id, exact=True)) as records:
@@ -170,7 +181,7 @@ class Durable:
         return self._blobs.get(kept.digest) if kept.digest else kept.content
 
     def _hung_up(self, call: Call, run_id: str) -> None:
-        if not call.continues:
+        if not call.continues and run_id not in call.shared:
             self._cancel_later(call, run_id, Status.CANCELLED, "the caller hung up")
 
     def _cancel_later(self, call: Call, run_id: str, status: Status, detail: str) -> None:
@@ -183,12 +194,21 @@ class Durable:
             # Its deadline ends it all the same.
             log().warning("run.cancel_failed", run_id=run_id, reason=problem.message)
 
-    async def _abandon(self, call: Call, submitting: "asyncio.Task[str]") -> None:
+    async def _abandon(self, call: Call, submitting: "asyncio.Task[tuple[str, bool]]") -> None:
         try:
-            run_id = await submitting
+            run_id, known = await submitting
         except Problem:
             return  # refused: there is no run
-        await self._cancel(call, run_id, Status.CANCELLED, "the caller hung up")
+        if not known:
+            await self._cancel(call, run_id, Status.CANCELLED, "the caller hung up")
+
+
+def _fingerprint(call: Call, digest: str) -> str:
+    """Of all that makes two calls with one Idempotency-Key equal; `digest` is the body's."""
+    spec = call.spec
+    head = spec.request
+    told = (spec.owner_id, spec.service_id, spec.acting_id, head.method, head.path, head.query, spec.synchronous)
+    return hashlib.sha256(json.dumps([*told, digest]).encode()).hexdigest()
 
 
 def _is_kept(record: RunRecord) -> bool:

@@ -78,7 +78,7 @@ class Logs:
         if record.status is not Status.PROVISIONED and not sees_logs(who, record):
             yield self._private()
         elif record.status.over and record.log_digest:
-            async for each in self._archive(record.log_digest, since):
+            async for each in self._archived(record, since):
                 yield each
         else:
             async with aclosing(self._live(who, record, since)) as entries:
@@ -98,7 +98,7 @@ class Logs:
                         yield found
                 elif known.status.over:
                     # It died without a word of its end, and maybe without all of its lines on the bus.
-                    async for each in self._archive(known.log_digest, since):
+                    async for each in self._archived(known, since):
                         yield each
                 else:
                     yield None
@@ -125,6 +125,12 @@ class Logs:
                     if line.end:
                         return
                     yield line, record
+
+    async def _archived(self, record: RunRecord, since: Start) -> AsyncIterator[Entry]:
+        """The lines of all attempts, one after the other."""
+        for digest in (*record.earlier_logs, record.log_digest):
+            async for each in self._archive(digest, since):
+                yield each
 
     async def _archive(self, digest: str, since: Start) -> AsyncIterator[Entry]:
         if digest in {"", NOTHING}:

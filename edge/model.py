@@ -116,6 +116,7 @@ LIMITS = (
     "cpu_millis",
     "processes",
     "disk_bytes",
+    "retries",
 )
 """The limits that a workflow may set; 0 is the platform's default."""
 

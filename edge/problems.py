@@ -2,6 +2,9 @@
 
 import json
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from edge.http import Answer, Request, json_answer
 from edge.route_wire import allowed_methods
@@ -37,10 +40,17 @@ STATUS = {
 _RETRIED = {429, 503}
 
 
-def failure(code: str, detail: str, *, request_id: str = "", retry_after: float | None = None) -> Answer:
-    """An answer with `code`, its status, and `Error-Origin: runtime`. `retry_after` in seconds."""
+def failure(
+    code: str,
+    detail: str,
+    *,
+    request_id: str = "",
+    retry_after: float | None = None,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> Answer:
+    """An answer with `code`, its status, and `Error-Origin: runtime`. `retry_after` in seconds; `more` fields."""
     status = STATUS.get(code, 500)
-    body = {"detail": detail, "code": code}
+    body: dict[str, Any] = {"detail": detail, "code": code, **more}
     if request_id:
         body["request_id"] = request_id
     headers = [("error-origin", "runtime")]

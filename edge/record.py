@@ -73,6 +73,7 @@ def summary(record: RunRecord, *, sees_logs: bool) -> dict[str, Any]:
         "traceId": record.trace_id or None,
         "attempt": record.attempt,
         "trigger": record.trigger.text,
+        **_queue(record),
         "usage": _usage(record.usage) if record.usage and record.status.over else None,
     }
 
@@ -115,6 +116,14 @@ def _text(head: AnswerHead, raw: bytes) -> str | None:
     except (LookupError, ValueError):
         return None
     return None if "\x00" in text else text
+
+
+def _queue(record: RunRecord) -> dict[str, Any]:
+    """Of a queued run, where that is known."""
+    if not record.position:
+        return {}
+    wait = None if record.wait is None else round(record.wait.total_seconds(), 1)
+    return {"queue": {"position": record.position, "waitSeconds": wait}}
 
 
 def _usage(usage: Usage) -> dict[str, float]:

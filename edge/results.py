@@ -17,6 +17,8 @@ from kit.clock import Clock
 from kit.errors import Invalid, NotFound
 
 LONGEST = timedelta(minutes=30)
+# A caller is told to ask again at least so often, in seconds, however long the queue is.
+LONGEST_RETRY = 30.0
 # A record with a larger answer is told without it: the text would be held in memory several times over.
 MAX_CONTENT_BYTES = 16 * 1024 * 1024
 
@@ -44,7 +46,7 @@ class Results:
         else:
             record = await self._reading.find(request)
             if not record.status.over:
-                return _late(request) if limit is not None else pending(request)
+                return _late(request) if limit is not None else pending(request, record)
         return await self._told(request.who, record, result_shape=True)
 
     async def _told(self, who: Principal, record: RunRecord, *, result_shape: bool) -> Answer:
@@ -94,10 +96,22 @@ def _patience(request: Request) -> timedelta | None:
     return min(timedelta(seconds=min(number, 1e9) / (1000 if milliseconds else 1)), LONGEST)
 
 
-def pending(request: Request) -> Answer:
-    """408 for a run that goes on."""
-    detail = "the run hasn't finished; ask again, or wait for it with ?timeout=SECONDS"
-    return failure("pending", detail, request_id=request_id(request), retry_after=1)
+def pending(request: Request, record: RunRecord) -> Answer:
+    """408 for a run that goes on; of a queued one its place, and when it may start."""
+    remedy = "ask again, or wait for it with ?timeout=SECONDS"
+    if not record.position:
+        detail = f"the run hasn't finished; {remedy}"
+        return failure("pending", detail, request_id=request_id(request), retry_after=1)
+    wait = record.wait.total_seconds() if record.wait is not None else None
+    estimate = "when it starts can't be told yet" if wait is None else f"it may start in {wait:.0f} s"
+    queue = {"position": record.position, "wait_seconds": None if wait is None else round(wait, 1)}
+    return failure(
+        "pending",
+        f"the run is number {record.position} of your organization's queue, and {estimate}; {remedy}",
+        request_id=request_id(request),
+        retry_after=min(LONGEST_RETRY, wait or 1),
+        more={"queue": queue},
+    )
 
 
 def _late(request: Request) -> Answer:

@@ -54,8 +54,9 @@ class RunsClient:
         request = runs_pb2.ProvisionRequest(organization_id=organization_id, key_id=key_id)
         return (await unary(self._stub.Provision, request)).request_id
 
-    async def submit(self, submission: Submission) -> str:
-        return (await unary(self._stub.Submit, wire.to_submission(submission))).run_id
+    async def submit(self, submission: Submission) -> tuple[str, bool]:
+        reply = await unary(self._stub.Submit, wire.to_submission(submission))
+        return reply.run_id, reply.known
 
     async def get(self, asker: Asker, request_id: str, *, exact: bool = False, summary: bool = False) -> RunRecord:
         request = runs_pb2.GetRunRequest(

@@ -57,6 +57,8 @@ class Limits:
     sync_timeout: timedelta = timedelta(seconds=120)
     async_timeout: timedelta = timedelta(minutes=30)
     request_bytes: int = 10 * 1024 * 1024
+    # Of an asynchronous run that the workflow fails.
+    retries: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ class RunSpec:
     traceparent: str = ""
     key_id: str = ""
     synchronous: bool = False
+    retries: int = 0
+    priority: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,9 @@ class Submission:
     body_digest: str = ""
     provisioned_id: str = ""
     one_time_key_id: str = ""
+    idempotency_key: str = ""
+    # Of all that makes two requests equal.
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -209,6 +216,11 @@ class RunRecord:
     log_digest: str = ""
     usage: Usage | None = None
     egress_digest: str = ""
+    # Of the logs of the attempts before, oldest first.
+    earlier_logs: tuple[str, ...] = ()
+    # Of a queued run: its place in its organization's queue, from 1; 0 where unknown.
+    position: int = 0
+    wait: timedelta | None = None
 
     @property
     def outcome(self) -> Outcome:

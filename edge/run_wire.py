@@ -78,6 +78,8 @@ def to_spec(spec: RunSpec) -> run_pb2.RunSpec:
         created_at=to_time(spec.created_at),
         key_id=spec.key_id,
         synchronous=spec.synchronous,
+        retries=spec.retries,
+        priority=spec.priority,
     )
 
 
@@ -89,6 +91,8 @@ def to_submission(submission: Submission) -> runs_pb2.SubmitRequest:
         body=submission.body,
         body_digest=submission.body_digest,
         timeout_ms=int(submission.timeout.total_seconds() * 1000),
+        idempotency_key=submission.idempotency_key,
+        fingerprint=submission.fingerprint,
     )
 
 
@@ -153,6 +157,9 @@ def from_record(record: runs_pb2.RunRecord) -> RunRecord:
         log_digest=record.log_digest,
         egress_digest=record.egress_digest,
         usage=_usage(record.usage) if record.HasField("usage") else None,
+        earlier_logs=tuple(record.earlier_logs),
+        position=record.position,
+        wait=timedelta(milliseconds=record.wait_ms) if record.HasField("wait_ms") else None,
     )
 
 
@@ -180,6 +187,7 @@ def _limits(ours: workflows_pb2.Limits, versions: workflows_pb2.Limits) -> Limit
         sync_timeout=timedelta(milliseconds=sync_ms) if sync_ms else default.sync_timeout,
         async_timeout=timedelta(milliseconds=async_ms) if async_ms else default.async_timeout,
         request_bytes=ours.max_request_bytes or versions.max_request_bytes or default.request_bytes,
+        retries=ours.retries or versions.retries,
     )
 
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import resource
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+from executor.lease import Beat
 from kit.errors import Exhausted, Unavailable
 
 RETRY_AFTER = timedelta(seconds=1)
@@ -23,8 +25,9 @@ def allow_descriptors() -> None:
 class Place:
     """A run's place; give it back once."""
 
-    def __init__(self, capacity: "Capacity", *, nested: bool) -> None:
+    def __init__(self, capacity: "Capacity", caller_id: str, *, nested: bool) -> None:
         self._capacity = capacity
+        self._caller_id = caller_id
         self._nested = nested
         self._given_back = False
 
@@ -32,7 +35,7 @@ class Place:
         """Idempotent."""
         if not self._given_back:
             self._given_back = True
-            self._capacity.leave(nested=self._nested)
+            self._capacity.leave(self._caller_id, nested=self._nested)
 
 
 class _Turns:
@@ -45,12 +48,14 @@ class _Turns:
 
 
 class Capacity:
-    """Root runs and nested ones are counted apart: a root waits for its nested calls, so these need room of their own,
-    or everything would stand still.
+    """Runs that others wait for are counted apart: they need room of their own, or everything would stand still.
+    `organization_runs`: of one caller at once, those aside.
     """
 
-    def __init__(self, runs: int, nested_runs: int, starts: int) -> None:
+    def __init__(self, runs: int, nested_runs: int, starts: int, organization_runs: int = 100) -> None:
         self.limit = runs
+        self._organization_limit = organization_runs
+        self._of: Counter[str] = Counter()
         self.draining = False
         self._nested_limit = nested_runs
         self._running = 0
@@ -63,19 +68,36 @@ class Capacity:
         """Root runs that have a place."""
         return self._running
 
-    def take(self, *, nested: bool) -> Place:
-        """A place for a run. Errors: Unavailable when there is none."""
+    def drain(self) -> None:
+        """No run is taken from now on."""
+        self.draining = True
+
+    def beat(self, incarnation: str, first: bool) -> Beat:  # lease.Lease calls it so
+        """What the scheduler is told."""
+        return Beat(incarnation, first, self._running, self.limit, draining=self.draining)
+
+    def take(self, caller_id: str = "", *, nested: bool) -> Place:
+        """A place for a run. Errors: Unavailable when there is none; Exhausted (too_many_runs) when its caller has as
+        many as it may.
+        """
         if self.draining:
             raise Unavailable("this executor is stopping", retry_after=RETRY_AFTER)
         taken, limit = (self._nested, self._nested_limit) if nested else (self._running, self.limit)
         if taken >= limit:
             raise Unavailable(f"no executor has room: {taken} runs are under way", retry_after=RETRY_AFTER)
-        self._count(1, nested=nested)
-        return Place(self, nested=nested)
+        if not nested and self._of[caller_id] >= self._organization_limit:
+            raise Exhausted(
+                f"your organization has {self._of[caller_id]} runs under way, as many as it may at once; "
+                "try again when one has ended, or use /run_async, which queues",
+                code="too_many_runs",
+                retry_after=RETRY_AFTER,
+            )
+        self._count(1, caller_id, nested=nested)
+        return Place(self, caller_id, nested=nested)
 
-    def leave(self, *, nested: bool) -> None:
+    def leave(self, caller_id: str, *, nested: bool) -> None:
         """Called by a Place."""
-        self._count(-1, nested=nested)
+        self._count(-1, caller_id, nested=nested)
 
     @asynccontextmanager
     async def turn(self, workflow_id: str, limit: int, *, wait: bool) -> AsyncIterator[None]:
@@ -127,8 +149,11 @@ class Capacity:
             late.cancel()
             give_back()
 
-    def _count(self, by: int, *, nested: bool) -> None:
+    def _count(self, by: int, caller_id: str, *, nested: bool) -> None:
         if nested:
             self._nested += by
-        else:
-            self._running += by
+            return
+        self._running += by
+        self._of[caller_id] += by
+        if not self._of[caller_id]:
+            del self._of[caller_id]

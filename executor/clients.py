@@ -1,29 +1,32 @@
 """The other services, as the executor's ports want them."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, cast
 
 import grpc
 from mesh.filestore.v1 import blobs_pb2, blobs_pb2_grpc
 from mesh.keys.v1 import secrets_pb2, secrets_pb2_grpc
-from mesh.runs.v1 import runs_pb2_grpc
+from mesh.runs.v1 import runs_pb2, runs_pb2_grpc
 from mesh.workflows.v1 import workflows_pb2, workflows_pb2_grpc
 
 from executor import wire
+from executor.lease import Beat
 from executor.model import Limits, Secret, Version
 from executor.report import Fact
 from kit.rpc_client import stream, unary
 
 # A whole body or log, at the speed of a slow disk.
 BYTES_SECONDS = 30.0
+RENEW_SECONDS = 3.0
 
 
 class SchedulerClient:
-    """versions.VersionBook and report.Scheduler."""
+    """versions.VersionBook, report.Scheduler and lease.Scheduler."""
 
-    def __init__(self, channel: grpc.aio.Channel, address: str, incarnation: str, most: Limits) -> None:
-        """`most`: what this host gives to a run at most, whatever its version says."""
+    def __init__(self, channel: grpc.aio.Channel, address: str, incarnation: Callable[[], str], most: Limits) -> None:
+        """`incarnation` tells whose lease there is; `most`: what this host gives to a run at most."""
         self._most = most
         self._workflows = workflows_pb2_grpc.WorkflowsStub(channel)
         self._runs = runs_pb2_grpc.RunsStub(channel)
@@ -37,7 +40,12 @@ class SchedulerClient:
         return replace(version, limits=version.limits.within(self._most))
 
     async def report(self, facts: list[Fact]) -> None:
-        await unary(self._runs.Report, wire.to_report(self._address, self._incarnation, facts))
+        await unary(self._runs.Report, wire.to_report(self._address, self._incarnation(), facts))
+
+    async def renew(self, beat: Beat) -> timedelta:
+        request = runs_pb2.RenewLeaseRequest(address=self._address, **vars(beat))
+        reply = await unary(self._runs.RenewLease, request, timeout=RENEW_SECONDS)
+        return timedelta(milliseconds=reply.lease_ms)
 
 
 class KeysClient:

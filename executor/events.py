@@ -6,16 +6,12 @@ from contextlib import asynccontextmanager
 from mesh.events.v1 import events_pb2
 
 from executor import wire
-from executor.capacity import Capacity
 from executor.model import LogLine
 from executor.variables import FreshSecrets
 from executor.versions import Versions
 from kit.bus import Bus
-from kit.clock import Clock
 from kit.errors import Unavailable
 from kit.telemetry import log
-
-SEEN_SECONDS = 2.0
 
 
 class BusLines:
@@ -35,42 +31,6 @@ class BusLines:
             await self._bus.send(f"log.{run_id}", message.SerializeToString())
         except Unavailable as problem:  # the archive has it
             log().warning("log.not_sent", run_id=run_id, reason=problem.message)
-
-
-class Heartbeat:
-    """executor.seen: where this executor answers and how much room it has."""
-
-    def __init__(self, bus: Bus, capacity: Capacity, clock: Clock, address: str, incarnation: str) -> None:
-        self._bus = bus
-        self._capacity = capacity
-        self._clock = clock
-        self._address = address
-        self._incarnation = incarnation
-
-    async def beat(self) -> None:
-        """For ever, every 2 s."""
-        while True:
-            await self.tell()
-            await self._clock.sleep(SEEN_SECONDS)
-
-    async def farewell(self) -> None:
-        """No run should be placed here any more; none is taken from now on."""
-        self._capacity.draining = True
-        await self.tell()
-
-    async def tell(self) -> None:
-        """Now."""
-        seen = events_pb2.ExecutorSeen(
-            address=self._address,
-            incarnation=self._incarnation,
-            running=self._capacity.running,
-            capacity=self._capacity.limit,
-            draining=self._capacity.draining,
-        )
-        try:
-            await self._bus.send("executor.seen", seen.SerializeToString())
-        except Unavailable as problem:
-            log().warning("heartbeat.not_sent", reason=problem.message)
 
 
 @asynccontextmanager

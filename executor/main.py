@@ -3,14 +3,15 @@
 from contextlib import AsyncExitStack
 from functools import partial
 
-from mesh.executor.v1 import executor_pb2_grpc
+from mesh.executor.v1.executor_pb2_grpc import add_ExecutorServicer_to_server
 
 from executor import wire
 from executor.capacity import Capacity, allow_descriptors
 from executor.clients import FilestoreClient, KeysClient, SchedulerClient
 from executor.egress.authority import Authority, roots
 from executor.egress.gate import open_internet
-from executor.events import BusLines, Heartbeat, forgetting
+from executor.events import BusLines, forgetting
+from executor.lease import Lease
 from executor.netns import names_inside
 from executor.report import Reporter
 from executor.rpc import ExecutorServicer
@@ -24,7 +25,6 @@ from executor.versions import Versions
 from kit.bus import Bus, open_bus
 from kit.clock import Clock, SystemClock
 from kit.lifecycle import background
-from kit.names import new_id
 from kit.rpc_client import connect
 from kit.rpc_server import RpcServer
 from kit.settings import private_dir, read_key
@@ -47,10 +47,10 @@ async def build(
     """Everything wired and entered on `stack`; `launched` is the spawner. Tests pass their own parts."""
     allow_descriptors()
     clock = clock or SystemClock()
-    address, incarnation = settings.address("executor"), new_id("inc")
+    address = settings.address("executor")
     enter = stack.enter_async_context
     channel = await enter(connect(settings.address("scheduler")))
-    scheduler = SchedulerClient(channel, address, incarnation, settings.most)
+    scheduler = SchedulerClient(channel, address, lambda: lease.incarnation, settings.most)
     filestore = FilestoreClient(await enter(connect(settings.address("filestore"))))
     secrets = FreshSecrets(KeysClient(await enter(connect(settings.address("keys")))), clock)
     if bus is None:
@@ -61,7 +61,8 @@ async def build(
         sandboxes = await open_sandboxes(settings, stack, secrets, launched, clock, internet)
     await enter(background((reporter := Reporter(scheduler, clock)).run()))
     stack.push_async_callback(reporter.flush, FLUSH_SECONDS)
-    capacity = Capacity(settings.runs, settings.nested_runs, settings.starts)
+    capacity = Capacity(settings.runs, settings.nested_runs, settings.starts, settings.organization_runs)
+    lease = Lease(scheduler, capacity.beat, clock)
     versions = Versions(scheduler, filestore, settings.home / "cache" / "sources")
     runs = Runs(
         Host(
@@ -82,19 +83,14 @@ async def build(
             start_timeout=settings.start_seconds,
             internet=internet,
             authority=Authority(settings.home / "certificates", roots(settings.environ), clock),
+            lease=lease,
         )
     )
     await enter(background(runs.forget_old()))
     await enter(forgetting(bus, secrets, versions))
-    heartbeat = Heartbeat(bus, capacity, clock, address, incarnation)
-    await enter(background(heartbeat.beat()))
-    server = await enter(_served(address, ExecutorServicer(runs, filestore, sandboxes.validate)))
+    await enter(lease.kept(runs.lose))
+    servicer, add = ExecutorServicer(runs, filestore, sandboxes.validate), add_ExecutorServicer_to_server
+    server = RpcServer(address, grace=SERVER_GRACE_SECONDS).add(add, servicer, "mesh.executor.v1.Executor")
+    await enter(server)
     stack.push_async_callback(runs.drain, settings.drain_seconds)
-    stack.push_async_callback(heartbeat.farewell)
-    return server
-
-
-def _served(address: str, servicer: ExecutorServicer) -> RpcServer:
-    server = RpcServer(address, grace=SERVER_GRACE_SECONDS)
-    server.add(executor_pb2_grpc.add_ExecutorServicer_to_server, servicer, "mesh.executor.v1.Executor")
     return server

@@ -45,6 +45,8 @@ class Outcome:
 
 
 TIMED_OUT = Outcome(Status.TIMED_OUT, "timeout", "the run passed its time limit and was killed")
+# Codes of failures that are no doing of the workflow's.
+OURS = frozenset({"runtime_error", "unavailable"})
 HUNG_UP = Outcome(Status.CANCELLED, "cancelled", "the caller hung up")
 
 
@@ -92,6 +94,8 @@ class Spec:
     epoch: int = 0
     # Whether its caller waits for the answer.
     synchronous: bool = False
+    # How often a failure of the workflow may be tried again.
+    retries: int = 0
     # The spec as it came, for the scheduler: it may say more than this executor knows of.
     whole: bytes = b""
 

@@ -32,16 +32,20 @@ class LineSink(Protocol):
 
 
 class Output:
-    """The log of one run. `limit` counts the bytes of the archive; past it one `system` line says so."""
+    """The log of one attempt. `limit` counts the bytes of the archive; past it one `system` line says so. Its lines are
+    numbered from `before` + 1.
+    """
 
-    def __init__(self, run_id: str, sink: LineSink, clock: Clock, limit: int, directory: Path) -> None:
+    def __init__(
+        self, run_id: str, sink: LineSink, clock: Clock, limit: int, directory: Path, *, before: int = 0
+    ) -> None:
         self.archive = Spool(directory)
         self._run_id = run_id
         self._sink = sink
         self._clock = clock
         self._limit = limit
         self._cut = False
-        self._seq = 0
+        self._seq = before
         self._ticker = Ticker()
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._in_order = asyncio.Lock()

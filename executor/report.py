@@ -50,6 +50,8 @@ class Ended:
     usage: Usage = Usage()
     # Of what it contacted, in the filestore; empty when it was nothing.
     egress_digest: str = ""
+    # This executor is stopping: somebody else may do it.
+    handed_back: bool = False
 
 
 Fact = Started | Ended

@@ -38,7 +38,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServicer):
 
     async def Start(self, request: executor_pb2.StartRequest, context: Any) -> executor_pb2.StartResponse:
         body = self._blobs.get(request.body_digest) if request.body_digest else _once(request.body)
-        self._runs.start(wire.from_spec(request.spec), body)
+        self._runs.start(wire.from_spec(request.spec), body, request.incarnation)
         return executor_pb2.StartResponse()
 
     async def Attach(self, request: executor_pb2.AttachRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:

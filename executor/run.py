@@ -19,7 +19,7 @@ from executor.egress.log import EgressLog
 from executor.egress.rules import parse as parse_rules
 from executor.failure import outcome_of
 from executor.keep import BlobStore, keep_answer, keep_egress, keep_log
-from executor.model import HUNG_UP, TIMED_OUT, KeptAnswer, Limits, Outcome, Spec, Version
+from executor.model import HUNG_UP, OURS, TIMED_OUT, KeptAnswer, Limits, Outcome, Spec, Status, Version
 from executor.model import Usage as RunUsage
 from executor.output import LineSink, Output
 from executor.receive import Receiver
@@ -44,6 +44,24 @@ from executor.versions import Versions
 from executor.wayout import WayOut
 from kit.clock import Clock
 from kit.telemetry import current_traceparent, log, span
+
+# More lines than any log can have (SPEC §3: 10 MiB).
+LINES_AN_ATTEMPT = 1_000_000_000
+
+
+class Holding(Protocol):
+    """This host's lease (executor/lease.py)."""
+
+    @property
+    def held(self) -> bool:
+        """Whether runs may be taken on."""
+
+    @property
+    def incarnation(self) -> str:
+        """Whose lease it is."""
+
+    async def renew(self) -> None:
+        """Tells the scheduler how this host stands."""
 
 
 class Environments(Protocol):
@@ -76,6 +94,7 @@ class Host:
     start_timeout: float
     internet: Internet
     authority: Authority
+    lease: Holding
 
 
 class Run:
@@ -98,11 +117,18 @@ class Run:
         self._wall_seconds = 0.0
         self._traceparent = ""
         self._stopped: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._handed_back = False
 
     def stop(self, outcome: Outcome) -> None:
         """Kills the run; this is its outcome. The first one counts, and none after the end."""
         if not self._stopped.done():
             self._stopped.set_result(outcome)
+
+    def hand_back(self, outcome: Outcome) -> None:
+        """As `stop`, since this executor stops: somebody else may do it."""
+        if not self._stopped.done():
+            self._handed_back = True
+            self.stop(outcome)
 
     def hang_up(self) -> None:
         """The caller of the direct way is gone: a run that still owes the answer is killed."""
@@ -169,7 +195,7 @@ class Run:
         self._bounds = Bounds(limits.memory_bytes, limits.processes, limits.cpu)
         turn = host.capacity.turn(version.workflow_id, version.concurrency, wait=not spec.synchronous)
         await stack.enter_async_context(turn)
-        self._output = Output(spec.run_id, host.lines, host.clock, self._limits.log_bytes, host.spool)
+        self._output = self._log()
         given = await host.variables.of(version, spec.acting_id)
         self._contacts.hide(one.value for one in given.fill_ins)
         launch = Launch(
@@ -245,17 +271,24 @@ class Run:
         reason = event.error or "the app returned"
         return Outcome.failed("workflow_crashed", f"the workflow ended before its answer was complete: {reason}")
 
+    def _log(self) -> Output:
+        """Numbers of lines rise from one attempt to the next."""
+        host, spec = self._host, self.spec
+        before = max(0, spec.attempt - 1) * LINES_AN_ATTEMPT
+        return Output(spec.run_id, host.lines, host.clock, self._limits.log_bytes, host.spool, before=before)
+
     async def _conclude(self, outcome: Outcome) -> None:
         """Ends log and answer, keeps what is to be kept, reports."""
-        host, spec = self._host, self.spec
-        output = self._output or Output(spec.run_id, host.lines, host.clock, self._limits.log_bytes, host.spool)
+        host = self._host
+        output = self._output or self._log()
         await output.drain()
         for refusal in self._contacts.refusals:
             await output.system(refusal, "warning")
         outcome = outcome.with_tail(output.tail)
         if outcome.code:
             await output.system(outcome.detail or outcome.code, "error")
-        await output.end()
+        if not self._goes_on(outcome):
+            await output.end()
         self.answer.end(outcome)
         streamed = self._receiver is not None and self._receiver.streamed
         kept = await keep_answer(self.answer, host.blobs, host.clock, streamed=streamed)
@@ -266,6 +299,14 @@ class Run:
         contacts = await keep_egress(self._contacts.lines(), host.blobs, host.clock)
         self._tell(outcome, kept, digest, contacts)
 
+    def _goes_on(self, outcome: Outcome) -> bool:
+        """Whether another attempt may follow, so that its log doesn't end here. If none does, who reads it finds out by
+        the record.
+        """
+        if self.spec.synchronous or outcome.status is not Status.FAILED:
+            return False
+        return outcome.code in OURS or self.spec.retries > 0
+
     def _tell(
         self, outcome: Outcome, kept: KeptAnswer | None = None, log_digest: str = "", egress_digest: str = ""
     ) -> None:
@@ -273,7 +314,18 @@ class Run:
         now = self._host.clock.now()
         carried = self._contacts.bytes_carried
         used = RunUsage(self._used.cpu_seconds, self._wall_seconds, self._used.memory_peak, carried)
-        ended = Ended(spec.run_id, spec.attempt, spec.epoch, outcome, kept, log_digest, now, used, egress_digest)
+        ended = Ended(
+            spec.run_id,
+            spec.attempt,
+            spec.epoch,
+            outcome,
+            kept,
+            log_digest,
+            now,
+            used,
+            egress_digest,
+            handed_back=self._handed_back,
+        )
         self._host.reporter.tell(ended)
 
     @property

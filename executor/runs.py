@@ -7,9 +7,10 @@ from contextlib import aclosing
 from datetime import datetime, timedelta
 
 from executor.answer import WholeAnswer
+from executor.capacity import RETRY_AFTER
 from executor.model import AnswerEvent, Outcome, Spec
 from executor.run import Host, Run
-from kit.errors import Conflict, Invalid, NotFound, Unavailable
+from kit.errors import Conflict, Exhausted, Invalid, NotFound, Unavailable
 from kit.names import is_id
 from kit.telemetry import log
 
@@ -22,6 +23,10 @@ SWEEP_SECONDS = 5.0
 # What killing all sandboxes, keeping and reporting may take when the executor stops.
 CONCLUDE_SECONDS = 10.0
 SHUT_DOWN = Outcome.failed("runtime_error", "the executor was shut down before the run had finished")
+SUPERSEDED = Outcome.failed("runtime_error", "the run was given to another attempt")
+LEASE_LOST = Outcome.failed("runtime_error", "the executor lost touch with the scheduler")
+# Attempts that were started here, so that none is started twice however late its Start is repeated.
+MOST_STARTED = 20_000
 
 
 class Runs:
@@ -34,6 +39,7 @@ class Runs:
         self._tasks: set[asyncio.Task[None]] = set()
         # Runs whose caller asked and may have to attach yet, and what kills those that it has to.
         self._unheld: dict[str, asyncio.Task[None] | None] = {}
+        self._started: OrderedDict[tuple[str, int], None] = OrderedDict()
 
     async def ask(self, spec: Spec, body: AsyncIterator[bytes]) -> WholeAnswer | Outcome | None:
         """Direct way: a small answer when it is whole, or the outcome of a run without one. None: its answer is long or
@@ -65,10 +71,26 @@ class Runs:
         finally:
             run.hang_up()
 
-    def start(self, spec: Spec, body: AsyncIterator[bytes]) -> None:
-        """Durable way; idempotent by run id. Errors: Invalid, Unavailable."""
-        if not self._find(spec.run_id):
+    def start(self, spec: Spec, body: AsyncIterator[bytes], incarnation: str) -> None:
+        """Durable way. `incarnation`: to which life of this executor the run was given.
+
+        Errors: Invalid; Conflict when this attempt was started here already; Unavailable.
+        """
+        attempt = (spec.run_id, spec.epoch)
+        if incarnation != self._host.lease.incarnation:
+            raise Unavailable("the run was given to another life of this executor", retry_after=RETRY_AFTER)
+        if attempt in self._started:
+            raise Conflict(f"{spec.run_id} was started already")
+        if spec.run_id in self._live:  # an attempt before this one, which is about to be told that it is over
+            self._live[spec.run_id].stop(SUPERSEDED)
+            raise Unavailable("an earlier attempt has to end first", retry_after=RETRY_AFTER)
+        try:
             self._take_on(spec, body, known=True)
+        except Exhausted as full:  # it can wait
+            raise Unavailable(full.message, retry_after=full.retry_after) from full
+        self._started[attempt] = None
+        while len(self._started) > MOST_STARTED:
+            self._started.popitem(last=False)
 
     async def attach(self, run_id: str, *, hold: bool = False) -> AsyncGenerator[AnswerEvent, None]:
         """The answer from its first byte, live. Leaving changes nothing, but with `hold` it kills a run whose answer
@@ -92,6 +114,11 @@ class Runs:
         if run_id in self._live:
             self._live[run_id].stop(outcome)
 
+    def lose(self) -> None:
+        """The lease is lost: everything ends."""
+        for run in self._live.values():
+            run.stop(LEASE_LOST)
+
     async def forget_old(self) -> None:
         """For ever: lets go of ended runs when their time is over."""
         while True:
@@ -101,12 +128,13 @@ class Runs:
                 self._forget_oldest()
 
     async def drain(self, grace: float) -> None:
-        """Takes nothing new, lets runs end within `grace` seconds, kills the rest; all are reported."""
-        self._host.capacity.draining = True
+        """Takes nothing new, lets runs end within `grace` seconds, hands back the rest; all are reported."""
+        self._host.capacity.drain()
+        await self._host.lease.renew()  # no run should be placed here any more
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)
         for run in self._live.values():
-            run.stop(SHUT_DOWN)
+            run.hand_back(SHUT_DOWN)
         for abandoning in self._unheld.values():
             if abandoning:
                 abandoning.cancel()
@@ -138,9 +166,11 @@ class Runs:
     def _take_on(self, spec: Spec, body: AsyncIterator[bytes], *, known: bool) -> Run:
         if not is_id(spec.run_id, "run"):
             raise Invalid("a run needs an id")
+        if not self._host.lease.held:
+            raise Unavailable("this executor has no lease from the scheduler at present", retry_after=RETRY_AFTER)
         if self._host.reporter.overdue:
             raise Unavailable("the scheduler hasn't taken this executor's reports for a while")
-        place = self._host.capacity.take(nested=spec.depth > 0)
+        place = self._host.capacity.take(spec.caller_id, nested=spec.depth > 0 and spec.synchronous)
         run = self._live[spec.run_id] = Run(self._host, spec, body, place, known=known)
         task = asyncio.create_task(self._follow(run))
         self._tasks.add(task)

@@ -42,6 +42,8 @@ class Settings(MeshSettings):
     # roots wait for them.
     runs: int = env("RUNMESH_EXECUTOR_RUNS", 100, above(1))
     nested_runs: int = env("RUNMESH_EXECUTOR_NESTED_RUNS", 256, above(1))
+    # Of one organization at once (SPEC §3); scheduler/settings.py reads the same variable.
+    organization_runs: int = env("RUNMESH_ORGANIZATION_RUNS", 100, above(1))
     # Sandboxes being started at once: importing a framework takes a processor for about a second.
     starts: int = env("RUNMESH_EXECUTOR_STARTS", os.cpu_count() or 1, above(1))
     # Memory of all templates together: loaded workflows that wait for calls. The least recently used go first.

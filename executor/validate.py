@@ -67,6 +67,7 @@ class Report:
     isolation: str = ""
     timeout: timedelta | None = None
     concurrency: int | None = None
+    retries: int | None = None
     # Of what a run may use; 0 where the header says nothing.
     limits: Limits = Limits()
     openapi: str = ""
@@ -191,6 +192,7 @@ class Validate:
         report.isolation = header.options.isolation
         report.timeout = header.options.timeout
         report.concurrency = header.options.concurrency
+        report.retries = header.options.retries
         report.limits = header.options.limits
         report.egress = header.options.egress
         return report

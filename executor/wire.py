@@ -60,6 +60,7 @@ def from_spec(spec: run_pb2.RunSpec) -> Spec:
         attempt=spec.attempt,
         epoch=spec.epoch,
         synchronous=spec.synchronous,
+        retries=spec.retries,
         whole=spec.SerializeToString(),
     )
 
@@ -142,6 +143,7 @@ def _ended(fact: Ended) -> runs_pb2.RunEnded:
         completed_at=to_time(fact.at),
         usage=to_usage(fact.usage),
         egress_digest=fact.egress_digest,
+        handed_back=fact.handed_back,
     )
 
 
@@ -210,6 +212,7 @@ def to_validation(report: Report) -> executor_pb2.ValidateResponse:
             cpu_millis=round(report.limits.cpu * 1000),
             processes=report.limits.processes,
             disk_bytes=report.limits.disk_bytes,
+            retries=report.retries or 0,
         ),
         openapi=report.openapi,
     )

@@ -4,7 +4,7 @@ Owns: workflows and their immutable versions; runs, provisioned ids, one-time us
 Serves: mesh.workflows.v1.Workflows, mesh.runs.v1.Runs.
 Calls: executors (Validate, Start, Stop, health), filestore (PutBlob, for a workflow's source).
 Stores: workflows, versions, provisions, runs, inputs, answers, outbox.
-Sends: event.run.queued, event.runs.ended, event.workflow.changed. Hears: executor.seen.
+Sends: event.run.queued, event.runs.ended, event.workflow.changed.
 A run only ever moves forward, queued → running → one of the ends, whoever reports and however often (`model.py`).
 Read: model, submit, place, fleet, dispatch, report, cancel, watch, reap; workflow, deploy, catalog; rpc, main.
 """

@@ -1,4 +1,7 @@
-"""Stopping runs: what waits is over at once, what runs is killed by its executor, which then reports the end."""
+"""Stopping runs: what waits is over at once, what runs is killed by its executor, which then reports the end.
+
+With a run everything falls that it has called: what it waits for dies with its sandbox, the rest is cancelled here.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
@@ -8,11 +11,12 @@ from typing import Any, Protocol, TypeVar
 
 from kit.clock import Clock
 from kit.errors import NotFound, Problem
-from scheduler.model import Asker, Event, Outcome, Provision, Run, Runs, Status, unknown_run
+from scheduler.model import CANCELLED, Asker, Event, Outcome, Provision, Run, Runs, Status, unknown_run
 from scheduler.settle import settle
 
 # An executor that took a Stop reports the end by then; else the end is written here.
 PATIENCE_SECONDS = 10.0
+BELOW = replace(CANCELLED, detail="the run that it was called from was cancelled")
 T = TypeVar("T")
 
 
@@ -24,6 +28,8 @@ class Cancelling(Protocol):
     async def save(self, these: Sequence[Run]) -> None: ...
 
     async def tell(self, events: Iterable[Event]) -> None: ...
+
+    async def tree(self, root_id: str) -> list[Run]: ...
 
     async def provision(self, provision_id: str) -> Provision | None: ...
 
@@ -57,24 +63,40 @@ class Cancel:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, asker: Asker, request_id: str, outcome: Outcome) -> None:
-        """Idempotent; what is over stays as it is. Errors: NotFound."""
+        """Idempotent; what is over stays as it is, but what it has called and still goes on is cancelled with it.
+        Errors: NotFound.
+        """
 
-        async def work(tx: Cancelling) -> Run | None:
+        async def work(tx: Cancelling) -> tuple[Run | None, list[Run]]:
             run = (await tx.runs([request_id])).get(request_id)
             if run is None:
                 await self._cancel_provision(tx, asker, request_id)
-                return None
+                return None, []
             if not asker.sees(run):
                 raise unknown_run()
             if run.status is Status.QUEUED:
                 await settle(tx, [run.id], outcome, self._clock.now())
-            return run
+            return run, await self._fell(tx, run, outcome)
 
-        run = await self._journal.write(work)
+        run, below = await self._journal.write(work)
         if run is None:
             self._forgotten(request_id)
-        elif run.status is Status.RUNNING:
+            return
+        if run.placed:
             await self._kill(run, outcome)
+        await asyncio.gather(*(self._kill(one, BELOW) for one in below if one.placed))
+
+    async def _fell(self, tx: Cancelling, run: Run, outcome: Outcome) -> list[Run]:
+        """What was called below `run`, as it stood; what waits is over. A run that has only timed out leaves its
+        asynchronous calls alone, and the others die with its sandbox.
+        """
+        if outcome.status is not Status.CANCELLED:
+            return []
+        live = await tx.tree(run.root_id)
+        below = live if run.id == run.root_id else await _below(tx, run, live)
+        below = [one for one in below if one.id != run.id]
+        await settle(tx, [one.id for one in below if one.status is Status.QUEUED], BELOW, self._clock.now())
+        return below
 
     async def _cancel_provision(self, tx: Cancelling, asker: Asker, provision_id: str) -> None:
         now = self._clock.now()
@@ -88,19 +110,26 @@ class Cancel:
         try:
             await self._executors.stop(run.executor, run.id, outcome)
         except NotFound:
-            await self._end(run.id, outcome)
+            await self._end(run, outcome)
         except Problem:  # it can't be reached: the run is over all the same, and is killed when it shows up again
-            await self._end(run.id, outcome)
+            await self._end(run, outcome)
             self.sweep_up(replace(run, status=outcome.status, code=outcome.code, detail=outcome.detail))
         else:
-            self._spawn(self._end_late(run.id, outcome))
+            self._spawn(self._end_late(run, outcome))
 
-    async def _end_late(self, run_id: str, outcome: Outcome) -> None:
+    async def _end_late(self, run: Run, outcome: Outcome) -> None:
         await self._clock.sleep(PATIENCE_SECONDS)
-        await self._end(run_id, outcome)
+        await self._end(run, outcome)
 
-    async def _end(self, run_id: str, outcome: Outcome) -> None:
-        await self._journal.write(lambda tx: settle(tx, [run_id], outcome, self._clock.now()))
+    async def _end(self, run: Run, outcome: Outcome) -> None:
+        """And once more what is below: it may have called somebody just before it died."""
+
+        async def work(tx: Cancelling) -> list[Run]:
+            await settle(tx, [run.id], outcome, self._clock.now())
+            return await self._fell(tx, run, outcome)
+
+        for one in await self._journal.write(work):
+            self.sweep_up(replace(one, status=BELOW.status, code=BELOW.code, detail=BELOW.detail))
 
     def sweep_up(self, run: Run) -> None:
         """A run that is over still has a sandbox on `run.executor`: it is killed, in the background."""
@@ -133,3 +162,20 @@ class Cancel:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _below(tx: Cancelling, run: Run, live: list[Run]) -> list[Run]:
+    """Those of a tree's runs that come from `run`, through whatever is over."""
+    parents = {one.id: one.parent_id for one in live}
+    missing = set(parents.values()) - set(parents) - {""}
+    while missing:  # as many rounds as the tree is deep, at most
+        found = await tx.runs(missing)
+        parents |= {one: found[one].parent_id if one in found else "" for one in missing}
+        missing = set(parents.values()) - set(parents) - {""}
+
+    def comes_from(one: str) -> bool:
+        while one and one != run.id:
+            one = parents[one]
+        return bool(one)
+
+    return [one for one in live if comes_from(one.id)]

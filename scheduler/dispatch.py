@@ -1,68 +1,127 @@
-"""From queued to started: nested runs first, then oldest first, onto executors with room.
+"""From queued to started. A run is given to an executor by a commit before the executor hears of it, so that no two
+schedulers start it; what Submit accepts while nobody waits is given away in the very commit that accepts it.
 
-What Submit has just accepted is offered here and starts without a look into the store, as long as nothing else waits.
+Runs that a run waits for go first. Then every organization gets its share, and within one the order is priority, then
+age.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Protocol, TypeVar
 
 from kit.clock import Clock
 from kit.errors import Conflict, Problem, Unavailable
+from kit.telemetry import log
 from scheduler.fleet import Fleet
 from scheduler.model import STARVED, Outcome, Queued, Run, Status
-from scheduler.place import STARTS_AT_ONCE, Executor
+from scheduler.place import Executor
 from scheduler.settle import Settling, settle
+from scheduler.shares import Shares
 
 TICK_SECONDS = 0.5
-MOST_FRESH = 100
+# Organizations that are looked at in one pass, and runs given away in one commit.
+MOST_CALLERS = 256
+MOST_AT_ONCE = 64
 T = TypeVar("T")
+
+
+class Claiming(Settling, Protocol):
+    """The part of a write transaction that gives runs to executors."""
+
+    async def heads(self, lane: int, caller_id: str, now: datetime, limit: int) -> list[Queued]: ...
 
 
 class Queue(Protocol):
     """The runs that wait, and the transactions that move them on."""
 
-    async def queued(self, *, nested_only: bool, without: Collection[str], limit: int) -> list[Queued]: ...
+    async def callers_waiting(self, lane: int, after: str, limit: int) -> list[str]: ...
 
-    async def write(self, work: Callable[[Settling], Awaitable[T]]) -> T: ...
+    async def write(self, work: Callable[[Claiming], Awaitable[T]]) -> T: ...
 
 
 class Starter(Protocol):
     """An executor's side of it."""
 
     async def start(self, address: str, queued: Queued) -> None:
-        """Errors: Unavailable when it has no room; Conflict when it has this run already; others end the run."""
+        """Errors: Unavailable when it has no room, isn't that incarnation any more, or can't be reached; Conflict when
+        it has this attempt already; others end the run.
+        """
         ...
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A Start call that may be made, kept for a run of that organization."""
+
+    executor: Executor
+    caller_id: str
 
 
 class Dispatch:
     """`stop` is told of runs that were over before they had started, so that their sandboxes are killed."""
 
     def __init__(
-        self, queue: Queue, fleet: Fleet, executors: Starter, stop: Callable[[Run], None], clock: Clock
+        self,
+        queue: Queue,
+        fleet: Fleet,
+        shares: Shares,
+        executors: Starter,
+        stop: Callable[[Run], None],
+        clock: Clock,
     ) -> None:
         self._queue = queue
         self._fleet = fleet
+        self._shares = shares
         self._executors = executors
         self._stop = stop
         self._clock = clock
         self._wake = asyncio.Event()
-        self._fresh: deque[Queued] = deque()
-        # Whether runs may wait in the store that aren't in `_fresh`.
-        self._behind = True
+        # Organizations with runs in the queue; `_new` of them came during the present pass.
+        self._waiting: set[str] = set()
+        self._new: set[str] = set()
+        # Some of them could have started, had there been room.
+        self._short = True
+        self._after = ""
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._failure: BaseException | None = None
 
-    def offer(self, queued: Queued) -> None:
-        """A run that has just been committed."""
-        if len(self._fresh) < MOST_FRESH:
-            self._fresh.append(queued)
-        else:
-            self._behind = True
+    def reserve(self, caller_id: str, *, urgent: bool) -> Seat | None:
+        """A seat for a run that is about to be accepted, if it may start at once without overtaking anybody."""
+        if not urgent and (self._short or caller_id in self._waiting or not self._shares.room(caller_id)):
+            return None
+        executor = self._fleet.choose(urgent=urgent)
+        if executor is None:
+            return None
+        executor.starting += 1
+        self._shares.promise(caller_id)
+        return Seat(executor, caller_id)
+
+    def leave(self, seat: Seat) -> None:
+        """It isn't needed."""
+        seat.executor.starting -= 1
+        self._shares.settle(seat.caller_id)
+
+    def begin(self, queued: Queued, seat: Seat) -> None:
+        """Starts a run that was committed as given to the seat's executor."""
+        self._shares.settle(seat.caller_id)
+        self._begin(queued, seat.executor)
+
+    def waits(self, run: Run) -> None:
+        """A run was committed as queued."""
+        self._waiting.add(run.caller_id)
+        self._new.add(run.caller_id)
         self._wake.set()
+
+    def resume(self, queued: Queued) -> None:
+        """A run that was given away, but nobody knows whether its executor heard of it: that one is told again."""
+        for executor in self._fleet:
+            there = (executor.address, executor.incarnation) == (queued.run.executor, queued.run.incarnation)
+            if there and queued.run.id not in self._starting:
+                executor.starting += 1
+                self._begin(queued, executor)
 
     def wake(self) -> None:
         """Somebody may have room."""
@@ -73,7 +132,11 @@ class Dispatch:
         try:
             while True:
                 self._wake.clear()
-                await self.once()
+                try:
+                    await self.once()
+                except Unavailable as problem:
+                    log().warning("dispatch.waiting", reason=problem.message)
+                    await self._clock.sleep(TICK_SECONDS)
                 await self._woken()
         finally:
             tasks = list(self._starting.values())
@@ -90,44 +153,72 @@ class Dispatch:
                 wait.cancel()
 
     async def once(self) -> None:
-        """One pass: starts what can start; returns before the Start calls do."""
+        """One pass: gives away what can start; returns before the Start calls do."""
         if self._failure is not None:
             raise self._failure
-        if not self._behind:
-            self._start_fresh()
-        while self._behind and await self._start_stored():
-            pass
+        self._new.clear()
+        await self._lane(0)
+        self._short = False
+        waiting = await self._lane(1)
+        self._waiting = waiting | self._new
 
-    def _start_fresh(self) -> None:
-        while self._fresh:
-            executor = self._fleet.choose(nested=self._fresh[0].run.depth > 0)
-            if executor is None:
-                self._behind = True
-                return
-            self._begin(self._fresh.popleft(), executor)
+    async def _lane(self, lane: int) -> set[str]:
+        """The organizations that still wait in it."""
+        while True:
+            callers = await self._queue.callers_waiting(lane, self._after if lane else "", MOST_CALLERS)
+            if not callers and lane and self._after:
+                self._after = ""
+                continue
+            able = [caller for caller in callers if not lane or self._shares.room(caller)]
+            seats = self._seats(urgent=not lane) if able else []
+            if able and not seats and lane:
+                self._short = True
+            if not seats:
+                return self._turned(callers, lane)
+            if not await self._claim(lane, able, seats):
+                return self._turned(callers, lane)
 
-    async def _start_stored(self) -> bool:
-        """A batch from the store; True when it should be asked again at once."""
-        self._behind = False
-        self._fresh.clear()  # the store has these too
-        room = self._fleet.room()
-        limit = max(room, STARTS_AT_ONCE)
-        batch = await self._queue.queued(nested_only=room == 0, without=tuple(self._starting), limit=limit)
-        if self._fresh:  # offered while we read: these may be in the batch as well
-            self._fresh.clear()
-            self._behind = True
-        for count, queued in enumerate(batch):
-            executor = self._fleet.choose(nested=queued.run.depth > 0)
-            if executor is None:
-                self._behind = True
-                return count > 0
-            self._begin(queued, executor)
-        if room == 0 or len(batch) == limit:
-            self._behind = True
-        return bool(batch)
+    def _turned(self, callers: Sequence[str], lane: int) -> set[str]:
+        """The next pass looks at others, where there are too many for one."""
+        if lane:
+            self._after = callers[-1] if len(callers) == MOST_CALLERS else ""
+        return set(callers)
+
+    def _seats(self, *, urgent: bool) -> list[Executor]:
+        seats: list[Executor] = []
+        while len(seats) < MOST_AT_ONCE and (executor := self._fleet.choose(urgent=urgent)):
+            executor.starting += 1
+            seats.append(executor)
+        return seats
+
+    async def _claim(self, lane: int, callers: Collection[str], seats: list[Executor]) -> int:
+        """Gives runs to the seats; how many."""
+        shares = self._shares.share_out(callers, len(seats)) if lane else dict.fromkeys(callers, len(seats))
+        now = self._clock.now()
+
+        async def work(tx: Claiming) -> list[Queued]:
+            claimed: list[Queued] = []
+            for caller, share in shares.items():
+                for queued in await tx.heads(lane, caller, now, min(share, len(seats) - len(claimed))):
+                    seat = seats[len(claimed)]
+                    run = queued.run.claimed(seat.address, seat.incarnation, now)
+                    claimed.append(replace(queued, run=run))
+                if len(claimed) == len(seats):
+                    break
+            await tx.save([queued.run for queued in claimed])
+            return claimed
+
+        claimed: list[Queued] = []
+        try:
+            claimed = await self._queue.write(work)
+        finally:
+            for seat in seats[len(claimed) :]:
+                seat.starting -= 1
+        for queued, seat in zip(claimed, seats, strict=False):
+            self._begin(queued, seat)
+        return len(claimed)
 
     def _begin(self, queued: Queued, executor: Executor) -> None:
-        executor.starting += 1
         task = asyncio.create_task(self._start(queued, executor))
         self._starting[queued.run.id] = task
         task.add_done_callback(lambda done: self._begun(queued.run.id, executor, done))
@@ -135,44 +226,68 @@ class Dispatch:
     def _begun(self, run_id: str, executor: Executor, task: "asyncio.Task[None]") -> None:
         executor.starting -= 1
         del self._starting[run_id]
-        if not task.cancelled() and task.exception() is not None:
-            self._failure = task.exception()
-        if self._behind or self._failure:
+        failure = None if task.cancelled() else task.exception()
+        if isinstance(failure, Unavailable):  # the store's: what the executor reports comes later, or it is resumed
+            log().warning("start.unmarked", run_id=run_id, reason=failure.message)
+        elif failure is not None:
+            self._failure = failure
+        if self._waiting or self._failure:
             self._wake.set()
 
     async def _start(self, queued: Queued, executor: Executor) -> None:
-        run, nested = queued.run, queued.run.depth > 0
-        incarnation = executor.incarnation if executor.fresh(self._clock.now()) else ""
+        run = queued.run
         if run.deadline <= self._clock.now():
             await self._end(run, STARVED)
             return
         try:
             with suppress(Conflict):  # it took the run on before, and its answer was lost
                 await self._executors.start(executor.address, queued)
-        except Unavailable:
-            self._fleet.refused(executor, nested=nested)
-            self._behind = True
+        except Unavailable as problem:
+            self._fleet.refused(executor, urgent=run.urgent)
+            if _refused(problem):
+                await self._release(run)
+            else:  # it may have taken it on: it is asked again later (`resume`)
+                log().warning("start.unsure", run_id=run.id, executor=executor.address, reason=problem.message)
         except Problem as problem:
             await self._end(run, Outcome(Status.FAILED, problem.code, problem.message))
         else:
             executor.running += 1
-            await self._mark(run, executor.address, incarnation)
+            await self._mark(run)
 
-    async def _mark(self, run: Run, address: str, incarnation: str) -> None:
+    async def _release(self, run: Run) -> None:
+        """It waits again, unless it has gone on without our knowing."""
+
+        async def work(tx: Claiming) -> Run | None:
+            before = (await tx.runs([run.id])).get(run.id)
+            if before is None or before.epoch != run.epoch or (after := before.released()) is before:
+                return None
+            await tx.save([after])
+            return after
+
+        released = await self._queue.write(work)
+        if released is not None:
+            self.waits(released)
+
+    async def _mark(self, run: Run) -> None:
         """Its report may have been faster, and so may a cancel."""
 
-        async def work(tx: Settling) -> Run | None:
+        async def work(tx: Claiming) -> Run | None:
             before = (await tx.runs([run.id])).get(run.id)
-            if before is None:
-                return None
-            after = before.started(executor=address, incarnation=incarnation, at=self._clock.now())
-            if before.status is Status.QUEUED:
+            if before is None or before.epoch != run.epoch:
+                return before
+            after = before.started(executor=run.executor, incarnation=run.incarnation, at=self._clock.now())
+            if after is not before:
                 await tx.save([after])
             return before
 
         before = await self._queue.write(work)
-        if before is not None and before.status.over and not before.executor:
-            self._stop(replace(before, executor=address))
+        if before is not None and before.status.over and before.epoch == run.epoch and before.started_at is None:
+            self._stop(replace(before, executor=run.executor))
 
     async def _end(self, run: Run, outcome: Outcome) -> None:
         await self._queue.write(lambda tx: settle(tx, [run.id], outcome, self._clock.now()))
+
+
+def _refused(problem: Unavailable) -> bool:
+    """Whether the executor surely hasn't taken it on: it said when to come back, or couldn't be reached at all."""
+    return problem.retry_after is not None or problem.message.startswith("failed to connect")

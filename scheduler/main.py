@@ -18,14 +18,17 @@ from scheduler.catalog import Catalog
 from scheduler.clients import BlobStore, Executors
 from scheduler.deploy import Deploy
 from scheduler.dispatch import Dispatch
-from scheduler.events import executors_followed
+from scheduler.estimate import Estimate
 from scheduler.fleet import Fleet
-from scheduler.reap import Reap, Sweep
+from scheduler.reap import Reap
+from scheduler.renew import Renew
 from scheduler.report import Report
 from scheduler.settings import Settings
+from scheduler.shares import Shares
 from scheduler.store.database import open_store
 from scheduler.store.tables import outbox
 from scheduler.submit import Submit
+from scheduler.sweep import Sweep
 from scheduler.watch import Notices, Watch
 
 
@@ -35,28 +38,31 @@ async def build(settings: Settings, stack: AsyncExitStack, *, clock: Clock | Non
     enter = stack.enter_async_context
     db = await enter(open_db(settings.database_url("scheduler")))
     bus = await enter(open_bus(settings.nats_url, "scheduler"))
-    notices = Notices()
-    store = await enter(open_store(db, notices.changed))
+    notices, shares = Notices(), Shares(settings.organization_runs)
+    store = await enter(open_store(db))
+    estimate = Estimate(store, clock)
+    store.listeners += [notices.changed, shares.changed, estimate.changed]
 
-    fleet = Fleet(settings.address("executor"), clock)
+    fleet = Fleet(clock)
     executors = await enter(Executors(fleet.checker, validate_seconds=settings.validate_seconds))
     blobs = BlobStore(await enter(connect(settings.address("filestore"))))
 
     cancel = Cancel(store, executors, notices.forgotten, clock)
-    dispatch = Dispatch(store, fleet, executors, cancel.sweep_up, clock)
+    dispatch = Dispatch(store, fleet, shares, executors, cancel.sweep_up, clock)
     fleet.on_room = dispatch.wake
-    reap = Reap(store, fleet, executors, cancel.sweep_up, rpc.QUEUED.set, clock)
+    reap = Reap(store, fleet, shares, dispatch, cancel.sweep_up, rpc.QUEUED.set, clock)
     sweep = Sweep(store, timedelta(days=settings.retention_days), clock)
     runs = rpc.Runs(
-        Submit(store, dispatch.offer, clock),
+        Submit(store, dispatch, clock, settings.organization_queue),
         Watch(store, notices, clock),
         cancel,
-        Report(store, fleet, cancel.sweep_up, clock),
+        Report(store, fleet, cancel.sweep_up, dispatch.waits, clock),
+        Renew(store, fleet, clock),
+        estimate,
     )
     workflows = rpc.Workflows(Deploy(store, executors, blobs, clock), Catalog(store, clock, settings.most))
 
     await enter(background(relay(db, outbox, bus)))
-    await enter(executors_followed(bus, fleet))
     await enter(cancel.lingering())
     for loop in (dispatch.run(), reap.run(), sweep.run()):
         await enter(background(loop))

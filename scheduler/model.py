@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from kit.errors import NotFound
+from scheduler.retry import MOST_LOSSES, OURS, pause
 
 INLINE_BYTES = 64 * 1024
 PROVISION_LIFE = timedelta(hours=1)
+IDEMPOTENCY_LIFE = timedelta(hours=24)
 
 
 class Status(enum.IntEnum):
@@ -77,14 +79,50 @@ class Answer:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a run used, nested calls not included: seconds of a processor, seconds of its sandbox's life, the most bytes
-    of memory at once, bytes sent and received on its way to the internet.
+    """What a run used in all its attempts, nested calls not included: seconds of a processor, seconds of its sandbox's
+    life, the most bytes of memory at once, bytes sent and received on its way to the internet.
     """
 
     cpu_seconds: float = 0
     wall_seconds: float = 0
     memory_peak_bytes: int = 0
     egress_bytes: int = 0
+
+    def plus(self, other: "Usage | None") -> "Usage":
+        """Of both, one after the other."""
+        if other is None:
+            return self
+        return Usage(
+            self.cpu_seconds + other.cpu_seconds,
+            self.wall_seconds + other.wall_seconds,
+            max(self.memory_peak_bytes, other.memory_peak_bytes),
+            self.egress_bytes + other.egress_bytes,
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an executor says about the end of an attempt, besides its outcome."""
+
+    answer: Answer | None = None
+    log_digest: str = ""
+    egress_digest: str = ""
+    usage: Usage | None = None
+
+
+NOTHING = Result()
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An attempt that another followed."""
+
+    number: int
+    executor: str
+    code: str
+    detail: str
+    log_digest: str
+    egress_digest: str
 
 
 @dataclass(frozen=True)
@@ -116,6 +154,16 @@ class Run:
     # The provisioned id that it was submitted with: its own for the first run, another one's for later ones.
     provision_id: str = ""
     one_time_key_id: str = ""
+    # Within its caller's queue; the lower, the sooner.
+    priority: int = 0
+    # Since when it may start: its creation, or the end of the pause before another attempt. None: its creation.
+    due_at: datetime | None = None
+    # Since when it is given to `executor` without having been reported as started; of queued runs only.
+    claimed_at: datetime | None = None
+    # How often a failure of the workflow may still be tried again, and how many attempts were lost to us.
+    retries: int = 0
+    losses: int = 0
+    earlier: tuple[Earlier, ...] = ()
     started_at: datetime | None = None
     completed_at: datetime | None = None
     code: str = ""
@@ -130,25 +178,36 @@ class Run:
     usage: Usage | None = None
     answer: Answer | None = field(default=None, compare=False)
 
-    def started(self, *, executor: str, incarnation: str, at: datetime) -> "Run":
-        """Under way on `executor`; the same object where that is no news or no longer true."""
-        if self.status is Status.QUEUED:
-            return replace(self, status=Status.RUNNING, executor=executor, incarnation=incarnation, started_at=at)
-        news = incarnation and incarnation != self.incarnation
-        if self.status is Status.RUNNING and news and self.executor == executor:
-            return replace(self, incarnation=incarnation)
-        return self
+    @property
+    def urgent(self) -> bool:
+        """A run waits for it: it goes first, and needs no place of its own (SPEC §3)."""
+        return self.depth > 0 and self.synchronous
 
-    def ended(
-        self,
-        outcome: Outcome,
-        *,
-        at: datetime,
-        answer: Answer | None = None,
-        log_digest: str = "",
-        usage: Usage | None = None,
-        egress_digest: str = "",
-    ) -> "Run":
+    @property
+    def placed(self) -> bool:
+        """An executor has it, or is about to."""
+        return self.status is Status.RUNNING or (self.status is Status.QUEUED and self.claimed_at is not None)
+
+    def claimed(self, executor: str, incarnation: str, at: datetime) -> "Run":
+        """Queued, and given to an executor: nobody else's word about it counts any more."""
+        assert self.status is Status.QUEUED
+        return replace(self, executor=executor, incarnation=incarnation, claimed_at=at, epoch=self.epoch + 1)
+
+    def released(self) -> "Run":
+        """Queued again, since its executor didn't take it; the same object when it has gone on meanwhile."""
+        if not self.placed or self.status is Status.RUNNING:
+            return self
+        return replace(self, executor="", incarnation="", claimed_at=None)
+
+    def started(self, *, executor: str, incarnation: str, at: datetime) -> "Run":
+        """Under way on `executor`; the same object where that is no news."""
+        if self.status is not Status.QUEUED:
+            return self
+        return replace(
+            self, status=Status.RUNNING, executor=executor, incarnation=incarnation, started_at=at, claimed_at=None
+        )
+
+    def ended(self, outcome: Outcome, *, at: datetime, result: Result = NOTHING) -> "Run":
         """At its end; the same object when it is over already."""
         if self.status.over:
             return self
@@ -159,15 +218,64 @@ class Run:
             detail=outcome.detail,
             log_tail=outcome.log_tail,
             completed_at=at,
-            answer=answer,
-            log_digest=log_digest,
-            egress_digest=egress_digest,
-            usage=usage,
+            claimed_at=None,
+            answer=result.answer,
+            log_digest=result.log_digest,
+            egress_digest=result.egress_digest,
+            usage=result.usage.plus(self.usage) if result.usage else self.usage,
         )
 
-    def elsewhere(self, executor: str) -> bool:
-        """Given to another executor than this one, whose word then doesn't count."""
-        return bool(self.executor) and self.executor != executor
+    def attempted(
+        self, outcome: Outcome, *, at: datetime, result: Result = NOTHING, handed_back: bool = False
+    ) -> "Run":
+        """After an attempt that ended so: over, or queued for another one. A synchronous run has but one attempt: its
+        caller's request was given to user code. The same object when it is over already.
+        """
+        if self.synchronous or outcome.status is not Status.FAILED or self.status.over:
+            return self.ended(outcome, at=at, result=result)
+        if handed_back:
+            return self._again(outcome, at, result, at)
+        if outcome.code in OURS:
+            if self.losses < MOST_LOSSES:
+                return self._again(outcome, at, result, at + pause(self.losses + 1), losses=self.losses + 1)
+            detail = f"given up after {self.attempt} attempts; the last one: {outcome.detail}"
+            return self.ended(replace(outcome, status=Status.DEAD, detail=detail), at=at, result=result)
+        if self.retries:
+            tried = self.attempt - self.losses
+            return self._again(outcome, at, result, at + pause(tried), retries=self.retries - 1)
+        return self.ended(outcome, at=at, result=result)
+
+    def _again(
+        self,
+        outcome: Outcome,
+        at: datetime,
+        result: Result,
+        due_at: datetime,
+        *,
+        losses: int | None = None,
+        retries: int | None = None,
+    ) -> "Run":
+        if due_at >= self.deadline:
+            return self.ended(outcome, at=at, result=result)
+        told, its = outcome.detail[:500], (result.log_digest, result.egress_digest)
+        return replace(
+            self,
+            status=Status.QUEUED,
+            executor="",
+            incarnation="",
+            claimed_at=None,
+            started_at=None,
+            attempt=self.attempt + 1,
+            due_at=due_at,
+            losses=self.losses if losses is None else losses,
+            retries=self.retries if retries is None else retries,
+            usage=result.usage.plus(self.usage) if result.usage else self.usage,
+            earlier=(*self.earlier, Earlier(self.attempt, self.executor, outcome.code, told, *its)),
+        )
+
+    def elsewhere(self, executor: str, incarnation: str) -> bool:
+        """Given to another life of an executor than this one, whose word then doesn't count."""
+        return bool(self.executor) and (self.executor, self.incarnation) != (executor, incarnation)
 
     def supersedes(self, other: "Run | None") -> bool:
         """News to somebody who has seen `other`: a later run of the same provisioned id, or a later state."""
@@ -175,7 +283,7 @@ class Run:
             return True
         if self.id != other.id:
             return (self.created_at, self.id) > (other.created_at, other.id)
-        return self.status > other.status
+        return (self.status.over, self.attempt, self.status) > (other.status.over, other.attempt, other.status)
 
 
 @dataclass(frozen=True)
@@ -198,6 +306,17 @@ class Provision:
     def use(self, fresh_id: str, now: datetime) -> tuple[str, "Provision"]:
         """The id of the next run under it (its own for the first one), and itself afterwards."""
         return (self.id if self.used_at is None else fresh_id), replace(self, used_at=now)
+
+
+@dataclass(frozen=True)
+class Idempotent:
+    """A run that was asked for with an Idempotency-Key. `fingerprint`: of all that makes two requests equal."""
+
+    organization_id: str
+    key: str
+    fingerprint: str
+    run_id: str
+    created_at: datetime
 
 
 @dataclass(frozen=True)

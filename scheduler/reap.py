@@ -1,28 +1,38 @@
-"""What nobody else ends: runs whose time is up, runs of lost executors; and what is too old to be kept."""
+"""What nobody else moves on: runs whose time is up, executors whose lease is, runs of lost executors, starts that
+nobody knows the end of. All of it from SQL: a scheduler that has just begun knows no less.
+"""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
 from kit.clock import Clock
-from scheduler.fleet import Fleet
-from scheduler.model import LOST, PROVISION_LIFE, STARVED, TIMED_OUT, Outcome, Run, Status
+from kit.errors import Unavailable
+from kit.telemetry import log
+from scheduler.fleet import Fleet, Lease
+from scheduler.model import LOST, STARVED, TIMED_OUT, Outcome, Queued, Run, RunEnded, Status
+from scheduler.renew import LEASE
 from scheduler.settle import Settling, settle
 
 TICK_SECONDS = 1.0
-SWEEP_SECONDS = 60.0
 BATCH = 200
 # An executor enforces deadlines itself; only when its word fails to come is a running run ended here.
 GRACE = timedelta(seconds=30)
+# A Start call that has no answer by then never will.
+UNSURE = timedelta(seconds=15)
+# Between two rounds; a longer gap means that we stood still, or that the clock was set.
+GAP = timedelta(seconds=5)
 T = TypeVar("T")
 
 
-class Sweeping(Settling, Protocol):
-    """The part of a write transaction that ends and deletes."""
+class Reaping(Settling, Protocol):
+    """The part of a write transaction that ends runs and gives them away."""
 
-    async def delete_runs(self, completed_before: datetime, limit: int) -> int: ...
+    async def lease(self, address: str) -> Lease | None: ...
 
-    async def delete_provisions(self, unused_before: datetime, used_before: datetime, limit: int) -> int: ...
+    async def save_lease(self, lease: Lease, *, new: bool) -> None: ...
+
+    async def placed_on(self, executor: str, incarnation: str, limit: int) -> list[Run]: ...
 
 
 class Reads(Protocol):
@@ -32,17 +42,29 @@ class Reads(Protocol):
 
     async def placements(self) -> set[tuple[str, str]]: ...
 
-    async def running_on(self, executor: str, incarnation: str, limit: int) -> list[str]: ...
+    async def leases(self) -> list[Lease]: ...
+
+    async def claimed(self, before: datetime, limit: int) -> list[Queued]: ...
+
+    async def busy(self) -> list[tuple[str, str]]: ...
 
     async def count_queued(self) -> int: ...
 
-    async def write(self, work: Callable[[Sweeping], Awaitable[T]]) -> T: ...
+    async def write(self, work: Callable[[Reaping], Awaitable[T]]) -> T: ...
 
 
-class Prober(Protocol):
-    """Asks executors that are silent."""
+class Places(Protocol):
+    """Who counts what is under way."""
 
-    async def alive(self, address: str) -> bool: ...
+    def learn(self, busy: Iterable[tuple[str, str]]) -> None: ...
+
+
+class Dispatching(Protocol):
+    """Who starts runs."""
+
+    def resume(self, queued: Queued) -> None: ...
+
+    def wake(self) -> None: ...
 
 
 class Reap:
@@ -52,53 +74,103 @@ class Reap:
         self,
         store: Reads,
         fleet: Fleet,
-        executors: Prober,
+        shares: Places,
+        dispatch: Dispatching,
         stop: Callable[[Run], None],
         queue_length: Callable[[int], None],
         clock: Clock,
     ) -> None:
         self._store = store
         self._fleet = fleet
-        self._executors = executors
+        self._shares = shares
+        self._dispatch = dispatch
         self._stop = stop
         self._queue_length = queue_length
         self._clock = clock
         self._born = clock.now()
+        # Since when executors could have renewed their leases here without a break.
+        self._steady = self._last = self._born
 
     async def run(self) -> None:
         """For ever."""
         while True:
-            await self.once()
+            try:
+                await self.once()
+            except Unavailable as problem:
+                log().warning("reap.waiting", reason=problem.message)
+                self._steady = self._clock.now()
             await self._clock.sleep(TICK_SECONDS)
 
     async def once(self) -> None:
         """One round."""
-        await self._end_starved()
-        await self._end_overdue()
-        await self._end_lost()
+        now = self._clock.now()
+        if not timedelta(0) <= now - self._last <= GAP:
+            self._steady = now
+        self._last = now
+        leases = {lease.address: lease for lease in await self._store.leases()}
+        self._fleet.learn(leases.values())
+        self._shares.learn(await self._store.busy())
+        await self._end_starved(now)
+        await self._end_overdue(now)
+        await self._expire(leases, now)
+        await self._give_away(leases)
+        # What our predecessor gave away: it can't be waiting for an answer any more.
+        for queued in await self._store.claimed(max(now - UNSURE, self._born), BATCH):
+            self._dispatch.resume(queued)
         self._queue_length(await self._store.count_queued())
 
-    async def _end_starved(self) -> None:
-        waiting = await self._store.overdue(Status.QUEUED, self._clock.now(), BATCH)
-        await self._end([run.id for run in waiting], STARVED)
+    async def _end_starved(self, now: datetime) -> None:
+        waiting = await self._store.overdue(Status.QUEUED, now, BATCH)
+        for run in await self._end([run.id for run in waiting], STARVED):
+            if run.executor:
+                self._stop(run)
 
-    async def _end_overdue(self) -> None:
-        now = self._clock.now()
+    async def _end_overdue(self, now: datetime) -> None:
         if now < self._born + GRACE:  # reports from before our start are still coming in
             return
         running = await self._store.overdue(Status.RUNNING, now - GRACE, BATCH)
         for run in await self._end([run.id for run in running], TIMED_OUT):
             self._stop(run)
 
-    async def _end_lost(self) -> None:
+    async def _expire(self, leases: dict[str, Lease], now: datetime) -> None:
+        """Not before executors had a whole lease's time to renew it: while we or the store are away, they can't."""
+        if now - self._steady < LEASE:
+            return
+        for old in [lease for lease in leases.values() if lease.expires_at < now and not lease.given_up]:
+
+            async def work(tx: Reaping, old: Lease = old) -> Lease:
+                lease = await tx.lease(old.address) or old
+                if lease.incarnation == old.incarnation and lease.expires_at < now:
+                    lease = Lease(**{**vars(lease), "given_up": True})
+                    await tx.save_lease(lease, new=False)
+                return lease
+
+            leases[old.address] = await self._store.write(work)
+            if leases[old.address].given_up:
+                log().warning("executor.given_up", executor=old.address, incarnation=old.incarnation)
+        self._fleet.learn(leases.values())
+
+    async def _give_away(self, leases: dict[str, Lease]) -> None:
+        """Runs of lives that are over: another attempt where that may be, else the end."""
         for address, incarnation in await self._store.placements():
-            gone = self._fleet.gone(address, incarnation)
-            if gone is None:
-                gone = not await self._executors.alive(address)
-                if not gone:
-                    self._fleet.answered(address)
-            while gone and (ids := await self._store.running_on(address, incarnation, BATCH)):
-                await self._end(ids, LOST)
+            if _lives(leases.values(), address, incarnation):
+                continue
+            if _lives(await self._store.leases(), address, incarnation):  # it came since we looked
+                continue
+            while await self._lose(address, incarnation) == BATCH:
+                pass
+            self._dispatch.wake()
+
+    async def _lose(self, address: str, incarnation: str) -> int:
+        now = self._clock.now()
+
+        async def work(tx: Reaping) -> int:
+            lost = [run.attempted(LOST, at=now) for run in await tx.placed_on(address, incarnation, BATCH)]
+            await tx.save(lost)
+            await tx.tell(RunEnded(run) for run in lost if run.status.over)
+            return len(lost)
+
+        return await self._store.write(work)
 
     async def _end(self, ids: list[str], outcome: Outcome) -> list[Run]:
         if not ids:
@@ -106,28 +178,5 @@ class Reap:
         return await self._store.write(lambda tx: settle(tx, ids, outcome, self._clock.now()))
 
 
-class Sweep:
-    """Deletes runs, with input and answer, `keep` after their end, and provisioned ids that led to nothing."""
-
-    def __init__(self, store: Reads, keep: timedelta, clock: Clock) -> None:
-        self._store = store
-        self._keep = keep
-        self._clock = clock
-
-    async def run(self) -> None:
-        """For ever: small batches, so that no writer waits long."""
-        while True:
-            while await self.once():
-                await self._clock.sleep(TICK_SECONDS / 10)
-            await self._clock.sleep(SWEEP_SECONDS)
-
-    async def once(self) -> bool:
-        """One batch; True when there is more."""
-        now = self._clock.now()
-
-        async def work(tx: Sweeping) -> bool:
-            runs = await tx.delete_runs(now - self._keep, BATCH)
-            ids = await tx.delete_provisions(now - PROVISION_LIFE, now - self._keep, BATCH)
-            return BATCH in (runs, ids)
-
-        return await self._store.write(work)
+def _lives(leases: Iterable[Lease], address: str, incarnation: str) -> bool:
+    return any((one.address, one.incarnation, one.given_up) == (address, incarnation, False) for one in leases)

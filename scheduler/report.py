@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from kit.clock import Clock
 from scheduler.fleet import Fleet
-from scheduler.model import Answer, Event, Outcome, Run, RunEnded, Runs, Status, Usage
+from scheduler.model import NOTHING, Event, Outcome, Result, Run, RunEnded, Runs, Status
 
 T = TypeVar("T")
 
@@ -43,17 +43,15 @@ class Started:
 
 @dataclass(frozen=True)
 class Ended:
-    """A run is over."""
+    """An attempt is over. `handed_back`: since its executor stops."""
 
     run_id: str
     attempt: int
     epoch: int
     outcome: Outcome
     at: datetime | None = None
-    answer: Answer | None = None
-    log_digest: str = ""
-    usage: Usage | None = None
-    egress_digest: str = ""
+    result: Result = NOTHING
+    handed_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,18 +71,28 @@ class Taken:
     born: dict[str, Run] = field(default_factory=dict)
     moved: dict[str, Run] = field(default_factory=dict)
     over: list[Run] = field(default_factory=list)
+    # Queued for another attempt.
+    again: list[Run] = field(default_factory=list)
     # Under way on an executor that shouldn't have them.
     astray: list[Run] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
 
 
 class Report:
-    """`stop` is told of runs that go on although they are over."""
+    """`stop` is told of runs that go on although they are over, `waits` of those that are to be tried again."""
 
-    def __init__(self, journal: Journal, fleet: Fleet, stop: Callable[[Run], None], clock: Clock) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        fleet: Fleet,
+        stop: Callable[[Run], None],
+        waits: Callable[[Run], None],
+        clock: Clock,
+    ) -> None:
         self._journal = journal
         self._fleet = fleet
         self._stop = stop
+        self._waits = waits
         self._clock = clock
 
     async def __call__(self, batch: Batch) -> list[str]:
@@ -100,9 +108,12 @@ class Report:
             return taken
 
         taken = await self._journal.write(work)
-        self._fleet.reported(batch.executor, started=len(taken.born), ended=len(taken.over))
+        ended = len(taken.over) + len(taken.again)
+        self._fleet.reported(batch.executor, started=len(taken.born), ended=ended)
         for run in taken.astray:
             self._stop(run)
+        for run in taken.again:
+            self._waits(run)
         return taken.ignored
 
 
@@ -127,9 +138,11 @@ def take(batch: Batch, known: Runs, now: datetime) -> Taken:
         if before is None or before.status.over or _outdated(before, ended, batch):
             taken.ignored.append(ended.run_id)
             continue
-        after = _finished(_under_way(before, batch, ended.at or now), ended, now)
+        at = ended.at or now
+        under_way = _under_way(before, batch, at)
+        after = under_way.attempted(ended.outcome, at=at, result=ended.result, handed_back=ended.handed_back)
         (taken.born if ended.run_id in taken.born else taken.moved)[ended.run_id] = after
-        taken.over.append(after)
+        (taken.over if after.status.over else taken.again).append(after)
     return taken
 
 
@@ -137,20 +150,9 @@ def _under_way(run: Run, batch: Batch, at: datetime) -> Run:
     return run.started(executor=batch.executor, incarnation=batch.incarnation, at=at)
 
 
-def _finished(run: Run, ended: Ended, now: datetime) -> Run:
-    return run.ended(
-        ended.outcome,
-        at=ended.at or now,
-        answer=ended.answer,
-        log_digest=ended.log_digest,
-        usage=ended.usage,
-        egress_digest=ended.egress_digest,
-    )
-
-
 def _outdated(run: Run, said: Started | Ended, batch: Batch) -> bool:
     """Said about an attempt that was given away, or by an executor that doesn't have it."""
-    return (said.epoch, said.attempt) < (run.epoch, run.attempt) or run.elsewhere(batch.executor)
+    return (said.epoch, said.attempt) < (run.epoch, run.attempt) or run.elsewhere(batch.executor, batch.incarnation)
 
 
 def _astray(run: Run, batch: Batch) -> Run:

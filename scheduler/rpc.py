@@ -13,7 +13,9 @@ from scheduler import wire, workflow_wire
 from scheduler.cancel import Cancel
 from scheduler.catalog import Catalog
 from scheduler.deploy import Deploy
-from scheduler.model import Asker
+from scheduler.estimate import Estimate
+from scheduler.model import Asker, Run
+from scheduler.renew import Renew
 from scheduler.report import Batch, Report
 from scheduler.submit import Submit
 from scheduler.watch import Watch
@@ -26,11 +28,15 @@ QUEUED = prometheus_client.Gauge("runmesh_runs_queued", "Runs that wait for an e
 class Runs(runs_pb2_grpc.RunsServicer):
     """The life of every run."""
 
-    def __init__(self, submit: Submit, watch: Watch, cancel: Cancel, report: Report) -> None:
+    def __init__(
+        self, submit: Submit, watch: Watch, cancel: Cancel, report: Report, renew: Renew, estimate: Estimate
+    ) -> None:
         self._submit = submit
         self._watch = watch
         self._cancel = cancel
         self._report = report
+        self._renew = renew
+        self._estimate = estimate
 
     async def Provision(self, request: runs_pb2.ProvisionRequest, _context: Any) -> runs_pb2.ProvisionResponse:
         provision = await self._submit.provision(request.organization_id, request.key_id)
@@ -39,14 +45,15 @@ class Runs(runs_pb2_grpc.RunsServicer):
     async def Submit(self, request: runs_pb2.SubmitRequest, _context: Any) -> runs_pb2.SubmitResponse:
         outer = None if current_traceparent() else request.spec.traceparent
         with span("scheduler.submit", parent=outer, service_id=request.spec.service_id) as current:
-            run = await self._submit(wire.submission(request, current_traceparent()))
+            run, new = await self._submit(wire.submission(request, current_traceparent()))
             current.set_attribute("run_id", run.id)
-        SUBMITTED.inc()
-        return runs_pb2.SubmitResponse(run_id=run.id)
+        SUBMITTED.inc(int(new))
+        return runs_pb2.SubmitResponse(run_id=run.id, known=not new)
 
     async def GetRun(self, request: runs_pb2.GetRunRequest, _context: Any) -> runs_pb2.GetRunResponse:
         found = await self._watch.get(wire.asker(request), request.request_id, content=not request.summary)
-        return runs_pb2.GetRunResponse(run=wire.record(found))
+        waiting = await self._estimate(found) if isinstance(found, Run) else None
+        return runs_pb2.GetRunResponse(run=wire.record(found, waiting))
 
     async def WatchRun(
         self, request: runs_pb2.WatchRunRequest, _context: Any
@@ -72,6 +79,10 @@ class Runs(runs_pb2_grpc.RunsServicer):
         if ignored:
             log().info("report.ignored", executor=request.executor, runs=ignored[:20])
         return runs_pb2.ReportResponse()
+
+    async def RenewLease(self, request: runs_pb2.RenewLeaseRequest, _context: Any) -> runs_pb2.RenewLeaseResponse:
+        lease = await self._renew(wire.lease(request), first=request.first)
+        return runs_pb2.RenewLeaseResponse(lease_ms=round(lease.total_seconds() * 1000))
 
 
 class Workflows(workflows_pb2_grpc.WorkflowsServicer):

@@ -43,6 +43,9 @@ class Settings(MeshSettings):
     """The defaults suit one host."""
 
     retention_days: float = env("RUNMESH_RETENTION_DAYS", 7.0, days)
+    # Runs of one organization at once, and how many more of them may wait. executor/settings.py reads the first, too.
+    organization_runs: int = env("RUNMESH_ORGANIZATION_RUNS", 100, above(1))
+    organization_queue: int = env("RUNMESH_ORGANIZATION_QUEUE", 10_000, above(1))
     # A deploy waits that long for the executor: it may have to fetch and build a whole dependency environment.
     validate_seconds: float = env("RUNMESH_VALIDATE_SECONDS", 600.0, float)
     # The most that a workflow's owner may set; executor/settings.py reads the same variables.

@@ -1,17 +1,31 @@
 """The durable way in: provision an id, accept a run. What is accepted is committed before the caller hears of it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
 from kit.clock import Clock
-from kit.errors import Invalid, NotFound, Unauthenticated
+from kit.errors import Conflict, Exhausted, Invalid, NotFound, Unauthenticated
 from kit.names import new_id
-from scheduler.model import Event, Input, Provision, Queued, Run, RunQueued, Status, Trigger
+from scheduler.dispatch import Seat
+from scheduler.model import (
+    IDEMPOTENCY_LIFE,
+    Event,
+    Idempotent,
+    Input,
+    Provision,
+    Queued,
+    Run,
+    RunQueued,
+    Status,
+    Trigger,
+)
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 LONGEST_TIMEOUT = timedelta(hours=24)
+FULL = timedelta(seconds=10)
 T = TypeVar("T")
 
 
@@ -30,6 +44,10 @@ class Accepting(Protocol):
 
     async def runs(self, ids: Collection[str]) -> Mapping[str, Run]: ...
 
+    async def idempotent(self, organization_id: str, key: str) -> Idempotent | None: ...
+
+    async def keep_idempotent(self, this: Idempotent) -> None: ...
+
     async def accept(self, run: Run, given: Input) -> None: ...
 
     async def tell(self, events: Iterable[Event]) -> None: ...
@@ -39,6 +57,20 @@ class Journal(Protocol):
     """`work` runs inside a write transaction; it checks before it writes."""
 
     async def write(self, work: Callable[[Accepting], Awaitable[T]]) -> T: ...
+
+    async def waiting_of(self, caller_id: str, limit: int) -> int: ...
+
+
+class Starting(Protocol):
+    """Who starts what is accepted (scheduler.dispatch)."""
+
+    def reserve(self, caller_id: str, *, urgent: bool) -> Seat | None: ...
+
+    def leave(self, seat: Seat) -> None: ...
+
+    def begin(self, queued: Queued, seat: Seat) -> None: ...
+
+    def waits(self, run: Run) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -64,15 +96,28 @@ class Submission:
     synchronous: bool = False
     provisioned_id: str = ""
     one_time_key_id: str = ""
+    retries: int = 0
+    priority: int = 0
+    idempotency_key: str = ""
+    fingerprint: str = ""
+
+    @property
+    def urgent(self) -> bool:
+        """A run waits for it."""
+        return self.depth > 0 and self.synchronous
 
 
 class Submit:
-    """Provisions ids and accepts runs; hands what is accepted to `offer`, so that it starts at once."""
+    """Provisions ids and accepts runs. What may start at once is given to an executor in the commit that accepts it.
+    `deep`: how many of an organization's runs may wait.
+    """
 
-    def __init__(self, journal: Journal, offer: Callable[[Queued], None], clock: Clock) -> None:
+    def __init__(self, journal: Journal, dispatch: Starting, clock: Clock, deep: int = 10_000) -> None:
         self._journal = journal
-        self._offer = offer
+        self._dispatch = dispatch
         self._clock = clock
+        self._deep = deep
+        self._tasks: set[asyncio.Task[tuple[Run, bool]]] = set()
 
     async def provision(self, organization_id: str, key_id: str) -> Provision:
         """A new id, good for an hour. Errors: Invalid; Unauthenticated for a one-time key that has started its run."""
@@ -87,23 +132,57 @@ class Submit:
 
         return await self._journal.write(work)
 
-    async def __call__(self, submission: Submission) -> Run:
-        """Errors: NotFound for a provisioned id that is unknown, expired, cancelled or another organization's;
-        Unauthenticated for a one-time key that has started its run; Invalid.
+    async def __call__(self, submission: Submission) -> tuple[Run, bool]:
+        """(the run, whether it is new); of an Idempotency-Key that was used before, the one of then.
+
+        Errors: NotFound for a provisioned id that is unknown, expired, cancelled or another organization's;
+        Unauthenticated for a one-time key that has started its run; Conflict for an Idempotency-Key that came with
+        another request, and for a call nested in a run that was cancelled; Exhausted (too_many_runs) when too many of
+        the organization's runs wait; Invalid.
         """
         if not timedelta(0) <= submission.timeout <= LONGEST_TIMEOUT:
             raise Invalid("a run's time limit is at most 24 hours")
+        accepting = asyncio.create_task(self._accepted(submission))
+        self._tasks.add(accepting)
+        accepting.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(accepting)  # what is committed has to be started, though the caller is gone
 
-        async def work(tx: Accepting) -> Run:
-            return await self._accept(tx, submission)
+    async def _accepted(self, submission: Submission) -> tuple[Run, bool]:
+        seat = self._dispatch.reserve(submission.caller_id, urgent=submission.urgent)
+        try:
+            if seat is None and not submission.urgent:
+                await self._check_depth(submission.caller_id)
+            run, new = await self._journal.write(lambda tx: self._accept(tx, submission, seat))
+        except BaseException:
+            if seat is not None:
+                self._dispatch.leave(seat)
+            raise
+        if seat is not None and new:
+            self._dispatch.begin(Queued(run, submission.input), seat)
+        elif seat is not None:
+            self._dispatch.leave(seat)
+        elif new:
+            self._dispatch.waits(run)
+        return run, new
 
-        run = await self._journal.write(work)
-        self._offer(Queued(run, submission.input))
-        return run
+    async def _check_depth(self, caller_id: str) -> None:
+        """Errors: Exhausted."""
+        if await self._journal.waiting_of(caller_id, self._deep) >= self._deep:
+            raise Exhausted(
+                f"{self._deep} of this organization's runs wait already; let some finish, or cancel some",
+                code="too_many_runs",
+                retry_after=FULL,
+            )
 
-    async def _accept(self, tx: Accepting, submission: Submission) -> Run:
-        """All checks stand before the first write: a refused submission leaves nothing, its one-time key unspent."""
+    async def _accept(self, tx: Accepting, submission: Submission, seat: Seat | None) -> tuple[Run, bool]:
+        """(the run, whether it is new). All checks stand before the first write: a refused submission leaves nothing,
+        its one-time key unspent.
+        """
         now = self._clock.now()
+        before = await self._asked_before(tx, submission, now)
+        if before is not None:
+            return before, False
+        await _check_parents(tx, submission)
         run_id, provision = new_id("run"), None
         if submission.provisioned_id:
             provision = await self._provision(tx, submission, now)
@@ -113,11 +192,27 @@ class Submit:
         if not await tx.version_exists(submission.version_id):
             raise NotFound("no such version of the workflow")
         run = _run(submission, run_id, now, provision)
+        if seat is not None:
+            run = run.claimed(seat.executor.address, seat.executor.incarnation, now)
         if provision is not None:
             await tx.save_provision(provision)
+        if submission.idempotency_key:
+            key, fingerprint = submission.idempotency_key, submission.fingerprint
+            await tx.keep_idempotent(Idempotent(submission.requester_id, key, fingerprint, run.id, now))
         await tx.accept(run, submission.input)
         await tx.tell([RunQueued(run.id)])
-        return run
+        return run, True
+
+    async def _asked_before(self, tx: Accepting, submission: Submission, now: datetime) -> Run | None:
+        """The run of the same Idempotency-Key. Errors: Conflict."""
+        if not submission.idempotency_key:
+            return None
+        found = await tx.idempotent(submission.requester_id, submission.idempotency_key)
+        if found is None or now >= found.created_at + IDEMPOTENCY_LIFE:
+            return None
+        if found.fingerprint != submission.fingerprint:
+            raise Conflict("this Idempotency-Key came with another request in the last 24 hours; use a new one")
+        return (await tx.runs([found.run_id])).get(found.run_id)
 
     async def _provision(self, tx: Accepting, submission: Submission, now: datetime) -> Provision | None:
         """The provision that was named. None when it is a run's own id instead: the npm client keeps sending the id
@@ -132,6 +227,13 @@ class Submit:
         if earlier is None or not askers & {earlier.requester_id, earlier.caller_id, earlier.acting_id}:
             raise NotFound("no such provisioned request: it is unknown or expired; provision another one")
         return None
+
+
+async def _check_parents(tx: Accepting, submission: Submission) -> None:
+    """Nothing starts below what was cancelled. Errors: Conflict."""
+    above = {submission.parent_id, submission.root_id} - {""}
+    if above and any(run.status is Status.CANCELLED for run in (await tx.runs(above)).values()):
+        raise Conflict("the run that this call came from was cancelled", code="cancelled")
 
 
 async def _check_unused(tx: Accepting, key_id: str) -> None:
@@ -163,4 +265,7 @@ def _run(submission: Submission, run_id: str, now: datetime, provision: Provisio
         synchronous=submission.synchronous,
         provision_id=provision.id if provision else "",
         one_time_key_id=submission.one_time_key_id,
+        retries=0 if submission.synchronous else submission.retries,
+        priority=submission.priority,
+        due_at=now,
     )

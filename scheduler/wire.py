@@ -11,6 +11,8 @@ from mesh.runs.v1 import run_pb2, runs_pb2
 
 from kit import telemetry
 from kit.errors import Invalid
+from scheduler.estimate import Waiting
+from scheduler.fleet import Lease
 from scheduler.model import (
     INLINE_BYTES,
     Answer,
@@ -21,6 +23,7 @@ from scheduler.model import (
     Outcome,
     Provision,
     Queued,
+    Result,
     Run,
     RunEnded,
     RunQueued,
@@ -37,6 +40,9 @@ MOST_TAIL_LINES = 50
 MOST_TAIL_CHARS = 2000
 MOST_DETAIL_CHARS = 16_000
 MOST_SECONDS = 1e9
+MOST_RETRIES = 100
+LEAST_PRIORITY, MOST_PRIORITY = -1, 1
+MOST_IDEMPOTENCY_KEY = 256
 
 
 def timestamp(at: datetime) -> Timestamp:
@@ -88,6 +94,10 @@ def submission(request: runs_pb2.SubmitRequest, traceparent: str) -> Submission:
         synchronous=spec.synchronous,
         provisioned_id=request.provisioned_id,
         one_time_key_id=request.one_time_key_id,
+        retries=max(0, min(spec.retries, MOST_RETRIES)),
+        priority=max(LEAST_PRIORITY, min(spec.priority, MOST_PRIORITY)),
+        idempotency_key=request.idempotency_key[:MOST_IDEMPOTENCY_KEY],
+        fingerprint=request.fingerprint[:64],
     )
 
 
@@ -118,8 +128,11 @@ def start_request(queued: Queued) -> executor_pb2.StartRequest:
         created_at=timestamp(run.created_at),
         key_id=run.key_id,
         synchronous=run.synchronous,
+        retries=run.retries,
     )
-    return executor_pb2.StartRequest(spec=spec, body=given.body, body_digest=given.body_digest)
+    return executor_pb2.StartRequest(
+        spec=spec, body=given.body, body_digest=given.body_digest, incarnation=run.incarnation
+    )
 
 
 def stop_request(run_id: str, outcome: Outcome) -> executor_pb2.StopRequest:
@@ -157,6 +170,7 @@ def started(message: runs_pb2.RunStarted) -> Started:
         epoch=spec.epoch,
         key_id=spec.key_id,
         synchronous=spec.synchronous,
+        due_at=moment(spec.created_at),
     )
     return Started(spec.run_id, at, attempt=spec.attempt, epoch=spec.epoch, run=run)
 
@@ -169,10 +183,13 @@ def ended(message: runs_pb2.RunEnded) -> Ended:
         epoch=message.epoch,
         outcome=outcome(message.outcome),
         at=moment(message.completed_at) if message.HasField("completed_at") else None,
-        answer=_answer(message.answer) if message.HasField("answer") else None,
-        log_digest=message.log_digest[:64],
-        usage=_usage(message.usage) if message.HasField("usage") else None,
-        egress_digest=message.egress_digest[:64],
+        result=Result(
+            answer=_answer(message.answer) if message.HasField("answer") else None,
+            log_digest=message.log_digest[:64],
+            egress_digest=message.egress_digest[:64],
+            usage=_usage(message.usage) if message.HasField("usage") else None,
+        ),
+        handed_back=message.handed_back,
     )
 
 
@@ -219,7 +236,7 @@ def history_query(request: runs_pb2.ListRunsRequest) -> History:
     return History(request.organization_id, request.service_id, status, page_limit(request.limit), request.after)
 
 
-def record(run: Run | Provision) -> runs_pb2.RunRecord:
+def record(run: Run | Provision, waiting: Waiting | None = None) -> runs_pb2.RunRecord:
     """As callers of the mesh see it; a provisioned id without a run has no more than its beginning."""
     if isinstance(run, Provision):
         return runs_pb2.RunRecord(
@@ -251,12 +268,20 @@ def record(run: Run | Provision) -> runs_pb2.RunRecord:
         started_at=timestamp(run.started_at) if run.started_at else None,
         completed_at=timestamp(run.completed_at) if run.completed_at else None,
         answer=_kept(run.answer),
-        executor=run.executor,
+        # Where it runs or ran: who wants its answer goes there.
+        executor="" if run.status is Status.QUEUED else run.executor,
         log_digest=run.log_digest,
+        earlier_logs=[one.log_digest for one in run.earlier if one.log_digest],
         key_id=run.key_id,
         usage=run_pb2.Usage(**vars(run.usage)) if run.usage else None,
         egress_digest=run.egress_digest,
+        position=waiting.position if waiting else 0,
+        wait_ms=_milliseconds(waiting.wait) if waiting and waiting.wait is not None else None,
     )
+
+
+def _milliseconds(span: timedelta) -> int:
+    return round(span.total_seconds() * 1000)
 
 
 def _kept(answer: Answer | None) -> run_pb2.KeptAnswer | None:
@@ -281,3 +306,15 @@ def messages(events: Iterable[Event]) -> list[tuple[str, Message]]:
                 changed = events_pb2.WorkflowChanged(organization_id=organization_id, service_id=service_id)
                 told.append(("event.workflow.changed", changed))
     return [*told, ("event.runs.ended", ended)] if ended.runs else told
+
+
+def lease(request: runs_pb2.RenewLeaseRequest) -> Lease:
+    """What an executor says; until when it holds is set by who takes it."""
+    return Lease(
+        address=request.address,
+        incarnation=request.incarnation,
+        running=max(0, request.running),
+        capacity=max(0, request.capacity),
+        draining=request.draining,
+        expires_at=datetime.min.replace(tzinfo=UTC),
+    )

@@ -57,6 +57,8 @@ class Limits:
     cpu_millis: int = 0
     processes: int = 0
     disk_bytes: int = 0
+    # Of asynchronous runs that the workflow fails.
+    retries: int = 0
 
     def overlaid(self, other: "Limits") -> "Limits":
         """With what `other` sets."""
@@ -73,7 +75,7 @@ class Limits:
 DAY_MS = 24 * 3600 * 1000
 MIB = 1 << 20
 # As executor/header_options.py has them.
-LEAST = Limits(*(1,) * 7, memory_bytes=16 * MIB, cpu_millis=50, processes=8, disk_bytes=MIB)
+LEAST = Limits(*(1,) * 7, memory_bytes=16 * MIB, cpu_millis=50, processes=8, disk_bytes=MIB, retries=1)
 MOST = Limits(
     sync_timeout_ms=DAY_MS,
     async_timeout_ms=DAY_MS,
@@ -86,6 +88,7 @@ MOST = Limits(
     cpu_millis=1_024_000,
     processes=100_000,
     disk_bytes=1 << 50,
+    retries=100,
 )
 
 

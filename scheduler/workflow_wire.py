@@ -57,6 +57,7 @@ def limits(message: workflows_pb2.Limits) -> Limits:
         cpu_millis=message.cpu_millis,
         processes=message.processes,
         disk_bytes=message.disk_bytes,
+        retries=message.retries,
     )
 
 

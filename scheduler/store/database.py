@@ -1,6 +1,6 @@
 """The store as the use cases see it: reads, and works that run inside shared write transactions."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kit.db import Database
 from scheduler.model import Run
 from scheduler.store.commits import GroupCommit
+from scheduler.store.queue_rows import QueueReads
 from scheduler.store.run_rows import RunReads
 from scheduler.store.workflow_rows import WorkflowReads, WorkflowRows
 
@@ -18,21 +19,23 @@ T = TypeVar("T")
 class Tx(WorkflowRows):
     """One write transaction; tells of the runs that it changed once it is committed."""
 
-    def __init__(self, connection: AsyncConnection, changed: Callable[[Run], None]) -> None:
+    def __init__(self, connection: AsyncConnection, listeners: Sequence[Callable[[Run], None]]) -> None:
         super().__init__(connection)
-        self._tell_changed = changed
+        self._listeners = listeners
 
     def committed(self) -> None:
         for run in self.changed:
-            self._tell_changed(run)
+            for changed in self._listeners:
+                changed(run)
 
 
-class Store(RunReads, WorkflowReads):
-    """`changed(run)` is called for every new state of a run, after its commit and in the order of commits."""
+class Store(RunReads, QueueReads, WorkflowReads):
+    """Each of `listeners` is called with every new state of a run, after its commit and in the order of commits."""
 
-    def __init__(self, db: Database, changed: Callable[[Run], None]) -> None:
+    def __init__(self, db: Database) -> None:
         super().__init__(db)
-        self._commits: GroupCommit[Tx] = GroupCommit(db, lambda connection: Tx(connection, changed))
+        self.listeners: list[Callable[[Run], None]] = []
+        self._commits: GroupCommit[Tx] = GroupCommit(db, lambda connection: Tx(connection, self.listeners))
 
     async def write(self, work: Callable[[Tx], Awaitable[T]]) -> T:
         """What `work` returned, committed. It must check before it writes, and touch nothing but its transaction."""
@@ -44,9 +47,9 @@ class Store(RunReads, WorkflowReads):
 
 
 @asynccontextmanager
-async def open_store(db: Database, changed: Callable[[Run], None]) -> AsyncIterator[Store]:
+async def open_store(db: Database) -> AsyncIterator[Store]:
     """A store whose last writes are committed before `db` may close."""
-    store = Store(db, changed)
+    store = Store(db)
     try:
         yield store
     finally:

@@ -1,26 +1,41 @@
-"""Runs, provisions, inputs and answers as rows."""
+"""Runs, provisions, inputs and answers as rows; the queue is in queue_rows."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, func, or_, select, union_all, update
+from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, or_, select, tuple_, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.db import Database, emit
 from scheduler import wire
-from scheduler.model import Answer, Asker, Event, History, Input, Provision, Queued, Run, Runs, Status, Trigger, Usage
-from scheduler.store.tables import answers, inputs, outbox, provisions, runs, versions
+from scheduler.model import (
+    Answer,
+    Asker,
+    Earlier,
+    Event,
+    History,
+    Idempotent,
+    Input,
+    Provision,
+    Run,
+    Runs,
+    Status,
+    Trigger,
+    Usage,
+)
+from scheduler.store.tables import answers, idempotency, inputs, outbox, provisions, runs, versions
 
 _USAGE = tuple(item.name for item in fields(Usage))
-_RUN = [runs.c[name] for name in (*(item.name for item in fields(Run)), *_USAGE) if name not in {"answer", "usage"}]
+RUN = [runs.c[name] for name in (*(item.name for item in fields(Run)), *_USAGE) if name not in {"answer", "usage"}]
 _ANSWER = [answers.c.head, answers.c.digest, answers.c.size]
 # What changes in the life of a run.
 _MUTABLE = (
     *("status", "code", "detail", "log_tail", "started_at", "completed_at"),
     *("executor", "incarnation", "log_digest", "egress_digest"),
+    *("attempt", "epoch", "due_at", "claimed_at", "retries", "losses", "earlier"),
     *_USAGE,
 )
 _SAVE = (
@@ -30,7 +45,10 @@ _SAVE = (
 _PROVISION = select(provisions).where(provisions.c.id == bindparam("which"))
 _OF_ONE_TIME_KEY = select(runs.c.id).where(runs.c.one_time_key_id == bindparam("key_id"))
 _VERSION = select(versions.c.id).where(versions.c.id == bindparam("which"))
-_RUNS = select(*_RUN).where(runs.c.id.in_(bindparam("ids", expanding=True)))
+_RUNS = select(*RUN).where(runs.c.id.in_(bindparam("ids", expanding=True)))
+_IDEMPOTENT = select(idempotency).where(
+    idempotency.c.organization_id == bindparam("organization"), idempotency.c.key == bindparam("its_key")
+)
 _INSERT_RUN, _INSERT_INPUT, _INSERT_ANSWER = runs.insert(), inputs.insert(), answers.insert()
 
 
@@ -68,7 +86,18 @@ class RunRows:
     async def runs(self, ids: Collection[str]) -> Runs:
         """Those that exist; their kept answers aren't read."""
         rows = await self._connection.execute(_RUNS, {"ids": list(ids)}) if ids else ()
-        return {row.id: _run(row) for row in rows}
+        return {row.id: to_run(row) for row in rows}
+
+    async def idempotent(self, organization_id: str, key: str) -> Idempotent | None:
+        """What was asked for with this key, however long ago."""
+        row = (await self._connection.execute(_IDEMPOTENT, {"organization": organization_id, "its_key": key})).first()
+        return None if row is None else Idempotent(**row._mapping)  # noqa: SLF001  # SQLAlchemy's public name
+
+    async def keep_idempotent(self, this: Idempotent) -> None:
+        """In the place of what is too old to count."""
+        mine = (idempotency.c.organization_id == this.organization_id) & (idempotency.c.key == this.key)
+        await self._write(delete(idempotency).where(mine))
+        await self._write(idempotency.insert(), vars(this))
 
     async def accept(self, run: Run, given: Input) -> None:
         """A new run with what it needs to start, whenever that will be."""
@@ -78,7 +107,7 @@ class RunRows:
     async def insert(self, these: Sequence[Run]) -> None:
         """New runs, as they stand."""
         if these:
-            await self._write(_INSERT_RUN, [_row(run) | {"lane": 1 if run.depth == 0 else 0} for run in these])
+            await self._write(_INSERT_RUN, [_row(run) | {"lane": 0 if run.urgent else 1} for run in these])
             await self._keep_answers(these)
             self.changed.extend(these)
 
@@ -113,6 +142,15 @@ class RunRows:
             await self._write(delete(runs).where(runs.c.id.in_(ids)))
         return len(ids)
 
+    async def delete_idempotent(self, created_before: datetime, limit: int) -> int:
+        """How many went."""
+        keys = (idempotency.c.organization_id, idempotency.c.key)
+        old = select(*keys).where(idempotency.c.created_at < created_before).limit(limit)
+        rows = (await self._connection.execute(old)).all()
+        if rows:
+            await self._write(delete(idempotency).where(tuple_(*keys).in_([tuple(row) for row in rows])))
+        return len(rows)
+
     async def delete_provisions(self, unused_before: datetime, used_before: datetime, limit: int) -> int:
         """Those that were never used, and those used last before `used_before`; how many went."""
         unused = select(provisions.c.id).where(provisions.c.used_at.is_(None), provisions.c.created_at < unused_before)
@@ -141,7 +179,7 @@ class RunReads:
         values = {"which": request_id, "key_id": asker.one_time_key_id}
         async with self._db.read() as connection:
             row = (await connection.execute(query, values)).first()
-        return None if row is None else _run(row)
+        return None if row is None else to_run(row)
 
     async def history(self, asked: History) -> list[Run]:
         """Newest first, from behind the run `after`; kept answers without their content."""
@@ -154,47 +192,13 @@ class RunReads:
                     return []
             query = _with_answer(content=False).where(runs.c.id.in_(_page(asked, start)))
             query = query.order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(asked.limit)
-            return [_run(row) for row in await connection.execute(query)]
-
-    async def queued(self, *, nested_only: bool, without: Collection[str], limit: int) -> list[Queued]:
-        """What waits, nested runs first, then oldest first."""
-        query = select(*_RUN, inputs.c.request, inputs.c.body, inputs.c.body_digest).join(inputs)
-        query = query.where(runs.c.status == _literal(Status.QUEUED))
-        if nested_only:
-            query = query.where(runs.c.lane == 0)
-        if without:
-            query = query.where(runs.c.id.not_in(without))
-        query = query.order_by(runs.c.lane, runs.c.created_at, runs.c.id).limit(limit)
-        async with self._db.read() as connection:
-            rows = await connection.execute(query)
-            return [Queued(_run(row), Input(row.request, row.body, row.body_digest)) for row in rows]
-
-    async def count_queued(self) -> int:
-        query = select(func.count()).where(runs.c.status == _literal(Status.QUEUED))
-        async with self._db.read() as connection:
-            return int((await connection.execute(query)).scalar_one())
-
-    async def placements(self) -> set[tuple[str, str]]:
-        """(executor, incarnation) of all that is running."""
-        query = select(runs.c.executor, runs.c.incarnation).where(runs.c.status == _literal(Status.RUNNING)).distinct()
-        async with self._db.read() as connection:
-            return {(row.executor, row.incarnation) for row in await connection.execute(query)}
-
-    async def running_on(self, executor: str, incarnation: str, limit: int) -> list[str]:
-        query = (
-            select(runs.c.id)
-            .where(runs.c.status == _literal(Status.RUNNING))
-            .where(runs.c.executor == executor, runs.c.incarnation == incarnation)
-            .limit(limit)
-        )
-        async with self._db.read() as connection:
-            return list((await connection.execute(query)).scalars())
+            return [to_run(row) for row in await connection.execute(query)]
 
     async def overdue(self, status: Status, deadline_before: datetime, limit: int) -> list[Run]:
         """Queued or running past their deadline."""
-        query = select(*_RUN).where(runs.c.status == _literal(status), runs.c.deadline < deadline_before).limit(limit)
+        query = select(*RUN).where(runs.c.status == literal(status), runs.c.deadline < deadline_before).limit(limit)
         async with self._db.read() as connection:
-            return [_run(row) for row in await connection.execute(query)]
+            return [to_run(row) for row in await connection.execute(query)]
 
 
 @cache
@@ -210,13 +214,13 @@ def _find(*, content: bool, exact: bool, one_time: bool) -> Select[Any]:
     return _with_answer(content=content).where(runs.c.id.in_(wanted)).order_by(*newest).limit(1)
 
 
-def _literal(status: Status) -> Any:
+def literal(status: Status) -> Any:
     """As text in the statement: SQLite takes a partial index only where it can see the value."""
     return bindparam(None, int(status), literal_execute=True)
 
 
 def _with_answer(*, content: bool) -> Select[Any]:
-    columns = [*_RUN, *_ANSWER, answers.c.content] if content else [*_RUN, *_ANSWER]
+    columns = [*RUN, *_ANSWER, answers.c.content] if content else [*RUN, *_ANSWER]
     return select(*columns).select_from(runs.outerjoin(answers))
 
 
@@ -243,11 +247,12 @@ def _row(run: Run) -> dict[str, Any]:
     row = {name: value for name, value in vars(run).items() if name not in {"answer", "usage"}}
     row.update(vars(run.usage) if run.usage else dict.fromkeys(_USAGE))
     row.update(status=int(run.status), trigger=int(run.trigger), log_tail=list(run.log_tail))
+    row.update(due_at=run.due_at or run.created_at, earlier=[asdict(one) for one in run.earlier])
     row.update(provision_id=run.provision_id or None, one_time_key_id=run.one_time_key_id or None)
     return row
 
 
-def _run(row: Row[*tuple[Any, ...]]) -> Run:
+def to_run(row: Row[*tuple[Any, ...]]) -> Run:
     values = dict(row._mapping)  # noqa: SLF001  # SQLAlchemy's public name
     for name in ("request", "body", "body_digest"):
         values.pop(name, None)
@@ -255,6 +260,7 @@ def _run(row: Row[*tuple[Any, ...]]) -> Run:
     used = [values.pop(name) for name in _USAGE]
     values.update(usage=None if used[0] is None else Usage(*used))
     values.update(status=Status(row.status), trigger=Trigger(row.trigger), log_tail=tuple(row.log_tail))
+    values.update(earlier=tuple(Earlier(**one) for one in row.earlier))
     values.update(provision_id=row.provision_id or "", one_time_key_id=row.one_time_key_id or "")
     return replace(Run(**values), answer=answer) if answer else Run(**values)
 

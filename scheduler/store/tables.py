@@ -125,8 +125,16 @@ runs = Table(
     Column("executor", String(200), nullable=False),
     Column("incarnation", String(100), nullable=False),
     Column("log_digest", String(64), nullable=False),
-    # 0: nested, which goes first, since a run waits for it; 1: all others.
+    # 0: a run waits for it, so it goes first; 1: all others.
     Column("lane", Integer, nullable=False),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    # Since when it may start; NULL in rows of before there was more than one attempt.
+    Column("due_at", UtcDateTime),
+    Column("claimed_at", UtcDateTime),
+    Column("retries", Integer, nullable=False, server_default="0"),
+    Column("losses", Integer, nullable=False, server_default="0"),
+    # The attempts before this one, oldest first.
+    Column("earlier", JSON, nullable=False, server_default="[]"),
     # What it used: all of them with its end, or none.
     Column("cpu_seconds", Float),
     Column("wall_seconds", Float),
@@ -135,8 +143,20 @@ runs = Table(
     Column("egress_digest", String(64), nullable=False, server_default=""),
 )
 Index("runs_one_time", runs.c.one_time_key_id, unique=True, **_only("one_time_key_id IS NOT NULL"))
-Index("runs_queue", runs.c.lane, runs.c.created_at, runs.c.id, **_only("status = 2"))
+# Each caller's own queue, in its order.
+Index(
+    "runs_waiting",
+    runs.c.lane,
+    runs.c.caller_id,
+    runs.c.priority,
+    runs.c.due_at,
+    runs.c.id,
+    **_only("status = 2 AND claimed_at IS NULL"),
+)
+Index("runs_claimed", runs.c.claimed_at, **_only("claimed_at IS NOT NULL"))
+Index("runs_queued", runs.c.deadline, **_only("status = 2"))
 Index("runs_running", runs.c.executor, runs.c.incarnation, **_only("status = 3"))
+Index("runs_tree", runs.c.root_id, **_only("status < 4"))
 Index("runs_caller", runs.c.caller_id, runs.c.created_at, runs.c.id)
 Index("runs_acting", runs.c.acting_id, runs.c.created_at, runs.c.id, **_only("acting_id <> caller_id"))
 Index(
@@ -165,6 +185,31 @@ answers = Table(
     Column("content", LargeBinary, nullable=False),
     Column("digest", String(64), nullable=False),
     Column("size", Integer, nullable=False),
+)
+
+# Who asked for a run with an Idempotency-Key, and which run that is. `fingerprint`: of all that makes requests equal.
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("organization_id", String(100), primary_key=True),
+    Column("key", String(256), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("run_id", String(40), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+Index("idempotency_created", idempotency.c.created_at)
+
+# Executors, each with the lease of its present life. `given_up`: its runs were given to others.
+executors = Table(
+    "executors",
+    metadata,
+    Column("address", String(200), primary_key=True),
+    Column("incarnation", String(100), nullable=False),
+    Column("running", Integer, nullable=False),
+    Column("capacity", Integer, nullable=False),
+    Column("draining", Boolean, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Column("given_up", Boolean, nullable=False),
 )
 
 outbox = outbox_table(metadata)

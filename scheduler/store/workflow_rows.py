@@ -7,7 +7,7 @@ from sqlalchemy import Row, Select, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.db import Database
-from scheduler.store.run_rows import RunRows
+from scheduler.store.queue_rows import QueueRows
 from scheduler.store.tables import versions, workflows
 from scheduler.workflow import EnvVar, Limits, Version, Visibility, Workflow
 
@@ -19,7 +19,7 @@ _VERSION = [
 ]
 
 
-class WorkflowRows(RunRows):
+class WorkflowRows(QueueRows):
     """The part of a write transaction that is about workflows."""
 
     async def workflow(self, organization_id: str, service_id: str) -> Workflow | None:

@@ -111,6 +111,7 @@ class FakeRuns:
         self.submissions: list[Submission] = []
         self.cancelled: list[tuple[str, Status]] = []
         self.spent: set[str] = set()
+        self.by_key: dict[str, str] = {}
         self.after_submit: Callable[[RunRecord], RunRecord] = lambda record: record
         self.submitting = asyncio.Event()
         self.submitting.set()
@@ -130,9 +131,11 @@ class FakeRuns:
         self.put(RunRecord(request_id, Status.PROVISIONED, NOW, caller_id=organization_id))
         return request_id
 
-    async def submit(self, submission: Submission) -> str:
+    async def submit(self, submission: Submission) -> tuple[str, bool]:
         await self.submitting.wait()
         self.submissions.append(submission)
+        if submission.idempotency_key in self.by_key:
+            return self.by_key[submission.idempotency_key], True
         if submission.one_time_key_id in self.spent:
             raise Unauthenticated("used")
         run_id = new_id("run")
@@ -158,7 +161,9 @@ class FakeRuns:
             correlation_id=spec.correlation_id or run_id,
         )
         self.put(self.after_submit(record))
-        return run_id
+        if submission.idempotency_key:
+            self.by_key[submission.idempotency_key] = run_id
+        return run_id, False
 
     async def get(self, asker: Asker, request_id: str, *, exact: bool = False, summary: bool = False) -> RunRecord:
         if self.away:

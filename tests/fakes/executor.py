@@ -122,6 +122,19 @@ class FakeReporter(Reporter):
         return [fact for fact in self.told if isinstance(fact, Ended)]
 
 
+LIFE = "inc_1"
+
+
+@dataclass
+class FakeLease:
+    held: bool = True
+    incarnation: str = LIFE
+    renewals: int = 0
+
+    async def renew(self) -> None:
+        self.renewals += 1
+
+
 class World:
     """A host of fakes, and all of them within reach."""
 
@@ -129,7 +142,7 @@ class World:
         self.clock = FakeClock(START)
         self.driver = FakeDriver()
         self.book, self.blobs, self.secrets = FakeBook(), FakeBlobs(), FakeSecrets()
-        self.lines, self.reporter = FakeLines(), FakeReporter()
+        self.lines, self.reporter, self.lease = FakeLines(), FakeReporter(), FakeLease()
         self.capacity = Capacity(runs, nested_runs, starts=2)
         self.host = Host(
             driver=self.driver,
@@ -149,6 +162,7 @@ class World:
             start_timeout=60,
             internet=FakeInternet().open(self.clock),
             authority=Authority(directory / "certificates", roots({}), self.clock),
+            lease=self.lease,
         )
 
     @property
@@ -168,6 +182,7 @@ def make_spec(**fields: object) -> Spec:
         "caller_id": "org_caller",
         "acting_id": "org_owner",
         "correlation_id": "corr",
+        "synchronous": True,
         "traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-01",
     }
     return Spec(**{**given, **fields})  # type: ignore[arg-type]

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
-from scheduler.model import Answer, Asker, Event, History, Input, Provision, Queued, Run, Runs, Status
+from scheduler.fleet import Lease
+from scheduler.model import Answer, Asker, Event, History, Idempotent, Input, Provision, Queued, Run, Runs, Status
 from scheduler.workflow import Version, Visibility, Workflow
 
 T = TypeVar("T")
@@ -21,6 +22,8 @@ class MemoryTx:
     provisions: dict[str, Provision] = field(default_factory=dict)
     workflows: dict[str, Workflow] = field(default_factory=dict)
     versions: dict[str, Version] = field(default_factory=dict)
+    keys: dict[tuple[str, str], Idempotent] = field(default_factory=dict)
+    held: dict[str, Lease] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     changed: list[Run] = field(default_factory=list)
 
@@ -31,6 +34,8 @@ class MemoryTx:
             dict(self.provisions),
             dict(self.workflows),
             dict(self.versions),
+            dict(self.keys),
+            dict(self.held),
             list(self.events),
         )
 
@@ -52,6 +57,48 @@ class MemoryTx:
 
     async def runs(self, ids: Collection[str]) -> Runs:
         return {key: replace(self.run_rows[key], answer=None) for key in ids if key in self.run_rows}
+
+    async def idempotent(self, organization_id: str, key: str) -> Idempotent | None:
+        return self.keys.get((organization_id, key))
+
+    async def keep_idempotent(self, this: Idempotent) -> None:
+        self.keys[this.organization_id, this.key] = this
+
+    async def delete_idempotent(self, created_before: datetime, limit: int) -> int:
+        old = [key for key, one in self.keys.items() if one.created_at < created_before][:limit]
+        for key in old:
+            del self.keys[key]
+        return len(old)
+
+    async def heads(self, lane: int, caller_id: str, now: datetime, limit: int) -> list[Queued]:
+        rows = [run for run in self.waiting(lane) if run.caller_id == caller_id and due(run) <= now]
+        return [Queued(run, self.inputs[run.id]) for run in rows[:limit]]
+
+    def waiting(self, lane: int) -> list[Run]:
+        """Not given to anybody, in their order."""
+        rows = [run for run in self.run_rows.values() if run.status is Status.QUEUED and run.claimed_at is None]
+        return sorted((run for run in rows if run.urgent == (lane == 0)), key=order)
+
+    async def placed_on(self, executor: str, incarnation: str, limit: int) -> list[Run]:
+        there = (executor, incarnation)
+        return [run for run in self.run_rows.values() if run.placed and (run.executor, run.incarnation) == there][
+            :limit
+        ]
+
+    async def lease(self, address: str) -> Lease | None:
+        return self.held.get(address)
+
+    async def save_lease(self, lease: Lease, *, new: bool) -> None:
+        assert new == (lease.address not in self.held)
+        self.held[lease.address] = lease
+
+    async def delete_leases(self, expired_before: datetime) -> None:
+        for lease in list(self.held.values()):
+            if lease.expires_at < expired_before:
+                del self.held[lease.address]
+
+    async def tree(self, root_id: str) -> list[Run]:
+        return [run for run in self.run_rows.values() if run.root_id == root_id and not run.status.over]
 
     async def accept(self, run: Run, given: Input) -> None:
         await self.insert([run])
@@ -112,11 +159,11 @@ class MemoryTx:
 
 
 class MemoryStore:
-    """`changed` as in the real one. `state.events`: what was told."""
+    """`listeners` as in the real one. `state.events`: what was told."""
 
-    def __init__(self, changed: Callable[[Run], None] = lambda _: None) -> None:
+    def __init__(self) -> None:
         self.state = MemoryTx()
-        self._changed = changed
+        self.listeners: list[Callable[[Run], None]] = []
         self._one_writer = asyncio.Lock()
 
     async def write(self, work: Callable[[MemoryTx], Awaitable[T]]) -> T:
@@ -125,7 +172,8 @@ class MemoryStore:
             result = await work(tx)
             self.state = tx
         for run in tx.changed:
-            self._changed(run)
+            for changed in self.listeners:
+                changed(run)
         return result
 
     def _runs(self, status: Status) -> list[Run]:
@@ -158,19 +206,31 @@ class MemoryStore:
             rows = rows[ids.index(asked.after) + 1 :] if asked.after in ids else []
         return [_summary(run) for run in rows if mine(run)][: asked.limit]
 
-    async def queued(self, *, nested_only: bool, without: Collection[str], limit: int) -> list[Queued]:
-        rows = [run for run in self._runs(Status.QUEUED) if run.id not in without and (run.depth or not nested_only)]
-        return [Queued(run, self.state.inputs[run.id]) for run in rows[:limit]]
+    async def callers_waiting(self, lane: int, after: str, limit: int) -> list[str]:
+        return sorted({run.caller_id for run in self.state.waiting(lane) if run.caller_id > after})[:limit]
 
     async def count_queued(self) -> int:
         return len(self._runs(Status.QUEUED))
 
-    async def placements(self) -> set[tuple[str, str]]:
-        return {(run.executor, run.incarnation) for run in self._runs(Status.RUNNING)}
+    async def waiting_of(self, caller_id: str, limit: int) -> int:
+        return len([run for run in self.state.waiting(1) if run.caller_id == caller_id][:limit])
 
-    async def running_on(self, executor: str, incarnation: str, limit: int) -> list[str]:
-        there = (executor, incarnation)
-        return [run.id for run in self._runs(Status.RUNNING) if (run.executor, run.incarnation) == there][:limit]
+    async def position(self, run: Run, limit: int) -> int:
+        mine = [one for one in self.state.waiting(0 if run.urgent else 1) if one.caller_id == run.caller_id]
+        return 1 + len([one for one in mine if order(one) < order(run)][:limit])
+
+    async def claimed(self, before: datetime, limit: int) -> list[Queued]:
+        rows = [run for run in self._runs(Status.QUEUED) if run.claimed_at is not None and run.claimed_at < before]
+        return [Queued(run, self.state.inputs[run.id]) for run in rows[:limit]]
+
+    async def busy(self) -> list[tuple[str, str]]:
+        return [(run.id, run.caller_id) for run in self.state.run_rows.values() if run.placed and not run.urgent]
+
+    async def placements(self) -> set[tuple[str, str]]:
+        return {(run.executor, run.incarnation) for run in self.state.run_rows.values() if run.placed}
+
+    async def leases(self) -> list[Lease]:
+        return list(self.state.held.values())
 
     async def overdue(self, status: Status, deadline_before: datetime, limit: int) -> list[Run]:
         return [run for run in self._runs(status) if run.deadline < deadline_before][:limit]
@@ -208,3 +268,12 @@ class MemoryStore:
 def _summary(run: Run) -> Run:
     answer = run.answer
     return run if answer is None else replace(run, answer=Answer(answer.head, b"", answer.digest, answer.size))
+
+
+def due(run: Run) -> datetime:
+    return run.due_at or run.created_at
+
+
+def order(run: Run) -> tuple[int, datetime, str]:
+    """Of a caller's queue."""
+    return run.priority, due(run), run.id

@@ -33,7 +33,8 @@ def a_run(**changes: Any) -> Run:
         created_at=START,
         deadline=START + timedelta(minutes=5),
     )
-    return replace(run, **changes)
+    run = replace(run, **changes)
+    return replace(run, due_at=run.due_at or run.created_at, root_id=run.root_id or run.id)
 
 
 def a_submission(**changes: Any) -> Submission:

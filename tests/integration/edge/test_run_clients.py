@@ -267,7 +267,7 @@ async def test_an_executor_that_is_not_there_refuses(tmp_path: Path) -> None:
 async def test_the_scheduler(mesh: Mesh) -> None:
     runs, asker = mesh.to_runs, Asker("org_1", "key_1")
     assert await runs.provision("org_1", "key_1") == "run_p"
-    assert await runs.submit(Submission(replace(SPEC, run_id=""), LONG, b"x")) == "run_s"
+    assert await runs.submit(Submission(replace(SPEC, run_id=""), LONG, b"x")) == ("run_s", False)
     assert (await runs.get(asker, "run_g", exact=True, summary=True)).id == "run_g"
     watched = [record.status async for record in runs.watch(asker, "run_w", LONG, exact=True)]
     assert watched == [Status.QUEUED, Status.SUCCEEDED]

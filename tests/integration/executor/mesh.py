@@ -22,9 +22,9 @@ from executor.main import build
 from executor.sandboxes import Sandboxes
 from executor.settings import Settings
 from executor.wire import to_time
-from kit.errors import NotFound
+from kit.errors import Conflict, NotFound
 from kit.names import new_id
-from kit.rpc_client import connect, stream
+from kit.rpc_client import connect, stream, unary
 from kit.rpc_server import RpcServer
 
 
@@ -42,6 +42,9 @@ class Neighbours(
     blobs: dict[str, bytes] = field(default_factory=dict)
     started: list[runs_pb2.RunStarted] = field(default_factory=list)
     ended: dict[str, runs_pb2.RunEnded] = field(default_factory=dict)
+    renewed: list[runs_pb2.RenewLeaseRequest] = field(default_factory=list)
+    given_up: set[str] = field(default_factory=set)
+    lease_ms: int = 20_000
 
     def deploy(self, source: str, **fields: Any) -> str:
         """A version of this source; its id."""
@@ -59,6 +62,12 @@ class Neighbours(
         if request.version_id not in self.versions:
             raise NotFound("no such version")
         return workflows_pb2.GetVersionResponse(version=self.versions[request.version_id])
+
+    async def RenewLease(self, request: Any, context: Any) -> runs_pb2.RenewLeaseResponse:
+        self.renewed.append(request)
+        if request.incarnation in self.given_up:
+            raise Conflict("given up")
+        return runs_pb2.RenewLeaseResponse(lease_ms=self.lease_ms)
 
     async def Report(self, request: Any, context: Any) -> runs_pb2.ReportResponse:
         self.started += request.started
@@ -137,6 +146,12 @@ class Mesh:
 
         async for event in stream(self.stub.Run, parts(), timeout=60):
             yield event
+
+    async def start(self, spec: run_pb2.RunSpec, **more: Any) -> None:
+        """As the scheduler does, to whom the executor has made itself known."""
+        await until(lambda: self.neighbours.renewed)
+        life = self.neighbours.renewed[-1].incarnation
+        await unary(self.stub.Start, executor_pb2.StartRequest(spec=spec, **{"incarnation": life, **more}))
 
     async def attach(self, run_id: str) -> Seen:
         seen = Seen()

@@ -107,7 +107,7 @@ async def endless(_sandbox: FakeSandbox, _request: Head, _body: AsyncIterator[by
 async def test_the_durable_way(mesh: Mesh, driver: FakeDriver) -> None:
     driver.app = echo
     spec = mesh.spec(mesh.neighbours.deploy(SOURCE))
-    await unary(mesh.stub.Start, executor_pb2.StartRequest(spec=spec, body=b"inline"))
+    await mesh.start(spec, body=b"inline")
     live = await mesh.attach(spec.run_id)
     assert (live.body, live.complete, live.outcome.status) == (b"inline", True, run_pb2.RUN_STATUS_SUCCEEDED)
     assert (await mesh.ended(spec.run_id)).answer.content == b"inline"
@@ -119,10 +119,10 @@ async def test_a_large_body_comes_from_the_filestore(mesh: Mesh, driver: FakeDri
     driver.app = echo
     data = os.urandom(200_000)
     spec = mesh.spec(mesh.neighbours.deploy(SOURCE))
-    await unary(mesh.stub.Start, executor_pb2.StartRequest(spec=spec, body_digest=mesh.neighbours.keep(data)))
+    await mesh.start(spec, body_digest=mesh.neighbours.keep(data))
     assert (await mesh.attach(spec.run_id)).body == data
     lost = mesh.spec(spec.version_id)
-    await unary(mesh.stub.Start, executor_pb2.StartRequest(spec=lost, body_digest="0" * 64))
+    await mesh.start(lost, body_digest="0" * 64)
     assert (await mesh.attach(lost.run_id)).outcome.code == "runtime_error"
 
 
@@ -159,7 +159,7 @@ async def test_hanging_up_without_having_read_kills_too(mesh: Mesh, driver: Fake
 async def test_stop(mesh: Mesh, driver: FakeDriver) -> None:
     driver.app = hang
     spec = mesh.spec(mesh.neighbours.deploy(SOURCE))
-    await unary(mesh.stub.Start, executor_pb2.StartRequest(spec=spec))
+    await mesh.start(spec)
     await until(lambda: driver.started)
     outcome = run_pb2.Outcome(status=run_pb2.RUN_STATUS_CANCELLED, code="cancelled", detail="by its caller")
     for _ in range(2):
@@ -179,12 +179,12 @@ async def test_a_full_executor(mesh: Mesh, driver: FakeDriver) -> None:
     driver.app = hang
     version = mesh.neighbours.deploy(SOURCE)
     for _ in range(2):
-        await unary(mesh.stub.Start, executor_pb2.StartRequest(spec=mesh.spec(version)))
+        await mesh.start(mesh.spec(version))
     with pytest.raises(Unavailable) as refused:
         await mesh.run(mesh.spec(version))
     assert refused.value.retry_after
     with pytest.raises(Unavailable):
-        await unary(mesh.stub.Start, executor_pb2.StartRequest(spec=mesh.spec(version)))
+        await mesh.start(mesh.spec(version))
 
 
 @pytest.mark.parametrize("field", ["run_id", "version_id", "deadline"])
@@ -194,7 +194,7 @@ async def test_a_spec_that_cant_be_run(mesh: Mesh, field: str) -> None:
     with pytest.raises(Invalid):
         await mesh.run(spec)
     with pytest.raises(Invalid):
-        await unary(mesh.stub.Start, executor_pb2.StartRequest(spec=spec))
+        await mesh.start(spec)
 
 
 async def test_what_isnt_here(mesh: Mesh) -> None:
@@ -251,18 +251,33 @@ async def test_secrets_are_fresh_after_a_change(mesh: Mesh, driver: FakeDriver) 
 async def test_it_tells_where_it_is_and_that_it_leaves(tmp_path: Path, nats_url: str) -> None:
     settings = Settings(home=tmp_path, nats_url=nats_url, runs=7)
     sandboxes = Sandboxes(FakeDriver(app=hang), FakeEnvironments(), cast(Validate, fake_validate))
-    seen: list[events_pb2.ExecutorSeen] = []
+    async with mesh_up(settings, sandboxes) as mesh:
+        renewed = mesh.neighbours.renewed
+        first = renewed[0]
+        assert (first.address, first.capacity, first.running) == (settings.address("executor"), 7, 0)
+        assert not first.draining
+    assert renewed[-1].draining
+    assert renewed[-1].incarnation == first.incarnation
 
-    async def hear(_subject: str, payload: bytes) -> None:
-        found = events_pb2.ExecutorSeen.FromString(payload)
-        if found.address == settings.address("executor"):
-            seen.append(found)
 
-    async with open_bus(nats_url, "test") as bus, bus.subscribed("executor.seen", hear):
-        async with mesh_up(settings, sandboxes):
-            await until(lambda: seen)
-            assert (seen[0].capacity, seen[0].running, seen[0].draining) == (7, 0, False)
-        await until(lambda: seen[-1].draining)
+async def test_a_lease_that_was_given_up_ends_all_runs(tmp_path: Path, nats_url: str) -> None:
+    settings = Settings(home=tmp_path, nats_url=nats_url)
+    driver = FakeDriver(app=hang)
+    sandboxes = Sandboxes(driver, FakeEnvironments(), cast(Validate, fake_validate))
+    async with mesh_up(settings, sandboxes) as mesh:
+        neighbours = mesh.neighbours
+        neighbours.lease_ms = 500
+        spec = mesh.spec(neighbours.deploy(SOURCE))
+        life = neighbours.renewed[-1].incarnation
+        await mesh.start(spec)
+        await until(lambda: driver.running == 1)
+        with pytest.raises(Unavailable):
+            await mesh.start(spec, incarnation="inc_0")
+        neighbours.given_up.add(life)
+        await until(lambda: neighbours.ended)
+        assert neighbours.ended[spec.run_id].outcome.code == "runtime_error"
+        assert driver.running == 0
+        await until(lambda: neighbours.renewed[-1].incarnation != life)
 
 
 async def test_leaving_drains(tmp_path: Path, nats_url: str) -> None:
@@ -272,7 +287,7 @@ async def test_leaving_drains(tmp_path: Path, nats_url: str) -> None:
     async with mesh_up(settings, sandboxes) as mesh:
         direct, durable = (mesh.spec(mesh.neighbours.deploy(SOURCE)) for _ in range(2))
         calling = asyncio.create_task(mesh.run(direct))
-        await unary(mesh.stub.Start, executor_pb2.StartRequest(spec=durable))
+        await mesh.start(durable)
         await until(lambda: len(driver.started) == 2)
         neighbours = mesh.neighbours
     assert (await calling).outcome.code == "runtime_error"
@@ -285,7 +300,7 @@ async def test_no_version_gets_more_than_this_host_gives(mesh: Mesh) -> None:
     version = mesh.neighbours.deploy(SOURCE, limits=limits)
     async with connect(mesh.settings.address("scheduler")) as channel:
         most = Limits(memory_bytes=1 << 30, cpu=2, processes=8, disk_bytes=5)
-        found = await SchedulerClient(channel, "unix:/x", "inc", most).version(version)
+        found = await SchedulerClient(channel, "unix:/x", lambda: "inc", most).version(version)
     assert found.limits == Limits(memory_bytes=1 << 30, cpu=0.5, processes=8, log_bytes=1 << 40)
 
 

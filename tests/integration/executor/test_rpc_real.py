@@ -250,7 +250,7 @@ async def test_deadline_stop_and_hang_up_leave_nothing(
         *(mesh.spec(version, path="/sleep") for _ in range(2)),
     )
     for spec in (late, stopped):
-        await unary(mesh.stub.Start, executor_pb2.StartRequest(spec=spec))
+        await mesh.start(spec)
     calling = asyncio.create_task(mesh.run(hung_up))
     await until(lambda: len(set(runs.iterdir()) - before) == 3)
     assert len(descendants(process.pid)) > family
@@ -326,7 +326,7 @@ async def test_a_killed_executor_leaves_nothing_for_long(settings: Settings, tmp
     with executor_process(own) as process:
         async with mesh_up(own, None) as mesh:
             spec = await sleeping(mesh)
-            await unary(mesh.stub.Start, executor_pb2.StartRequest(spec=spec))
+            await mesh.start(spec)
             await until(lambda: under_way(tmp_path))
             family = descendants(process.pid)
             before = set((tmp_path / "runs").iterdir())

@@ -2,12 +2,12 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
-from mesh.events.v1 import events_pb2
 from mesh.executor.v1 import executor_pb2, executor_pb2_grpc
 from mesh.filestore.v1 import blobs_pb2, blobs_pb2_grpc
 from mesh.runs.v1 import run_pb2, runs_pb2, runs_pb2_grpc
@@ -38,7 +38,7 @@ class Neighbours(executor_pb2_grpc.ExecutorServicer, blobs_pb2_grpc.BlobsService
 
     async def Start(self, request: Any, context: Any) -> executor_pb2.StartResponse:
         if self.full:
-            raise Unavailable("no room")
+            raise Unavailable("no room", retry_after=timedelta(seconds=1))
         self.starts.append(request)
         return executor_pb2.StartResponse()
 
@@ -77,8 +77,9 @@ class Service:
         asked = workflows_pb2.ResolveRequest(organization_id=organization, reference=service_id)
         return str((await unary(self.workflows.Resolve, asked)).version.id)
 
-    async def submit(self, version_id: str, **more: Any) -> str:
+    async def submit(self, version_id: str, *, synchronous: bool = False, **more: Any) -> str:
         spec = run_pb2.RunSpec(
+            synchronous=synchronous,
             owner_id="org_a",
             caller_id="org_a",
             acting_id="org_a",
@@ -108,25 +109,32 @@ class Service:
                     return record
         raise AssertionError("it never got there")
 
+    async def eventually(self, true: Callable[[], Awaitable[bool]]) -> None:
+        """Within 20 s."""
+        async with asyncio.timeout(20):
+            while not await true():  # noqa: ASYNC110  # it is asked for
+                await asyncio.sleep(0.02)
+
     async def report(self, *, started: str = "", ended: str = "", status: int = 4) -> None:
         """As the executor of this host."""
         address = self.settings.address("executor")
-        request = runs_pb2.ReportRequest(executor=address, incarnation="one")
+        request = runs_pb2.ReportRequest(executor=address, incarnation="inc_1")
         if started:
-            request.started.add(spec=run_pb2.RunSpec(run_id=started, attempt=1))
+            request.started.add(spec=run_pb2.RunSpec(run_id=started, attempt=1, epoch=1))
         if ended:
             outcome = run_pb2.Outcome(status=run_pb2.RunStatus.ValueType(status))
             answer = runs_pb2.RunEnded(answer=_answer()).answer
             used = run_pb2.Usage(cpu_seconds=0.5, wall_seconds=1.5, memory_peak_bytes=1 << 30, egress_bytes=7)
-            request.ended.add(run_id=ended, attempt=1, outcome=outcome, answer=answer, log_digest="f" * 64, usage=used)
+            request.ended.add(
+                run_id=ended, attempt=1, epoch=1, outcome=outcome, answer=answer, log_digest="f" * 64, usage=used
+            )
         await unary(self.runs.Report, request)
 
-    async def beat(self, incarnation: str = "one") -> None:
-        """A heartbeat of the executor of this host."""
-        seen = events_pb2.ExecutorSeen(
-            address=self.settings.address("executor"), incarnation=incarnation, running=0, capacity=4
-        )
-        await self.bus.send("executor.seen", seen.SerializeToString())
+    async def beat(self, incarnation: str = "inc_1") -> None:
+        """The executor of this host lives."""
+        address = self.settings.address("executor")
+        request = runs_pb2.RenewLeaseRequest(address=address, incarnation=incarnation, capacity=1000, first=True)
+        assert (await unary(self.runs.RenewLease, request)).lease_ms == 20_000
 
 
 def _answer() -> run_pb2.KeptAnswer:
@@ -154,4 +162,6 @@ async def running(settings: Settings, neighbours: Neighbours, clock: Clock | Non
         server = await build(settings, stack, clock=clock)
         bus = await stack.enter_async_context(open_bus(settings.nats_url, "test"))
         channel = await stack.enter_async_context(connect(server.address))
-        yield Service(settings, neighbours, bus, channel)
+        service = Service(settings, neighbours, bus, channel)
+        await service.beat()
+        yield service

@@ -42,7 +42,7 @@ async def accept(store: Store, run: Run) -> None:
 
 async def test_a_burst_shares_a_few_transactions(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = count_transactions(db, monkeypatch)
-    async with open_store(db, lambda _: None) as store:
+    async with open_store(db) as store:
         await asyncio.gather(*(accept(store, a_run()) for _ in range(200)))
         assert await store.count_queued() == 200
     assert len(begun) <= 3
@@ -50,12 +50,12 @@ async def test_a_burst_shares_a_few_transactions(db: Database, monkeypatch: pyte
 
 async def test_a_work_outlives_its_caller(db: Database) -> None:
     run = a_run()
-    async with open_store(db, lambda _: None) as store:
+    async with open_store(db) as store:
         caller = asyncio.create_task(accept(store, run))
         await asyncio.sleep(0)
         caller.cancel()
         await asyncio.gather(caller, return_exceptions=True)
-    async with open_store(db, lambda _: None) as store:
+    async with open_store(db) as store:
         assert await store.find_run(Asker(""), run.id) == run
 
 
@@ -70,7 +70,8 @@ async def test_a_broken_watcher_doesnt_repeat_the_work(db: Database) -> None:
         works.append(1)
         await tx.accept(run, INPUT)
 
-    async with open_store(db, broken) as store:
+    async with open_store(db) as store:
+        store.listeners.append(broken)
         await store.write(work)
         await store.write(lambda tx: tx.runs([run.id]))
     assert works == [1]

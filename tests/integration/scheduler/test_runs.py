@@ -1,13 +1,11 @@
 import asyncio
 from contextlib import aclosing
-from datetime import UTC, datetime
 
 import pytest
 from mesh.events.v1 import events_pb2
 from mesh.runs.v1 import run_pb2, runs_pb2
 
-from kit.clock import FakeClock
-from kit.errors import Invalid, NotFound, Problem, Unauthenticated
+from kit.errors import Conflict, Invalid, NotFound, Problem, Unauthenticated
 from kit.rpc_client import stream, unary
 from scheduler.settings import Settings
 from tests.integration.scheduler.rig import HEAD, Neighbours, Service, running
@@ -120,19 +118,54 @@ async def test_cancelling(service: Service) -> None:
     assert len(service.neighbours.stops) == 1
 
 
-async def test_runs_of_a_restarted_executor_have_failed(settings: Settings, neighbours: Neighbours) -> None:
-    clock = FakeClock(datetime.now(UTC))
-    async with running(settings, neighbours, clock) as service:
-        run_id = await service.submit(await service.deploy())
-        await service.until(run_id, run_pb2.RUN_STATUS_RUNNING)
-        await service.report(started=run_id)
-        waiting = asyncio.create_task(service.until(run_id, run_pb2.RUN_STATUS_FAILED))
-        while not waiting.done():
-            await service.beat("two")
-            await clock.advance(2)
-            await asyncio.sleep(0.02)
-        record = await waiting
+async def test_runs_of_a_restarted_executor_are_done_again(service: Service) -> None:
+    run_id = await service.submit(await service.deploy())
+    await service.until(run_id, run_pb2.RUN_STATUS_RUNNING)
+    await service.report(started=run_id)
+    await service.beat("inc_2")
+
+    async def started_again() -> bool:
+        return len(service.neighbours.starts) == 2
+
+    await service.eventually(started_again)
+    await service.report(ended=run_id)  # the word of the life before
+    first, second = service.neighbours.starts
+    assert (first.incarnation, first.spec.attempt, first.spec.epoch) == ("inc_1", 1, 1)
+    assert (second.incarnation, second.spec.attempt, second.spec.epoch) == ("inc_2", 2, 2)
+    record = await service.until(run_id, run_pb2.RUN_STATUS_RUNNING)
+    assert record.attempt == 2
+
+
+async def test_a_synchronous_run_of_a_restarted_executor_has_failed(service: Service) -> None:
+    run_id = await service.submit(await service.deploy(), synchronous=True)
+    await service.until(run_id, run_pb2.RUN_STATUS_RUNNING)
+    await service.beat("inc_2")
+    record = await service.until(run_id, run_pb2.RUN_STATUS_FAILED)
     assert (record.code, record.detail) == ("runtime_error", "the executor was lost")
+    assert len(service.neighbours.starts) == 1
+
+
+async def test_a_hundred_equal_requests_with_one_idempotency_key_are_one_run(service: Service) -> None:
+    version_id = await service.deploy()
+    same = (service.submit(version_id, idempotency_key="k", fingerprint="f" * 64) for _ in range(100))
+    ids = await asyncio.gather(*same)
+    assert len(set(ids)) == 1
+    await service.until(ids[0], run_pb2.RUN_STATUS_RUNNING)
+    assert [start.spec.run_id for start in service.neighbours.starts] == [ids[0]]
+    with pytest.raises(Conflict):
+        await service.submit(version_id, idempotency_key="k", fingerprint="e" * 64)
+
+
+async def test_a_queued_run_knows_its_place(service: Service) -> None:
+    service.neighbours.full = True
+    version_id = await service.deploy()
+    ids = [await service.submit(version_id) for _ in range(3)]
+
+    async def in_order() -> bool:
+        return [(await service.get(run_id)).position for run_id in ids] == [1, 2, 3]
+
+    await service.eventually(in_order)
+    assert not (await service.get(ids[0])).HasField("wait_ms")
 
 
 async def test_a_run_of_the_direct_way_is_written_behind(service: Service) -> None:
@@ -140,7 +173,7 @@ async def test_a_run_of_the_direct_way_is_written_behind(service: Service) -> No
     await service.until(run_id, run_pb2.RUN_STATUS_RUNNING)
     whole = run_pb2.RunSpec.FromString(service.neighbours.starts[0].spec.SerializeToString())
     whole.run_id = "run_" + "0" * 26
-    report = runs_pb2.ReportRequest(executor=service.settings.address("executor"), incarnation="one")
+    report = runs_pb2.ReportRequest(executor=service.settings.address("executor"), incarnation="inc_1")
     report.started.add(spec=whole)
     await unary(service.runs.Report, report)
     assert (await service.get(whole.run_id)).status == run_pb2.RUN_STATUS_RUNNING

@@ -11,7 +11,7 @@ from executor.model import AnswerEvent, AnswerHead, Limits, Outcome, Status
 from executor.runs import HOLD_SECONDS, LINGER, SHUT_DOWN, Runs
 from executor.sandbox import AnswerEnd, Event, Finished, Head, StartFailed
 from kit.errors import Conflict, Invalid, NotFound, Unavailable
-from tests.fakes.executor import VERSION, World, chunks, make_spec
+from tests.fakes.executor import LIFE, VERSION, World, chunks, make_spec
 from tests.fakes.sandbox import App, FakeSandbox, answering, hang
 
 STOPPED = Outcome(Status.CANCELLED, "cancelled", "by its caller")
@@ -145,7 +145,7 @@ async def test_a_run_that_its_caller_forgets_to_attach_to_is_killed(world: World
 
 async def test_a_started_run_can_be_attached_to_while_and_after_it_runs(world: World) -> None:
     runs, spec = Runs(world.host), make_spec()
-    runs.start(spec, chunks(b"x"))
+    runs.start(spec, chunks(b"x"), LIFE)
     live = await collect(runs.attach(spec.run_id))
     await until(lambda: world.reporter.ended)
     assert await collect(runs.attach(spec.run_id)) == live
@@ -156,7 +156,7 @@ async def test_a_started_run_can_be_attached_to_while_and_after_it_runs(world: W
 async def test_detaching_changes_nothing(world: World) -> None:
     world.driver.app = half
     runs, spec = Runs(world.host), make_spec()
-    runs.start(spec, chunks())
+    runs.start(spec, chunks(), LIFE)
     async with aclosing(runs.attach(spec.run_id)) as events:
         async for event in events:
             if event == b"half":
@@ -168,10 +168,12 @@ async def test_detaching_changes_nothing(world: World) -> None:
 
 async def test_starting_twice_runs_once(world: World) -> None:
     runs, spec = Runs(world.host), make_spec()
-    runs.start(spec, chunks())
-    runs.start(spec, chunks())
+    runs.start(spec, chunks(), LIFE)
+    with pytest.raises(Conflict):
+        runs.start(spec, chunks(), LIFE)
     await until(lambda: world.reporter.ended)
-    runs.start(spec, chunks())
+    with pytest.raises(Conflict):
+        runs.start(spec, chunks(), LIFE)
     assert len(world.driver.started) == len(world.reporter.started) == 1
     with pytest.raises(Conflict):
         await collect(runs.call(spec, chunks()))
@@ -182,7 +184,7 @@ async def test_an_answer_is_forgotten_after_a_while(world: World, tmp_path: Path
     world.driver.app = answering(b"x" * 200_000, headers=[])  # a stream, which the filestore doesn't get
     runs, spec = Runs(world.host), make_spec()
     forgetting = asyncio.create_task(runs.forget_old())
-    runs.start(spec, chunks())
+    runs.start(spec, chunks(), LIFE)
     await until(lambda: world.reporter.ended)
     await world.clock.advance(LINGER.total_seconds() - 1)
     assert await collect(runs.attach(spec.run_id))
@@ -197,7 +199,7 @@ async def test_a_long_answer_that_the_filestore_has_is_let_go_of(world: World) -
     world.book.versions["ver_1"] = replace(VERSION, limits=Limits(response_bytes=1_000_000))
     world.driver.app = answering(b"x" * 200_000)
     runs, spec = Runs(world.host), make_spec()
-    runs.start(spec, chunks())
+    runs.start(spec, chunks(), LIFE)
     async with aclosing(runs.attach(spec.run_id)) as events:
         assert isinstance(await anext(events), AnswerHead)
         await until(lambda: world.reporter.ended)
@@ -207,7 +209,8 @@ async def test_a_long_answer_that_the_filestore_has_is_let_go_of(world: World) -
     assert kept.digest
     with pytest.raises(NotFound):
         await collect(runs.attach(spec.run_id))
-    runs.start(spec, chunks())
+    with pytest.raises(Conflict):
+        runs.start(spec, chunks(), LIFE)
     assert len(world.driver.started) == 1
 
 
@@ -216,7 +219,7 @@ async def test_few_answers_are_remembered(world: World, monkeypatch: pytest.Monk
     runs = Runs(world.host)
     specs = [make_spec() for _ in range(3)]
     for number, spec in enumerate(specs):
-        runs.start(spec, chunks())
+        runs.start(spec, chunks(), LIFE)
         await until(lambda: len(world.reporter.ended) > number)  # noqa: B023  # awaited at once
     with pytest.raises(NotFound):
         await collect(runs.attach(specs[0].run_id))
@@ -226,7 +229,7 @@ async def test_few_answers_are_remembered(world: World, monkeypatch: pytest.Monk
 async def test_a_stop_is_the_outcome(world: World) -> None:
     world.driver.app = hang
     runs, spec = Runs(world.host), make_spec()
-    runs.start(spec, chunks())
+    runs.start(spec, chunks(), LIFE)
     await until(lambda: world.driver.started)
     runs.stop(spec.run_id, STOPPED)
     runs.stop(spec.run_id, STOPPED)
@@ -238,7 +241,7 @@ async def test_a_stop_is_the_outcome(world: World) -> None:
 @pytest.mark.parametrize("run_id", ["", "run_1", "../../etc", "run_" + "x" * 300])
 async def test_a_run_needs_an_id(world: World, run_id: str) -> None:
     with pytest.raises(Invalid):
-        Runs(world.host).start(make_spec(run_id=run_id), chunks())
+        Runs(world.host).start(make_spec(run_id=run_id), chunks(), LIFE)
     assert world.capacity.running == 0
 
 
@@ -246,17 +249,17 @@ async def test_a_full_host_refuses_and_nested_runs_pass(world: World) -> None:
     world.driver.app = hang
     runs = Runs(world.host)
     for _ in range(4):
-        runs.start(make_spec(), chunks())
+        runs.start(make_spec(), chunks(), LIFE)
     with pytest.raises(Unavailable):
-        runs.start(make_spec(), chunks())
-    runs.start(make_spec(depth=1), chunks())
+        runs.start(make_spec(), chunks(), LIFE)
+    runs.start(make_spec(depth=1, synchronous=True), chunks(), LIFE)
     await runs.drain(0)
 
 
 async def test_nothing_is_taken_on_when_nobody_takes_reports(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(world.reporter), "overdue", True)
     with pytest.raises(Unavailable):
-        Runs(world.host).start(make_spec(), chunks())
+        Runs(world.host).start(make_spec(), chunks(), LIFE)
 
 
 async def test_draining_lets_runs_end_and_kills_the_rest(world: World) -> None:
@@ -271,12 +274,12 @@ async def test_draining_lets_runs_end_and_kills_the_rest(world: World) -> None:
     runs = Runs(world.host)
     quick, slow = make_spec(), make_spec()
     quick = replace(quick, request=replace(quick.request, path="/quick"))
-    runs.start(quick, chunks())
-    runs.start(slow, chunks())
+    runs.start(quick, chunks(), LIFE)
+    runs.start(slow, chunks(), LIFE)
     draining = asyncio.create_task(runs.drain(0.2))
     await asyncio.sleep(0)
     with pytest.raises(Unavailable):
-        runs.start(make_spec(), chunks())
+        runs.start(make_spec(), chunks(), LIFE)
     go_on.set()
     await draining
     outcomes = {ended.run_id: ended.outcome for ended in world.reporter.ended}

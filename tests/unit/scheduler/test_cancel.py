@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from kit.errors import NotFound, Unavailable
@@ -8,7 +10,7 @@ from tests.fakes.scheduling import HOME, START, a_run, settled
 ME = Asker("org_caller")
 
 
-def running(**changes: object) -> Run:
+def running(**changes: Any) -> Run:
     return a_run(**changes).started(executor=HOME, incarnation="one", at=START)
 
 
@@ -97,3 +99,54 @@ async def test_a_cancelled_provision_starts_nothing(scheduler: Scheduler) -> Non
     kept = await scheduler.store.find_provision(provision.id)
     assert kept is not None
     assert not kept.usable_by(frozenset({"org_caller"}), START)
+
+
+async def test_what_a_run_has_called_falls_with_it(scheduler: Scheduler) -> None:
+    root = running(id="run_root")
+    over = running(root_id="run_root", parent_id="run_root", depth=1).ended(CANCELLED, at=START)
+    live = running(root_id="run_root", parent_id=over.id, depth=2)
+    waiting = a_run(root_id="run_root", parent_id="run_root", depth=1)
+    stranger = running()
+    await scheduler.accepted(root, over, live, waiting, stranger)
+    await scheduler.cancel(ME, root.id, CANCELLED)
+    assert {run_id for _, run_id, _ in scheduler.executors.stopped} == {root.id, live.id}
+    assert scheduler.run(waiting.id).status is Status.CANCELLED
+    assert scheduler.run(waiting.id).detail == "the run that it was called from was cancelled"
+    assert scheduler.run(stranger.id) == stranger
+
+
+async def test_a_branch_falls_alone(scheduler: Scheduler) -> None:
+    root, left, right = running(id="run_r"), running(root_id="run_r", parent_id="run_r"), running(root_id="run_r")
+    leaf = a_run(root_id="run_r", parent_id=left.id)
+    await scheduler.accepted(root, left, right, leaf)
+    await scheduler.cancel(ME, left.id, CANCELLED)
+    assert {run_id for _, run_id, _ in scheduler.executors.stopped} == {left.id}
+    assert scheduler.run(leaf.id).status is Status.CANCELLED
+    assert scheduler.run(right.id).status is Status.RUNNING
+
+
+async def test_a_root_that_is_over_takes_what_it_left_behind_with_it(scheduler: Scheduler) -> None:
+    root = running(id="run_root").ended(Outcome(Status.SUCCEEDED), at=START)
+    left = a_run(root_id="run_root", parent_id="run_root", depth=1)
+    await scheduler.accepted(root, left)
+    await scheduler.cancel(ME, root.id, CANCELLED)
+    assert scheduler.run(root.id) == root
+    assert scheduler.run(left.id).status is Status.CANCELLED
+
+
+async def test_a_time_limit_leaves_asynchronous_calls_alone(scheduler: Scheduler) -> None:
+    root, left = running(id="run_root"), a_run(root_id="run_root", parent_id="run_root", depth=1)
+    await scheduler.accepted(root, left)
+    await scheduler.cancel(ME, root.id, TIMED_OUT)
+    assert scheduler.run(left.id) == left
+
+
+async def test_what_was_called_in_the_last_moment_falls_too(scheduler: Scheduler) -> None:
+    await scheduler.accepted(root := running(id="run_root"))
+    async with scheduler.cancel.lingering():
+        await scheduler.cancel(ME, root.id, CANCELLED)
+        await settled()
+        await scheduler.accepted(late := a_run(root_id="run_root", parent_id="run_root", depth=1))
+        await scheduler.clock.advance(11)
+        await settled()
+    assert scheduler.run(late.id).status is Status.CANCELLED

@@ -5,18 +5,19 @@ from datetime import timedelta
 
 import pytest
 
-from kit.errors import Conflict, Invalid, Unavailable
-from scheduler.fleet import Heartbeat
+from kit.errors import Conflict, Exhausted, Invalid, Unavailable
 from scheduler.model import CANCELLED, Asker, RunEnded, Status
 from scheduler.place import STARTS_AT_ONCE
 from tests.fakes.scheduler_rig import Scheduler
 from tests.fakes.scheduling import HOME, START, a_run, a_submission, settled
 
-FULL = Unavailable("no room")
+FULL = Unavailable("no room", retry_after=timedelta(seconds=1))
 
 
 @asynccontextmanager
 async def dispatching(scheduler: Scheduler) -> AsyncIterator[None]:
+    if not list(scheduler.fleet):
+        await scheduler.here()
     task = asyncio.create_task(scheduler.dispatch.run())
     await settled()
     yield
@@ -26,17 +27,16 @@ async def dispatching(scheduler: Scheduler) -> AsyncIterator[None]:
 
 
 async def test_an_accepted_run_starts_at_once(scheduler: Scheduler) -> None:
-    scheduler.fleet.heard(Heartbeat(HOME, "one", 0, 4))
     async with dispatching(scheduler):
-        run = await scheduler.submit(a_submission())
+        run = await scheduler.submitted(a_submission())
         await settled()
         after = scheduler.run(run.id)
-        assert (after.status, after.executor, after.incarnation) == (Status.RUNNING, HOME, "one")
+        assert (after.status, after.executor, after.incarnation) == (Status.RUNNING, HOME, "inc_1")
         assert scheduler.executors.started == [(HOME, run.id)]
 
 
 async def test_what_was_queued_before_a_restart_starts(scheduler: Scheduler) -> None:
-    late, early = a_run(created_at=START + timedelta(seconds=1)), a_run()
+    late, early = a_run(), a_run(created_at=START - timedelta(seconds=1))
     await scheduler.accepted(late, early)
     async with dispatching(scheduler):
         assert [run_id for _, run_id in scheduler.executors.started] == [early.id, late.id]
@@ -52,7 +52,7 @@ async def test_more_than_one_batch_starts(scheduler: Scheduler) -> None:
 async def test_a_full_executor_gets_it_later(scheduler: Scheduler) -> None:
     scheduler.executors.refusal[HOME] = FULL
     async with dispatching(scheduler):
-        run = await scheduler.submit(a_submission())
+        run = await scheduler.submitted(a_submission())
         await settled()
         assert scheduler.run(run.id).status is Status.QUEUED
         del scheduler.executors.refusal[HOME]
@@ -66,7 +66,7 @@ async def test_a_full_executor_gets_it_later(scheduler: Scheduler) -> None:
 async def test_room_wakes_what_waits(scheduler: Scheduler) -> None:
     scheduler.executors.refusal[HOME] = FULL
     async with dispatching(scheduler):
-        run = await scheduler.submit(a_submission())
+        run = await scheduler.submitted(a_submission())
         await settled()
         del scheduler.executors.refusal[HOME]
         scheduler.fleet.reported(HOME, started=0, ended=1)
@@ -75,20 +75,21 @@ async def test_room_wakes_what_waits(scheduler: Scheduler) -> None:
 
 
 async def test_a_refused_run_goes_elsewhere(scheduler: Scheduler) -> None:
-    scheduler.fleet.heard(Heartbeat("unix:b", "one", 0, 4))
+    await scheduler.here(running=5)
+    await scheduler.here("unix:b")
     scheduler.executors.refusal["unix:b"] = FULL
     async with dispatching(scheduler):
-        run = await scheduler.submit(a_submission())
+        run = await scheduler.submitted(a_submission())
         await settled()
         assert scheduler.executors.started == [(HOME, run.id)]
 
 
 async def test_one_slow_executor_doesnt_block_the_others(scheduler: Scheduler) -> None:
     for address in ("unix:slow", "unix:swift"):
-        scheduler.fleet.heard(Heartbeat(address, "one", 0, 1000))
+        await scheduler.here(address)
     gate = scheduler.executors.gate["unix:slow"] = asyncio.Event()
     async with dispatching(scheduler):
-        runs = [await scheduler.submit(a_submission()) for _ in range(40)]
+        runs = [await scheduler.submitted(a_submission()) for _ in range(40)]
         await settled(500)
         assert len(scheduler.executors.started) == 40 - STARTS_AT_ONCE
         gate.set()
@@ -99,10 +100,10 @@ async def test_one_slow_executor_doesnt_block_the_others(scheduler: Scheduler) -
 async def test_nested_runs_start_though_all_are_full(scheduler: Scheduler) -> None:
     scheduler.executors.refusal[HOME] = FULL
     async with dispatching(scheduler):
-        root = await scheduler.submit(a_submission())
+        root = await scheduler.submitted(a_submission())
         await settled()
         del scheduler.executors.refusal[HOME]
-        nested = await scheduler.submit(a_submission(depth=1, parent_id=root.id))
+        nested = await scheduler.submitted(a_submission(depth=1, parent_id=root.id, synchronous=True))
         await settled()
         assert scheduler.executors.started == [(HOME, nested.id)]
 
@@ -110,7 +111,7 @@ async def test_nested_runs_start_though_all_are_full(scheduler: Scheduler) -> No
 async def test_a_run_that_is_refused_for_good_has_failed(scheduler: Scheduler) -> None:
     scheduler.executors.refusal[HOME] = Invalid("no such thing", code="workflow_failed_to_start")
     async with dispatching(scheduler):
-        run = await scheduler.submit(a_submission())
+        run = await scheduler.submitted(a_submission())
         await settled()
         after = scheduler.run(run.id)
         assert (after.status, after.code, after.detail) == (Status.FAILED, "workflow_failed_to_start", "no such thing")
@@ -120,7 +121,7 @@ async def test_a_run_that_is_refused_for_good_has_failed(scheduler: Scheduler) -
 async def test_a_run_that_the_executor_has_already_is_running(scheduler: Scheduler) -> None:
     scheduler.executors.refusal[HOME] = Conflict("has run already")
     async with dispatching(scheduler):
-        run = await scheduler.submit(a_submission())
+        run = await scheduler.submitted(a_submission())
         await settled()
         assert scheduler.run(run.id).status is Status.RUNNING
 
@@ -128,6 +129,7 @@ async def test_a_run_that_the_executor_has_already_is_running(scheduler: Schedul
 async def test_a_run_whose_time_is_up_doesnt_start(scheduler: Scheduler) -> None:
     await scheduler.accepted(run := a_run(deadline=START))
     async with dispatching(scheduler):
+        await settled()
         assert scheduler.executors.started == []
         assert (scheduler.run(run.id).status, scheduler.run(run.id).code) == (Status.TIMED_OUT, "timeout")
 
@@ -135,7 +137,7 @@ async def test_a_run_whose_time_is_up_doesnt_start(scheduler: Scheduler) -> None
 async def test_a_run_that_was_cancelled_while_it_started_is_stopped(scheduler: Scheduler) -> None:
     gate = scheduler.executors.gate[HOME] = asyncio.Event()
     async with dispatching(scheduler):
-        run = await scheduler.submit(a_submission())
+        run = await scheduler.submitted(a_submission())
         await settled()
         await scheduler.cancel(Asker("org_caller"), run.id, CANCELLED)
         gate.set()
@@ -145,9 +147,11 @@ async def test_a_run_that_was_cancelled_while_it_started_is_stopped(scheduler: S
 
 
 async def test_a_failure_of_the_store_ends_the_loop(scheduler: Scheduler) -> None:
+    await scheduler.here()
     task = asyncio.create_task(scheduler.dispatch.run())
     scheduler.executors.gate[HOME] = gate = asyncio.Event()
-    run = await scheduler.submit(a_submission())
+    await settled()
+    run = await scheduler.submitted(a_submission())
     await settled()
 
     async def broken(_work: object) -> None:
@@ -159,3 +163,107 @@ async def test_a_failure_of_the_store_ends_the_loop(scheduler: Scheduler) -> Non
     with pytest.raises(RuntimeError, match="disk"):
         await task
     assert scheduler.run(run.id).status is Status.QUEUED
+
+
+async def test_what_is_accepted_while_nobody_waits_is_given_away_in_the_same_commit(scheduler: Scheduler) -> None:
+    gate = scheduler.executors.gate[HOME] = asyncio.Event()
+    async with dispatching(scheduler):
+        run = await scheduler.submitted(a_submission())
+        assert (run.status, run.executor, run.incarnation, run.epoch) == (Status.QUEUED, HOME, "inc_1", 1)
+        assert run.placed
+        gate.set()
+        await settled()
+
+
+async def test_a_start_without_an_answer_isnt_repeated_elsewhere(scheduler: Scheduler) -> None:
+    scheduler.executors.refusal[HOME] = Unavailable("deadline exceeded")
+    async with dispatching(scheduler):
+        run = await scheduler.submitted(a_submission())
+        await scheduler.here("unix:b")
+        for _ in range(5):
+            await scheduler.clock.advance(1)
+            await settled()
+        assert scheduler.executors.started == []
+        assert scheduler.run(run.id).executor == HOME
+
+
+async def test_a_start_that_was_released_has_another_token(scheduler: Scheduler) -> None:
+    scheduler.executors.refusal[HOME] = FULL
+    async with dispatching(scheduler):
+        run = await scheduler.submitted(a_submission())
+        await settled()
+        assert (scheduler.run(run.id).placed, scheduler.run(run.id).epoch) == (False, 1)
+        del scheduler.executors.refusal[HOME]
+        await scheduler.clock.advance(0.6)
+        await settled()
+        assert scheduler.run(run.id).epoch == 2
+
+
+async def test_no_organization_has_more_than_its_share(scheduler: Scheduler) -> None:
+    scheduler = Scheduler(organization_runs=3)
+    async with dispatching(scheduler):
+        theirs = [await scheduler.submitted(a_submission()) for _ in range(5)]
+        mine = await scheduler.submitted(a_submission(caller_id="org_other"))
+        await settled(300)
+        assert {run_id for _, run_id in scheduler.executors.started} == {*(run.id for run in theirs[:3]), mine.id}
+        ended = scheduler.run(theirs[0].id).ended(CANCELLED, at=START)
+        await scheduler.store.write(lambda tx: tx.save([ended]))
+        scheduler.dispatch.wake()
+        await settled(300)
+        assert {run_id for _, run_id in scheduler.executors.started} < {*(run.id for run in theirs), mine.id}
+        assert len(scheduler.executors.started) == 5
+
+
+async def test_who_has_the_fewest_goes_first(scheduler: Scheduler) -> None:
+    many = [a_run(caller_id="org_many", created_at=START - timedelta(seconds=1)) for _ in range(30)]
+    few = [a_run(caller_id="org_few") for _ in range(3)]
+    await scheduler.accepted(*many, *few)
+    async with dispatching(scheduler):
+        await settled(300)
+        first = [run_id for _, run_id in scheduler.executors.started[:STARTS_AT_ONCE]]
+        assert {run.id for run in few} <= set(first)
+
+
+async def test_nobody_overtakes_those_who_wait(scheduler: Scheduler) -> None:
+    scheduler.executors.refusal[HOME] = FULL
+    async with dispatching(scheduler):
+        first = await scheduler.submitted(a_submission())
+        await settled()
+        del scheduler.executors.refusal[HOME]
+        scheduler.fleet.reported(HOME, started=0, ended=1)
+        second = await scheduler.submitted(a_submission())
+        await settled(200)
+        assert [run_id for _, run_id in scheduler.executors.started] == [first.id, second.id]
+
+
+async def test_a_pause_is_kept(scheduler: Scheduler) -> None:
+    await scheduler.accepted(run := a_run(due_at=START + timedelta(seconds=3)))
+    async with dispatching(scheduler):
+        await scheduler.clock.advance(2)
+        await settled()
+        assert scheduler.executors.started == []
+        await scheduler.here()
+        await scheduler.clock.advance(1)
+        await settled()
+        assert scheduler.executors.started == [(HOME, run.id)]
+
+
+async def test_a_full_queue_refuses(scheduler: Scheduler) -> None:
+    scheduler = Scheduler(organization_queue=2)
+    for _ in range(2):
+        await scheduler.submitted(a_submission())
+    with pytest.raises(Exhausted):
+        await scheduler.submit(a_submission())
+    await scheduler.submitted(a_submission(caller_id="org_other"))
+    await scheduler.submitted(a_submission(depth=1, synchronous=True))
+    assert len(scheduler.store.state.run_rows) == 4
+
+
+async def test_a_caller_that_is_gone_doesnt_keep_its_run_from_starting(scheduler: Scheduler) -> None:
+    async with dispatching(scheduler):
+        task = asyncio.create_task(scheduler.submit(a_submission()))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        await settled()
+        assert len(scheduler.executors.started) == 1

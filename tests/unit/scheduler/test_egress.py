@@ -24,6 +24,6 @@ def test_rules_of_a_version(rules: tuple[str, ...] | None) -> None:
 def test_what_a_run_contacted() -> None:
     outcome = run_pb2.Outcome(status=run_pb2.RUN_STATUS_SUCCEEDED)
     ended = wire.ended(runs_pb2.RunEnded(run_id="run_1", attempt=1, outcome=outcome, egress_digest="e" * 99))
-    assert ended.egress_digest == "e" * 64
-    run = a_run().ended(Outcome(Status.SUCCEEDED), at=START, egress_digest=ended.egress_digest)
+    assert ended.result.egress_digest == "e" * 64
+    run = a_run().ended(Outcome(Status.SUCCEEDED), at=START, result=ended.result)
     assert wire.record(run).egress_digest == "e" * 64

@@ -4,7 +4,7 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.model import Answer, Asker, Outcome, Provision, Run, Status
+from scheduler.model import Answer, Asker, Outcome, Provision, Result, Run, Status
 from tests.fakes.scheduling import START, a_run
 
 ENDS = [Outcome(status, code) for status in Status if status.over for code in ("", "timeout")]
@@ -41,7 +41,7 @@ def test_a_run_only_moves_forward_and_ends_once(steps: list[tuple[str, str] | Ou
 def test_a_later_state_supersedes() -> None:
     queued = a_run()
     running = queued.started(executor="x", incarnation="", at=START)
-    ended = running.ended(Outcome(Status.SUCCEEDED), at=START, answer=Answer(b""))
+    ended = running.ended(Outcome(Status.SUCCEEDED), at=START, result=Result(Answer(b"")))
     later = a_run(created_at=START + timedelta(seconds=1))
     assert queued.supersedes(None)
     assert running.supersedes(queued)

@@ -1,94 +1,96 @@
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
 
 from kit.clock import FakeClock
-from scheduler.fleet import Fleet, Heartbeat
+from kit.errors import Unavailable
+from scheduler.fleet import Fleet, Lease
 from scheduler.place import STARTS_AT_ONCE, Executor, place
-from tests.fakes.scheduling import HOME, START
+from tests.fakes.scheduling import START
 
-SOON = START + timedelta(seconds=1)
-
-
-def an_executor(address: str, **known: object) -> Executor:
-    executor = Executor(address, incarnation="one", since=START, seen=START, capacity=10)
-    for name, value in known.items():
-        setattr(executor, name, value)
-    return executor
+SOON = START + timedelta(seconds=10)
+LATER = SOON + timedelta(seconds=1)
 
 
-def placed(*executors: Executor, nested: bool = False) -> str:
-    chosen = place(executors, SOON, nested=nested)
-    return chosen.address if chosen else ""
+def an_executor(address: str, *, expires_at: datetime = LATER, capacity: int = 10, **fields: object) -> Executor:
+    return Executor(address, "inc_1", expires_at, capacity=capacity, **fields)  # type: ignore[arg-type]
+
+
+def a_lease(address: str = "unix:b", incarnation: str = "inc_1", **changes: object) -> Lease:
+    lease = Lease(address, incarnation, running=0, capacity=4, draining=False, expires_at=LATER)
+    return replace(lease, **changes)  # type: ignore[arg-type]
+
+
+def placed(*executors: Executor, urgent: bool = False) -> str:
+    found = place(executors, SOON, urgent=urgent)
+    return found.address if found else ""
 
 
 def test_the_least_loaded_is_chosen() -> None:
-    assert (
-        placed(an_executor("a", running=5), an_executor("b", running=2), an_executor("c", running=1, starting=3)) == "b"
-    )
+    assert placed(an_executor("a", running=5), an_executor("b", running=2)) == "b"
+    assert placed(an_executor("a", running=5), an_executor("b", running=5, capacity=100)) == "b"
+    three = (an_executor("a", running=5), an_executor("b", running=2), an_executor("c", running=1, starting=3))
+    assert placed(*three) == "b"
 
 
 def test_nobody_is_chosen_where_nobody_has_room() -> None:
     assert placed() == ""
     assert placed(an_executor("a", draining=True)) == ""
     assert placed(an_executor("a", starting=STARTS_AT_ONCE)) == ""
-    assert placed(an_executor("a", seen=SOON - timedelta(seconds=15))) == ""
-    assert placed(an_executor("a", full_until=SOON + timedelta(seconds=1))) == ""
+    assert placed(an_executor("a", expires_at=SOON)) == ""
+    assert placed(an_executor("a", full_until=LATER)) == ""
     assert placed(an_executor("a", full_until=SOON)) == "a"
 
 
-def test_nested_runs_need_no_room_but_a_way() -> None:
-    later = SOON + timedelta(seconds=1)
-    assert placed(an_executor("a", full_until=later), nested=True) == "a"
-    assert placed(an_executor("a", away_until=later), nested=True) == ""
+def test_urgent_runs_need_no_room_but_a_way() -> None:
+    assert placed(an_executor("a", full_until=LATER), urgent=True) == "a"
+    assert placed(an_executor("a", away_until=LATER), urgent=True) == ""
 
 
-def test_this_hosts_own_is_tried_unheard_of_but_last() -> None:
-    assert placed(Executor("home", home=True)) == "home"
-    assert placed(Executor("home", home=True), an_executor("b", running=9)) == "b"
-
-
-def test_the_fleet_learns_from_heartbeats_and_refusals() -> None:
+def test_the_fleet_learns_from_leases_and_refusals() -> None:
     clock, woken = FakeClock(START), []
-    fleet = Fleet(HOME, clock, lambda: woken.append(1))
-    fleet.heard(Heartbeat("unix:b", "one", running=0, capacity=4))
+    fleet = Fleet(clock, lambda: woken.append(1))
+    fleet.heard(a_lease("unix:a", running=3))
+    fleet.heard(a_lease("unix:b"))
     assert woken
-    chosen = fleet.choose(nested=False)
+    chosen = fleet.choose(urgent=False)
     assert chosen is not None
     assert chosen.address == "unix:b"
     assert fleet.room() == 2 * STARTS_AT_ONCE
-    fleet.refused(chosen, nested=False)
-    rest = fleet.choose(nested=False)
+    fleet.refused(chosen, urgent=False)
+    rest = fleet.choose(urgent=False)
     assert rest is not None
-    assert rest.address == HOME
+    assert rest.address == "unix:a"
     fleet.reported("unix:b", started=0, ended=1)
-    assert fleet.choose(nested=False) is chosen
-    fleet.heard(Heartbeat("unix:b", "one", running=0, capacity=4, draining=True))
-    assert fleet.choose(nested=False) is rest
+    assert fleet.choose(urgent=False) is chosen
+    fleet.heard(a_lease("unix:b", draining=True))
+    assert fleet.choose(urgent=False) is rest
 
 
-async def test_the_fleet_knows_which_lives_are_over() -> None:
-    clock = FakeClock(START)
-    fleet = Fleet(HOME, clock)
-    fleet.heard(Heartbeat("unix:b", "one", 0, 4))
-    assert fleet.gone("unix:b", "one") is False
-    fleet.heard(Heartbeat("unix:b", "two", 0, 4))
-    assert fleet.gone("unix:b", "one") is False  # reports of the new life are let in before
-    await clock.advance(6)
-    assert fleet.gone("unix:b", "one") is True
-    assert fleet.gone("unix:b", "two") is False
-    assert fleet.gone("unix:b", "") is False
-    assert fleet.gone("unix:stranger", "x") is False
-    await clock.advance(9)
-    assert fleet.gone("unix:b", "two") is None
-    assert fleet.gone("unix:stranger", "x") is None
-    fleet.answered("unix:b")
-    assert fleet.gone("unix:b", "two") is False
-
-
-async def test_the_fleet_forgets_the_long_silent() -> None:
-    clock = FakeClock(START)
-    fleet = Fleet(HOME, clock)
-    fleet.heard(Heartbeat("unix:b", "one", 0, 4))
-    await clock.advance(7200)
-    fleet.heard(Heartbeat("unix:c", "one", 0, 4))
-    assert {executor.address for executor in fleet} == {HOME, "unix:c"}
+def test_the_fleet_knows_what_the_leases_say() -> None:
+    fleet = Fleet(FakeClock(START))
+    with pytest.raises(Unavailable):
+        fleet.checker()
+    fleet.learn([a_lease("unix:b"), a_lease("unix:c", draining=True)])
+    assert fleet.checker() == "unix:b"
+    fleet.learn([a_lease("unix:b", expires_at=SOON, running=4), a_lease("unix:c", draining=True)])
+    (b,) = (one for one in fleet if one.address == "unix:b")
+    assert b.running == 0  # older than what is known
+    fleet.learn([a_lease("unix:c", draining=True, expires_at=LATER + timedelta(seconds=1))])
+    assert {one.address for one in fleet} == {"unix:c"}
     assert fleet.checker() == "unix:c"
+    fleet.learn([a_lease("unix:c", given_up=True)])
+    assert list(fleet) == []
+
+
+def test_a_new_life_is_another_executor() -> None:
+    fleet = Fleet(FakeClock(START))
+    fleet.heard(a_lease())
+    before = fleet.choose(urgent=False)
+    fleet.heard(a_lease(incarnation="inc_2"))
+    after = fleet.choose(urgent=False)
+    assert before is not None
+    assert after is not None
+    assert after is not before
+    assert after.incarnation == "inc_2"

@@ -1,10 +1,12 @@
 from datetime import timedelta
 
-from scheduler.fleet import Heartbeat
+import pytest
+
+from kit.errors import Conflict
 from scheduler.model import Outcome, Provision, RunEnded, Status
-from scheduler.reap import Sweep
+from scheduler.sweep import Sweep
 from tests.fakes.scheduler_rig import Scheduler
-from tests.fakes.scheduling import HOME, START, a_run
+from tests.fakes.scheduling import HOME, START, a_run, settled
 
 KEEP = timedelta(days=7)
 
@@ -23,55 +25,111 @@ async def test_a_run_that_waited_too_long_has_timed_out(scheduler: Scheduler) ->
 
 async def test_a_running_run_is_ended_only_long_after_its_deadline(scheduler: Scheduler) -> None:
     run = a_run(deadline=START + timedelta(seconds=5)).started(executor=HOME, incarnation="one", at=START)
-    scheduler.executors.living = {HOME}
+    await scheduler.here(incarnation="one")
     await scheduler.accepted(run)
-    await scheduler.clock.advance(30)
-    await scheduler.reap.once()
+    for _ in range(10):
+        await scheduler.clock.advance(3)
+        await scheduler.here(incarnation="one")
+        await scheduler.reap.once()
     assert scheduler.run(run.id) == run
-    await scheduler.clock.advance(6)
+    await scheduler.clock.advance(3)
+    await scheduler.here(incarnation="one")
+    await scheduler.clock.advance(3)
     await scheduler.reap.once()
     assert scheduler.run(run.id).status is Status.TIMED_OUT
     assert [one.id for one in scheduler.stopped] == [run.id]
 
 
 async def test_runs_of_a_restarted_executor_are_lost(scheduler: Scheduler) -> None:
-    scheduler.fleet.heard(Heartbeat(HOME, "one", 0, 4))
-    old = a_run().started(executor=HOME, incarnation="one", at=START)
-    await scheduler.accepted(old)
-    scheduler.fleet.heard(Heartbeat(HOME, "two", 0, 4))
-    new = a_run().started(executor=HOME, incarnation="two", at=START)
+    await scheduler.here(incarnation="inc_1")
+    call = a_run(synchronous=True).started(executor=HOME, incarnation="inc_1", at=START)
+    job = a_run().started(executor=HOME, incarnation="inc_1", at=START)
+    given = a_run().claimed(HOME, "inc_1", START)
+    await scheduler.accepted(call, job, given)
+    await scheduler.reap.once()
+    assert scheduler.run(call.id) == call
+    await scheduler.here(incarnation="inc_2")
+    new = a_run().started(executor=HOME, incarnation="inc_2", at=START)
     await scheduler.accepted(new)
     await scheduler.reap.once()
-    assert scheduler.run(old.id).status is Status.RUNNING
-    await scheduler.clock.advance(6)
-    await scheduler.reap.once()
-    lost = scheduler.run(old.id)
+    lost = scheduler.run(call.id)
     assert (lost.status, lost.code, lost.detail) == (Status.FAILED, "runtime_error", "the executor was lost")
+    assert scheduler.store.state.events == [RunEnded(lost)]
+    for run in (job, given):
+        again = scheduler.run(run.id)
+        assert (again.status, again.attempt, again.losses) == (Status.QUEUED, 2, 1)
+        assert (again.executor, again.claimed_at) == ("", None)
     assert scheduler.run(new.id) == new
-    assert scheduler.executors.probed == []
 
 
-async def test_runs_of_an_executor_that_restarted_while_we_were_away_are_lost(scheduler: Scheduler) -> None:
-    await scheduler.accepted(run := a_run().started(executor=HOME, incarnation="one", at=START))
-    scheduler.fleet.heard(Heartbeat(HOME, "two", 0, 4))
-    await scheduler.clock.advance(6)
+async def test_runs_of_an_executor_that_nobody_knows_are_lost(scheduler: Scheduler) -> None:
+    await scheduler.accepted(run := a_run(synchronous=True).started(executor=HOME, incarnation="inc_1", at=START))
     await scheduler.reap.once()
     assert scheduler.run(run.id).status is Status.FAILED
 
 
-async def test_a_silent_executor_is_asked_before_its_runs_are_given_up(scheduler: Scheduler) -> None:
-    await scheduler.accepted(run := a_run().started(executor="unix:b", incarnation="one", at=START))
-    scheduler.fleet.heard(Heartbeat("unix:b", "one", 1, 4))
-    scheduler.executors.living = {"unix:b"}  # the bus is down, the executor isn't
-    await scheduler.clock.advance(15)
+async def rounds(scheduler: Scheduler, seconds: int) -> None:
+    for _ in range(seconds):
+        await scheduler.clock.advance(1)
+        await scheduler.reap.once()
+
+
+async def test_a_lease_that_runs_out_is_given_up(scheduler: Scheduler) -> None:
+    await scheduler.here()
+    await scheduler.accepted(run := a_run().started(executor=HOME, incarnation="inc_1", at=START))
+    await rounds(scheduler, 15)
+    await scheduler.here()
+    await rounds(scheduler, 20)
+    assert scheduler.run(run.id) == run
+    await rounds(scheduler, 1)
+    assert (scheduler.run(run.id).status, scheduler.run(run.id).attempt) == (Status.QUEUED, 2)
+    with pytest.raises(Conflict):
+        await scheduler.here()
+    assert list(scheduler.fleet) == []
+    await scheduler.here(incarnation="inc_2")
+    with pytest.raises(Conflict):  # the old life comes back
+        await scheduler.here(incarnation="inc_1", first=False)
+    assert [executor.incarnation for executor in scheduler.fleet] == ["inc_2"]
+
+
+@pytest.mark.parametrize("away", [30, -3600, 3600])
+async def test_a_scheduler_that_stood_still_gives_executors_the_time_to_renew(scheduler: Scheduler, away: int) -> None:
+    """Or whose clock was set."""
+    await scheduler.here()
+    await scheduler.accepted(run := a_run(deadline=START + timedelta(days=1)).started(
+        executor=HOME, incarnation="inc_1", at=START
+    ))  # fmt: skip
+    await rounds(scheduler, 15)
+    await scheduler.clock.advance(away)
     await scheduler.reap.once()
-    await scheduler.reap.once()
-    assert scheduler.executors.probed == ["unix:b"]
+    await rounds(scheduler, 4)
+    await scheduler.here()
+    await rounds(scheduler, 19)
+    assert scheduler.run(run.id) == run
+    await rounds(scheduler, 21)
+    assert scheduler.run(run.id).attempt == 2
+
+
+async def test_a_start_that_nobody_knows_the_end_of_is_repeated(scheduler: Scheduler) -> None:
+    await scheduler.here()
+    run = a_run().claimed(HOME, "inc_1", START)
+    await scheduler.accepted(run)
+    await rounds(scheduler, 14)
+    assert scheduler.executors.started == []
+    await scheduler.here()
+    await rounds(scheduler, 2)
+    await settled()
+    assert scheduler.executors.started == [(HOME, run.id)]
     assert scheduler.run(run.id).status is Status.RUNNING
-    scheduler.executors.living = set()
-    await scheduler.clock.advance(15)
+
+
+async def test_what_a_scheduler_before_this_one_gave_away_is_told_again_at_once(scheduler: Scheduler) -> None:
+    await scheduler.here()
+    run = a_run().claimed(HOME, "inc_1", START - timedelta(seconds=1))
+    await scheduler.accepted(run)
     await scheduler.reap.once()
-    assert scheduler.run(run.id).status is Status.FAILED
+    await settled()
+    assert scheduler.executors.started == [(HOME, run.id)]
 
 
 async def test_old_runs_are_swept(scheduler: Scheduler) -> None:

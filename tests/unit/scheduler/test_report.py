@@ -1,7 +1,9 @@
+from dataclasses import replace
 from datetime import timedelta
 
-from scheduler.model import CANCELLED, Answer, Outcome, Run, RunEnded, Status, Usage
+from scheduler.model import CANCELLED, Answer, Outcome, Result, Run, RunEnded, Status, Usage
 from scheduler.report import Batch, Ended, Started
+from scheduler.retry import MOST_LOSSES
 from tests.fakes.scheduler_rig import Scheduler
 from tests.fakes.scheduling import HOME, START, a_run
 
@@ -15,7 +17,7 @@ def started(run: Run, *, whole: bool = False) -> Started:
 
 
 def ended(run: Run, outcome: Outcome = DONE) -> Ended:
-    return Ended(run.id, run.attempt, run.epoch, outcome, LATER, Answer(b"", b"x"), "f" * 64, USED)
+    return Ended(run.id, run.attempt, run.epoch, outcome, LATER, Result(Answer(b"", b"x"), "f" * 64, usage=USED))
 
 
 def batch(*facts: Started | Ended, executor: str = HOME) -> Batch:
@@ -60,11 +62,69 @@ async def test_the_report_may_be_faster_than_start(scheduler: Scheduler) -> None
     assert (after.status, after.executor, after.started_at) == (Status.SUCCEEDED, HOME, LATER)
 
 
-async def test_the_incarnation_is_learned(scheduler: Scheduler) -> None:
-    run = a_run().started(executor=HOME, incarnation="", at=START)
+async def test_another_life_of_the_executor_doesnt_count(scheduler: Scheduler) -> None:
+    run = a_run().started(executor=HOME, incarnation="two", at=START)
     await scheduler.accepted(run)
-    await scheduler.report(batch(started(run)))
-    assert scheduler.run(run.id).incarnation == "one"
+    assert await scheduler.report(batch(ended(run))) == [run.id]
+    assert scheduler.run(run.id) == run
+
+
+FAILURE = Outcome(Status.FAILED, "runtime_error", "we failed")
+CRASH = Outcome(Status.FAILED, "workflow_crashed", "it died")
+
+
+async def test_our_failure_is_another_attempt_and_in_the_end_death(scheduler: Scheduler) -> None:
+    await scheduler.accepted(a_run(id="run_1", deadline=START + timedelta(hours=1)))
+    for attempt in range(1, MOST_LOSSES + 2):
+        run = scheduler.run("run_1")
+        assert (run.status, run.attempt, run.executor) == (Status.QUEUED, attempt, "")
+        assert await scheduler.report(batch(ended(run, FAILURE))) == []
+    run = scheduler.run("run_1")
+    assert (run.status, run.code, run.attempt) == (Status.DEAD, "runtime_error", MOST_LOSSES + 1)
+    assert run.detail == f"given up after {MOST_LOSSES + 1} attempts; the last one: we failed"
+    assert run.usage == Usage(0.5 * run.attempt, 1.5 * run.attempt, 1 << 30, 7 * run.attempt)
+    assert [one.number for one in run.earlier] == list(range(1, MOST_LOSSES + 1))
+    assert scheduler.store.state.events == [RunEnded(run)]
+
+
+async def test_a_pause_comes_before_the_next_attempt(scheduler: Scheduler) -> None:
+    await scheduler.accepted(run := a_run())
+    pauses = []
+    for _ in range(3):
+        await scheduler.report(batch(ended(scheduler.run(run.id), FAILURE)))
+        due = scheduler.run(run.id).due_at
+        assert due is not None
+        pauses.append((due - LATER).total_seconds())
+    assert pauses == [1, 2, 4]
+
+
+async def test_the_workflows_failure_is_tried_again_only_if_asked(scheduler: Scheduler) -> None:
+    await scheduler.accepted(once := a_run(), twice := a_run(retries=1))
+    await scheduler.report(batch(ended(once, CRASH), ended(twice, CRASH)))
+    assert scheduler.run(once.id).status is Status.FAILED
+    again = scheduler.run(twice.id)
+    assert (again.status, again.attempt, again.retries, again.losses) == (Status.QUEUED, 2, 0, 0)
+    await scheduler.report(batch(ended(again, CRASH)))
+    assert (scheduler.run(twice.id).status, scheduler.run(twice.id).code) == (Status.FAILED, "workflow_crashed")
+
+
+async def test_a_synchronous_run_has_one_attempt(scheduler: Scheduler) -> None:
+    await scheduler.accepted(run := a_run(synchronous=True, retries=9))
+    await scheduler.report(batch(ended(run, FAILURE)))
+    assert scheduler.run(run.id).status is Status.FAILED
+
+
+async def test_what_is_handed_back_counts_as_no_failure(scheduler: Scheduler) -> None:
+    await scheduler.accepted(run := a_run())
+    await scheduler.report(batch(replace(ended(run, FAILURE), handed_back=True)))
+    after = scheduler.run(run.id)
+    assert (after.status, after.attempt, after.losses, after.due_at) == (Status.QUEUED, 2, 0, LATER)
+
+
+async def test_no_attempt_begins_after_the_deadline(scheduler: Scheduler) -> None:
+    await scheduler.accepted(run := a_run(deadline=LATER + timedelta(seconds=1)))
+    await scheduler.report(batch(ended(run, FAILURE)))
+    assert scheduler.run(run.id).status is Status.FAILED
 
 
 async def test_what_is_unknown_is_ignored(scheduler: Scheduler) -> None:
@@ -106,8 +166,10 @@ async def test_the_first_end_counts(scheduler: Scheduler) -> None:
 
 
 async def test_ended_runs_make_room(scheduler: Scheduler) -> None:
+    await scheduler.here()
     executor = next(iter(scheduler.fleet))
-    scheduler.fleet.refused(executor, nested=False)
+    scheduler.fleet.refused(executor, urgent=False)
+    assert scheduler.fleet.choose(urgent=False) is None
     await scheduler.accepted(run := a_run())
     await scheduler.report(batch(ended(run)))
-    assert scheduler.fleet.choose(nested=False) is executor
+    assert scheduler.fleet.choose(urgent=False) is executor

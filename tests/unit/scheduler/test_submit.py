@@ -2,14 +2,14 @@ from datetime import timedelta
 
 import pytest
 
-from kit.errors import Invalid, NotFound, Problem, Unauthenticated
-from scheduler.model import RunQueued, Status
+from kit.errors import Conflict, Invalid, NotFound, Problem, Unauthenticated
+from scheduler.model import CANCELLED, Asker, RunQueued, Status
 from tests.fakes.scheduler_rig import Scheduler
 from tests.fakes.scheduling import START, a_submission
 
 
 async def test_a_run_is_accepted(scheduler: Scheduler) -> None:
-    run = await scheduler.submit(a_submission(timeout=timedelta(seconds=7)))
+    run = await scheduler.submitted(a_submission(timeout=timedelta(seconds=7)))
     assert scheduler.run(run.id) == run
     assert run.status is Status.QUEUED
     assert run.deadline == START + timedelta(seconds=7)
@@ -19,9 +19,9 @@ async def test_a_run_is_accepted(scheduler: Scheduler) -> None:
 
 async def test_the_first_run_takes_the_provisioned_id_and_later_ones_hang_on_it(scheduler: Scheduler) -> None:
     provision = await scheduler.submit.provision("org_caller", "key_1")
-    first = await scheduler.submit(a_submission(provisioned_id=provision.id))
+    first = await scheduler.submitted(a_submission(provisioned_id=provision.id))
     await scheduler.clock.advance(2 * 3600)
-    second = await scheduler.submit(a_submission(provisioned_id=provision.id))
+    second = await scheduler.submitted(a_submission(provisioned_id=provision.id))
     assert first.id == provision.id
     assert second.id != provision.id
     assert first.provision_id == second.provision_id == provision.id
@@ -29,25 +29,25 @@ async def test_the_first_run_takes_the_provisioned_id_and_later_ones_hang_on_it(
 
 async def test_a_runs_own_id_is_no_provision_but_no_error_either(scheduler: Scheduler) -> None:
     """The npm client sends the id of its last asynchronous run with the next call."""
-    first = await scheduler.submit(a_submission())
-    second = await scheduler.submit(a_submission(provisioned_id=first.id))
+    first = await scheduler.submitted(a_submission())
+    second = await scheduler.submitted(a_submission(provisioned_id=first.id))
     assert second.id != first.id
     assert second.provision_id == ""
     with pytest.raises(NotFound):
-        await scheduler.submit(a_submission(provisioned_id=first.id, caller_id="org_x", requester_id="org_x"))
+        await scheduler.submitted(a_submission(provisioned_id=first.id, caller_id="org_x", requester_id="org_x"))
 
 
 @pytest.mark.parametrize("changes", [{"caller_id": "org_x", "requester_id": "org_x"}, {"provisioned_id": "run_other"}])
 async def test_a_provisioned_id_must_be_ones_own(scheduler: Scheduler, changes: dict[str, str]) -> None:
     provision = await scheduler.submit.provision("org_caller", "")
     with pytest.raises(NotFound):
-        await scheduler.submit(a_submission(**{"provisioned_id": provision.id, **changes}))
+        await scheduler.submitted(a_submission(**{"provisioned_id": provision.id, **changes}))
     assert scheduler.store.state.run_rows == {}
 
 
 async def test_an_id_provisioned_inside_a_run_counts_for_its_nested_calls(scheduler: Scheduler) -> None:
     provision = await scheduler.submit.provision("org_parent", "")
-    run = await scheduler.submit(a_submission(provisioned_id=provision.id, requester_id="org_parent", depth=1))
+    run = await scheduler.submitted(a_submission(provisioned_id=provision.id, requester_id="org_parent", depth=1))
     assert run.id == provision.id
 
 
@@ -55,22 +55,22 @@ async def test_a_provisioned_id_expires(scheduler: Scheduler) -> None:
     provision = await scheduler.submit.provision("org_caller", "")
     await scheduler.clock.advance(3600)
     with pytest.raises(NotFound):
-        await scheduler.submit(a_submission(provisioned_id=provision.id))
+        await scheduler.submitted(a_submission(provisioned_id=provision.id))
 
 
 async def test_a_one_time_key_starts_one_run(scheduler: Scheduler) -> None:
-    await scheduler.submit(a_submission(one_time_key_id="key_1"))
+    await scheduler.submitted(a_submission(one_time_key_id="key_1"))
     with pytest.raises(Unauthenticated):
-        await scheduler.submit(a_submission(one_time_key_id="key_1"))
+        await scheduler.submitted(a_submission(one_time_key_id="key_1"))
     assert len(scheduler.store.state.run_rows) == 1
 
 
 async def test_a_used_one_time_key_provisions_nothing_more(scheduler: Scheduler) -> None:
     await scheduler.submit.provision("org_caller", "key_1")
-    await scheduler.submit(a_submission(one_time_key_id="key_1"))
+    await scheduler.submitted(a_submission(one_time_key_id="key_1"))
     with pytest.raises(Unauthenticated):
         await scheduler.submit.provision("org_caller", "key_1")
-    await scheduler.submit(a_submission(key_id="key_2"))
+    await scheduler.submitted(a_submission(key_id="key_2"))
     assert await scheduler.submit.provision("org_caller", "key_2")
 
 
@@ -82,9 +82,40 @@ async def test_a_refused_submit_spends_nothing(scheduler: Scheduler, changes: di
     provision = await scheduler.submit.provision("org_caller", "")
     wanted = {"one_time_key_id": "key_1", "provisioned_id": provision.id}
     with pytest.raises((NotFound, Invalid)):
-        await scheduler.submit(a_submission(**{**wanted, **changes}))
-    run = await scheduler.submit(a_submission(**wanted))
+        await scheduler.submitted(a_submission(**{**wanted, **changes}))
+    run = await scheduler.submitted(a_submission(**wanted))
     assert run.id == provision.id
+
+
+KEYED = {"idempotency_key": "k", "fingerprint": "f"}
+
+
+async def test_one_idempotency_key_is_one_run(scheduler: Scheduler) -> None:
+    first = await scheduler.submitted(a_submission(**KEYED, one_time_key_id="key_1"))
+    assert await scheduler.submit(a_submission(**KEYED, one_time_key_id="key_1")) == (first, False)
+    with pytest.raises(Conflict):
+        await scheduler.submit(a_submission(idempotency_key="k", fingerprint="g"))
+    others = await scheduler.submitted(a_submission(**KEYED, caller_id="org_b", requester_id="org_b"))
+    assert others.id != first.id
+    await scheduler.clock.advance(24 * 3600)
+    later = await scheduler.submitted(a_submission(idempotency_key="k", fingerprint="g"))
+    assert later.id not in {first.id, others.id}
+    assert len(scheduler.store.state.run_rows) == 3
+
+
+async def test_a_refused_submission_keeps_no_idempotency_key(scheduler: Scheduler) -> None:
+    with pytest.raises(NotFound):
+        await scheduler.submit(a_submission(**KEYED, version_id="ver_x"))
+    await scheduler.submitted(a_submission(idempotency_key="k", fingerprint="g"))
+
+
+async def test_nothing_starts_below_what_was_cancelled(scheduler: Scheduler) -> None:
+    root = await scheduler.submitted(a_submission())
+    below = {"root_id": root.id, "parent_id": root.id, "depth": 1}
+    await scheduler.submitted(a_submission(**below))
+    await scheduler.cancel(Asker("org_caller"), root.id, CANCELLED)
+    with pytest.raises(Conflict):
+        await scheduler.submit(a_submission(**below))
 
 
 async def test_a_provision_needs_an_organization(scheduler: Scheduler) -> None:

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from kit.errors import NotFound
-from scheduler.model import CANCELLED, Answer, Asker, History, Outcome, Provision, Run, Status
+from scheduler.model import CANCELLED, Answer, Asker, History, Outcome, Provision, Result, Run, Status
 from tests.fakes.scheduler_rig import Scheduler
 from tests.fakes.scheduling import HOME, START, a_run, a_submission, settled
 
@@ -38,7 +38,7 @@ async def test_every_state_is_seen_until_the_end(scheduler: Scheduler) -> None:
     running = run.started(executor=HOME, incarnation="", at=START)
     await moved(scheduler, running)
     await moved(scheduler, running.started(executor=HOME, incarnation="one", at=START))  # no news to a watcher
-    await moved(scheduler, running.ended(DONE, at=START, answer=Answer(b"", b"x")))
+    await moved(scheduler, running.ended(DONE, at=START, result=Result(Answer(b"", b"x"))))
     await following.task
     assert following.states() == ["QUEUED", "RUNNING", "SUCCEEDED"]
     last = following.seen[-1]
@@ -67,7 +67,7 @@ async def test_a_provisioned_id_is_seen_becoming_a_run(scheduler: Scheduler) -> 
     provision = await scheduler.submit.provision("org_caller", "")
     following = Following(scheduler, ME, provision.id)
     await settled()
-    run = await scheduler.submit(a_submission(provisioned_id=provision.id))
+    run = await scheduler.submitted(a_submission(provisioned_id=provision.id))
     await settled()
     await moved(scheduler, run.ended(DONE, at=START))
     await following.task
@@ -76,12 +76,12 @@ async def test_a_provisioned_id_is_seen_becoming_a_run(scheduler: Scheduler) -> 
 
 async def test_a_later_run_of_the_id_takes_over_unless_the_very_run_is_meant(scheduler: Scheduler) -> None:
     provision = await scheduler.submit.provision("org_caller", "")
-    first = await scheduler.submit(a_submission(provisioned_id=provision.id))
+    first = await scheduler.submitted(a_submission(provisioned_id=provision.id))
     newest = Following(scheduler, ME, provision.id)
     exact = Following(scheduler, Asker("org_caller", exact=True), provision.id)
     await settled()
     await scheduler.clock.advance(1)
-    second = await scheduler.submit(a_submission(provisioned_id=provision.id))
+    second = await scheduler.submitted(a_submission(provisioned_id=provision.id))
     await settled()
     await moved(scheduler, second.ended(CANCELLED, at=START))
     await newest.task
@@ -115,9 +115,9 @@ async def test_a_one_time_key_sees_its_run_and_its_id_only(scheduler: Scheduler)
     key, other = Asker("org_caller", "key_1"), Asker("org_caller", "key_2")
     provision = await scheduler.submit.provision("org_caller", "key_1")
     assert await scheduler.watch.get(key, provision.id) == provision
-    run = await scheduler.submit(a_submission(provisioned_id=provision.id, one_time_key_id="key_1"))
+    run = await scheduler.submitted(a_submission(provisioned_id=provision.id, one_time_key_id="key_1"))
     await scheduler.clock.advance(1)
-    later = await scheduler.submit(a_submission(provisioned_id=provision.id))
+    later = await scheduler.submitted(a_submission(provisioned_id=provision.id))
     assert await scheduler.watch.get(key, provision.id) == run
     assert await scheduler.watch.get(ME, provision.id) == later
     for asker, request_id in ((other, provision.id), (other, run.id), (key, later.id)):
@@ -127,7 +127,7 @@ async def test_a_one_time_key_sees_its_run_and_its_id_only(scheduler: Scheduler)
 
 async def test_ids_of_others_arent_found(scheduler: Scheduler) -> None:
     provision = await scheduler.submit.provision("org_caller", "")
-    run = await scheduler.submit(a_submission())
+    run = await scheduler.submitted(a_submission())
     for request_id in (provision.id, run.id, "run_x", "", "../x"):
         with pytest.raises(NotFound):
             await scheduler.watch.get(Asker("org_x"), request_id)

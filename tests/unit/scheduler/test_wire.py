@@ -16,6 +16,7 @@ from scheduler.model import (
     Outcome,
     Provision,
     Queued,
+    Result,
     RunEnded,
     RunQueued,
     Status,
@@ -105,7 +106,7 @@ def test_an_end_is_bounded() -> None:
     assert len(ended.outcome.detail) == 16_000
     assert {len(line) for line in ended.outcome.log_tail} == {2000}
     assert len(ended.outcome.log_tail) == 50
-    record = wire.record(replace(a_run(), status=Status.FAILED, answer=ended.answer))
+    record = wire.record(replace(a_run(), status=Status.FAILED, answer=ended.result.answer))
     assert record.answer == kept
     with pytest.raises(Invalid):
         wire.ended(runs_pb2.RunEnded(outcome=run_pb2.Outcome(status=run_pb2.RUN_STATUS_RUNNING)))
@@ -118,18 +119,18 @@ def test_what_was_used_arrives_and_is_bounded() -> None:
     outcome = run_pb2.Outcome(status=run_pb2.RUN_STATUS_SUCCEEDED)
     used = run_pb2.Usage(cpu_seconds=0.25, wall_seconds=1.5, memory_peak_bytes=1 << 40, egress_bytes=9)
     ended = wire.ended(runs_pb2.RunEnded(run_id="run_1", outcome=outcome, usage=used))
-    assert ended.usage == Usage(0.25, 1.5, 1 << 40, 9)
-    record = wire.record(a_run().ended(ended.outcome, at=START, usage=ended.usage))
+    assert ended.result.usage == Usage(0.25, 1.5, 1 << 40, 9)
+    record = wire.record(a_run().ended(ended.outcome, at=START, result=ended.result))
     assert record.usage == used
-    assert wire.ended(runs_pb2.RunEnded(outcome=outcome)).usage is None
+    assert wire.ended(runs_pb2.RunEnded(outcome=outcome)).result.usage is None
     assert not wire.record(a_run()).HasField("usage")
     odd = run_pb2.Usage(cpu_seconds=float("nan"), wall_seconds=float("inf"), memory_peak_bytes=-1, egress_bytes=-1)
-    assert wire.ended(runs_pb2.RunEnded(outcome=outcome, usage=odd)).usage == Usage()
+    assert wire.ended(runs_pb2.RunEnded(outcome=outcome, usage=odd)).result.usage == Usage()
 
 
 def test_records() -> None:
     run = a_run().started(executor=HOME, incarnation="one", at=START)
-    record = wire.record(run.ended(CANCELLED, at=START, answer=Answer(b"", digest="f" * 64, size=9)))
+    record = wire.record(run.ended(CANCELLED, at=START, result=Result(Answer(b"", digest="f" * 64, size=9))))
     assert (record.status, record.code, record.executor) == (run_pb2.RUN_STATUS_CANCELLED, "cancelled", HOME)
     assert (record.answer.digest, record.answer.size) == ("f" * 64, 9)
     assert not wire.record(run).HasField("completed_at")

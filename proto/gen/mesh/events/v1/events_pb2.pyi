@@ -161,40 +161,6 @@ class RunsEnded(_message.Message):
 Global___RunsEnded: _TypeAlias = RunsEnded  # noqa: Y015
 
 @_typing.final
-class ExecutorSeen(_message.Message):
-    """executor.seen: every 2 s, not stored."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ADDRESS_FIELD_NUMBER: _builtins.int
-    INCARNATION_FIELD_NUMBER: _builtins.int
-    RUNNING_FIELD_NUMBER: _builtins.int
-    CAPACITY_FIELD_NUMBER: _builtins.int
-    DRAINING_FIELD_NUMBER: _builtins.int
-    address: _builtins.str
-    """Where its rpc server answers."""
-    incarnation: _builtins.str
-    running: _builtins.int
-    capacity: _builtins.int
-    draining: _builtins.bool
-    def __init__(
-        self,
-        *,
-        address: _builtins.str = ...,
-        incarnation: _builtins.str = ...,
-        running: _builtins.int = ...,
-        capacity: _builtins.int = ...,
-        draining: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capacity", b"capacity", "draining", b"draining", "incarnation", b"incarnation", "running", b"running"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ExecutorSeen: _TypeAlias = ExecutorSeen  # noqa: Y015
-
-@_typing.final
 class LogLine(_message.Message):
     """log.RUN_ID"""
 

@@ -26,7 +26,7 @@ from mesh.runs.v1 import run_pb2 as mesh_dot_runs_dot_v1_dot_run__pb2
 from mesh.workflows.v1 import workflows_pb2 as mesh_dot_workflows_dot_v1_dot_workflows__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmesh/executor/v1/executor.proto\x12\x10mesh.executor.v1\x1a\x16mesh/runs/v1/run.proto\x1a!mesh/workflows/v1/workflows.proto\"K\n\nRunRequest\x12%\n\x04spec\x18\x01 \x01(\x0b\x32\x15.mesh.runs.v1.RunSpecH\x00\x12\x0e\n\x04\x62ody\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"@\n\x0b\x43\x61llRequest\x12#\n\x04spec\x18\x01 \x01(\x0b\x32\x15.mesh.runs.v1.RunSpec\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"\x83\x01\n\x0c\x43\x61llResponse\x12/\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x1d.mesh.executor.v1.WholeAnswerH\x00\x12&\n\x05\x65nded\x18\x02 \x01(\x0b\x32\x15.mesh.runs.v1.OutcomeH\x00\x12\x10\n\x06\x61ttach\x18\x03 \x01(\x08H\x00\x42\x08\n\x06result\"C\n\x0bWholeAnswer\x12&\n\x04head\x18\x01 \x01(\x0b\x32\x18.mesh.runs.v1.AnswerHead\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"V\n\x0cStartRequest\x12#\n\x04spec\x18\x01 \x01(\x0b\x32\x15.mesh.runs.v1.RunSpec\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x13\n\x0b\x62ody_digest\x18\x03 \x01(\t\"\x0f\n\rStartResponse\"-\n\rAttachRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04hold\x18\x02 \x01(\x08\"E\n\x0bStopRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12&\n\x07outcome\x18\x02 \x01(\x0b\x32\x15.mesh.runs.v1.Outcome\"\x0e\n\x0cStopResponse\"\\\n\x0fValidateRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x11\n\tfile_name\x18\x03 \x01(\t\x12\x0f\n\x07preload\x18\x04 \x01(\x08\"\x86\x02\n\x10ValidateResponse\x12(\n\x06report\x18\x01 \x03(\x0b\x32\x18.mesh.workflows.v1.Check\x12\x0e\n\x06python\x18\x02 \x01(\t\x12\x0c\n\x04lock\x18\x03 \x01(\t\x12+\n\x08\x65nv_vars\x18\x04 \x03(\x0b\x32\x19.mesh.workflows.v1.EnvVar\x12\x11\n\tisolation\x18\x05 \x01(\t\x12)\n\x06limits\x18\x06 \x01(\x0b\x32\x19.mesh.workflows.v1.Limits\x12\x0f\n\x07openapi\x18\x07 \x01(\t\x12.\n\x06\x65gress\x18\x08 \x01(\x0b\x32\x1e.mesh.workflows.v1.EgressRules2\xbb\x03\n\x08\x45xecutor\x12?\n\x03Run\x12\x1c.mesh.executor.v1.RunRequest\x1a\x16.mesh.runs.v1.RunEvent(\x01\x30\x01\x12\x45\n\x04\x43\x61ll\x12\x1d.mesh.executor.v1.CallRequest\x1a\x1e.mesh.executor.v1.CallResponse\x12H\n\x05Start\x12\x1e.mesh.executor.v1.StartRequest\x1a\x1f.mesh.executor.v1.StartResponse\x12\x43\n\x06\x41ttach\x12\x1f.mesh.executor.v1.AttachRequest\x1a\x16.mesh.runs.v1.RunEvent0\x01\x12\x45\n\x04Stop\x12\x1d.mesh.executor.v1.StopRequest\x1a\x1e.mesh.executor.v1.StopResponse\x12Q\n\x08Validate\x12!.mesh.executor.v1.ValidateRequest\x1a\".mesh.executor.v1.ValidateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmesh/executor/v1/executor.proto\x12\x10mesh.executor.v1\x1a\x16mesh/runs/v1/run.proto\x1a!mesh/workflows/v1/workflows.proto\"K\n\nRunRequest\x12%\n\x04spec\x18\x01 \x01(\x0b\x32\x15.mesh.runs.v1.RunSpecH\x00\x12\x0e\n\x04\x62ody\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"@\n\x0b\x43\x61llRequest\x12#\n\x04spec\x18\x01 \x01(\x0b\x32\x15.mesh.runs.v1.RunSpec\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"\x83\x01\n\x0c\x43\x61llResponse\x12/\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x1d.mesh.executor.v1.WholeAnswerH\x00\x12&\n\x05\x65nded\x18\x02 \x01(\x0b\x32\x15.mesh.runs.v1.OutcomeH\x00\x12\x10\n\x06\x61ttach\x18\x03 \x01(\x08H\x00\x42\x08\n\x06result\"C\n\x0bWholeAnswer\x12&\n\x04head\x18\x01 \x01(\x0b\x32\x18.mesh.runs.v1.AnswerHead\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"k\n\x0cStartRequest\x12#\n\x04spec\x18\x01 \x01(\x0b\x32\x15.mesh.runs.v1.RunSpec\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x13\n\x0b\x62ody_digest\x18\x03 \x01(\t\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\"\x0f\n\rStartResponse\"-\n\rAttachRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04hold\x18\x02 \x01(\x08\"E\n\x0bStopRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12&\n\x07outcome\x18\x02 \x01(\x0b\x32\x15.mesh.runs.v1.Outcome\"\x0e\n\x0cStopResponse\"\\\n\x0fValidateRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x11\n\tfile_name\x18\x03 \x01(\t\x12\x0f\n\x07preload\x18\x04 \x01(\x08\"\x86\x02\n\x10ValidateResponse\x12(\n\x06report\x18\x01 \x03(\x0b\x32\x18.mesh.workflows.v1.Check\x12\x0e\n\x06python\x18\x02 \x01(\t\x12\x0c\n\x04lock\x18\x03 \x01(\t\x12+\n\x08\x65nv_vars\x18\x04 \x03(\x0b\x32\x19.mesh.workflows.v1.EnvVar\x12\x11\n\tisolation\x18\x05 \x01(\t\x12)\n\x06limits\x18\x06 \x01(\x0b\x32\x19.mesh.workflows.v1.Limits\x12\x0f\n\x07openapi\x18\x07 \x01(\t\x12.\n\x06\x65gress\x18\x08 \x01(\x0b\x32\x1e.mesh.workflows.v1.EgressRules2\xbb\x03\n\x08\x45xecutor\x12?\n\x03Run\x12\x1c.mesh.executor.v1.RunRequest\x1a\x16.mesh.runs.v1.RunEvent(\x01\x30\x01\x12\x45\n\x04\x43\x61ll\x12\x1d.mesh.executor.v1.CallRequest\x1a\x1e.mesh.executor.v1.CallResponse\x12H\n\x05Start\x12\x1e.mesh.executor.v1.StartRequest\x1a\x1f.mesh.executor.v1.StartResponse\x12\x43\n\x06\x41ttach\x12\x1f.mesh.executor.v1.AttachRequest\x1a\x16.mesh.runs.v1.RunEvent0\x01\x12\x45\n\x04Stop\x12\x1d.mesh.executor.v1.StopRequest\x1a\x1e.mesh.executor.v1.StopResponse\x12Q\n\x08Validate\x12!.mesh.executor.v1.ValidateRequest\x1a\".mesh.executor.v1.ValidateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,19 +42,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WHOLEANSWER']._serialized_start=389
   _globals['_WHOLEANSWER']._serialized_end=456
   _globals['_STARTREQUEST']._serialized_start=458
-  _globals['_STARTREQUEST']._serialized_end=544
-  _globals['_STARTRESPONSE']._serialized_start=546
-  _globals['_STARTRESPONSE']._serialized_end=561
-  _globals['_ATTACHREQUEST']._serialized_start=563
-  _globals['_ATTACHREQUEST']._serialized_end=608
-  _globals['_STOPREQUEST']._serialized_start=610
-  _globals['_STOPREQUEST']._serialized_end=679
-  _globals['_STOPRESPONSE']._serialized_start=681
-  _globals['_STOPRESPONSE']._serialized_end=695
-  _globals['_VALIDATEREQUEST']._serialized_start=697
-  _globals['_VALIDATEREQUEST']._serialized_end=789
-  _globals['_VALIDATERESPONSE']._serialized_start=792
-  _globals['_VALIDATERESPONSE']._serialized_end=1054
-  _globals['_EXECUTOR']._serialized_start=1057
-  _globals['_EXECUTOR']._serialized_end=1500
+  _globals['_STARTREQUEST']._serialized_end=565
+  _globals['_STARTRESPONSE']._serialized_start=567
+  _globals['_STARTRESPONSE']._serialized_end=582
+  _globals['_ATTACHREQUEST']._serialized_start=584
+  _globals['_ATTACHREQUEST']._serialized_end=629
+  _globals['_STOPREQUEST']._serialized_start=631
+  _globals['_STOPREQUEST']._serialized_end=700
+  _globals['_STOPRESPONSE']._serialized_start=702
+  _globals['_STOPRESPONSE']._serialized_end=716
+  _globals['_VALIDATEREQUEST']._serialized_start=718
+  _globals['_VALIDATEREQUEST']._serialized_end=810
+  _globals['_VALIDATERESPONSE']._serialized_start=813
+  _globals['_VALIDATERESPONSE']._serialized_end=1075
+  _globals['_EXECUTOR']._serialized_start=1078
+  _globals['_EXECUTOR']._serialized_end=1521
 # @@protoc_insertion_point(module_scope)

@@ -131,8 +131,11 @@ class StartRequest(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     BODY_FIELD_NUMBER: _builtins.int
     BODY_DIGEST_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     body: _builtins.bytes
     body_digest: _builtins.str
+    incarnation: _builtins.str
+    """The executor's that the run was given to."""
     @_builtins.property
     def spec(self) -> _run_pb2.RunSpec: ...
     def __init__(
@@ -141,10 +144,11 @@ class StartRequest(_message.Message):
         spec: _run_pb2.RunSpec | None = ...,
         body: _builtins.bytes = ...,
         body_digest: _builtins.str = ...,
+        incarnation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_digest", b"body_digest", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_digest", b"body_digest", "incarnation", b"incarnation", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -89,7 +89,8 @@ class ExecutorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Start(self, request, context):
-        """Durable way in. Answers when the attempt is taken on. Errors: Unavailable when there is no room.
+        """Durable way in. Answers when the attempt is taken on. Errors: Unavailable when there is no room, or when this isn't
+        the incarnation that the run was given to; Conflict when it has this attempt already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,7 +43,9 @@ class ExecutorStub:
     has ended without one, or as soon as it is clear that the answer is long or a stream and must be attached to.
     """
     Start: _grpc.UnaryUnaryMultiCallable[_executor_pb2.StartRequest, _executor_pb2.StartResponse]
-    """Durable way in. Answers when the attempt is taken on. Errors: Unavailable when there is no room."""
+    """Durable way in. Answers when the attempt is taken on. Errors: Unavailable when there is no room, or when this isn't
+    the incarnation that the run was given to; Conflict when it has this attempt already.
+    """
     Attach: _grpc.UnaryStreamMultiCallable[_executor_pb2.AttachRequest, _run_pb2.RunEvent]
     """The answer of a started run from its first byte, live. Errors: NotFound once it is forgotten."""
     Stop: _grpc.UnaryUnaryMultiCallable[_executor_pb2.StopRequest, _executor_pb2.StopResponse]
@@ -65,7 +67,9 @@ class ExecutorAsyncStub(ExecutorStub):
     has ended without one, or as soon as it is clear that the answer is long or a stream and must be attached to.
     """
     Start: _aio.UnaryUnaryMultiCallable[_executor_pb2.StartRequest, _executor_pb2.StartResponse]  # type: ignore[assignment]
-    """Durable way in. Answers when the attempt is taken on. Errors: Unavailable when there is no room."""
+    """Durable way in. Answers when the attempt is taken on. Errors: Unavailable when there is no room, or when this isn't
+    the incarnation that the run was given to; Conflict when it has this attempt already.
+    """
     Attach: _aio.UnaryStreamMultiCallable[_executor_pb2.AttachRequest, _run_pb2.RunEvent]  # type: ignore[assignment]
     """The answer of a started run from its first byte, live. Errors: NotFound once it is forgotten."""
     Stop: _aio.UnaryUnaryMultiCallable[_executor_pb2.StopRequest, _executor_pb2.StopResponse]  # type: ignore[assignment]
@@ -102,7 +106,9 @@ class ExecutorServicer(metaclass=_abc_1.ABCMeta):
         request: _executor_pb2.StartRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_executor_pb2.StartResponse, _abc.Awaitable[_executor_pb2.StartResponse]]:
-        """Durable way in. Answers when the attempt is taken on. Errors: Unavailable when there is no room."""
+        """Durable way in. Answers when the attempt is taken on. Errors: Unavailable when there is no room, or when this isn't
+        the incarnation that the run was given to; Conflict when it has this attempt already.
+        """
 
     @_abc_1.abstractmethod
     def Attach(

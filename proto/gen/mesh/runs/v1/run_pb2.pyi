@@ -180,6 +180,8 @@ class RunSpec(_message.Message):
     KEY_ID_FIELD_NUMBER: _builtins.int
     SYNCHRONOUS_FIELD_NUMBER: _builtins.int
     REQUESTER_ID_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     owner_id: _builtins.str
     """Whose workflow it is, who called it and pays, and whose secrets it sees."""
@@ -197,7 +199,7 @@ class RunSpec(_message.Message):
     """W3C trace context of the span that the run hangs under."""
     attempt: _builtins.int
     epoch: _builtins.int
-    """The fencing token of this attempt (stage 3)."""
+    """The fencing token of this attempt: a higher one means that it was given to somebody else since."""
     key_id: _builtins.str
     """Who may read it besides the organizations: the key that started it."""
     synchronous: _builtins.bool
@@ -205,6 +207,10 @@ class RunSpec(_message.Message):
     """The organization that asked, which may read it too: the caller's (also when empty), or for a nested call the one
     that its parent acts as. Its provisioned ids count.
     """
+    retries: _builtins.int
+    """How often a failure of the workflow is tried again; asynchronous runs only."""
+    priority: _builtins.int
+    """Within its organization's queue; the lower, the sooner."""
     @_builtins.property
     def request(self) -> Global___RequestHead: ...
     @_builtins.property
@@ -236,10 +242,12 @@ class RunSpec(_message.Message):
         key_id: _builtins.str = ...,
         synchronous: _builtins.bool = ...,
         requester_id: _builtins.str = ...,
+        retries: _builtins.int = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deadline", b"deadline", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acting_id", b"acting_id", "attempt", b"attempt", "caller_id", b"caller_id", "correlation_id", b"correlation_id", "created_at", b"created_at", "deadline", b"deadline", "depth", b"depth", "epoch", b"epoch", "key_id", b"key_id", "owner_id", b"owner_id", "parent_id", b"parent_id", "request", b"request", "requester_id", b"requester_id", "root_id", b"root_id", "run_id", b"run_id", "service_id", b"service_id", "synchronous", b"synchronous", "traceparent", b"traceparent", "trigger", b"trigger", "version_id", b"version_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acting_id", b"acting_id", "attempt", b"attempt", "caller_id", b"caller_id", "correlation_id", b"correlation_id", "created_at", b"created_at", "deadline", b"deadline", "depth", b"depth", "epoch", b"epoch", "key_id", b"key_id", "owner_id", b"owner_id", "parent_id", b"parent_id", "priority", b"priority", "request", b"request", "requester_id", b"requester_id", "retries", b"retries", "root_id", b"root_id", "run_id", b"run_id", "service_id", b"service_id", "synchronous", b"synchronous", "traceparent", b"traceparent", "trigger", b"trigger", "version_id", b"version_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -49,6 +49,9 @@ class RunRecord(_message.Message):
     KEY_ID_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     EGRESS_DIGEST_FIELD_NUMBER: _builtins.int
+    EARLIER_LOGS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    WAIT_MS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     owner_id: _builtins.str
     caller_id: _builtins.str
@@ -71,6 +74,9 @@ class RunRecord(_message.Message):
     key_id: _builtins.str
     egress_digest: _builtins.str
     """SHA-256 (hex) of what it contacted, NDJSON in the filestore; empty when it was nothing."""
+    position: _builtins.int
+    """Of a queued run: its place in its organization's queue, from 1, and an estimate of its wait; absent where unknown."""
+    wait_ms: _builtins.int
     @_builtins.property
     def log_tail(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -84,6 +90,10 @@ class RunRecord(_message.Message):
     @_builtins.property
     def usage(self) -> _run_pb2.Usage:
         """Once it is over; absent where nothing was measured."""
+
+    @_builtins.property
+    def earlier_logs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """SHA-256 (hex) of the logs of the attempts before this one, oldest first."""
 
     def __init__(
         self,
@@ -113,19 +123,26 @@ class RunRecord(_message.Message):
         key_id: _builtins.str = ...,
         usage: _run_pb2.Usage | None = ...,
         egress_digest: _builtins.str = ...,
+        earlier_logs: _abc.Iterable[_builtins.str] | None = ...,
+        position: _builtins.int = ...,
+        wait_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_started_at", b"_started_at", "answer", b"answer", "completed_at", b"completed_at", "created_at", b"created_at", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_started_at", b"_started_at", "_wait_ms", b"_wait_ms", "answer", b"answer", "completed_at", b"completed_at", "created_at", b"created_at", "started_at", b"started_at", "usage", b"usage", "wait_ms", b"wait_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_started_at", b"_started_at", "acting_id", b"acting_id", "answer", b"answer", "attempt", b"attempt", "caller_id", b"caller_id", "code", b"code", "completed_at", b"completed_at", "correlation_id", b"correlation_id", "created_at", b"created_at", "detail", b"detail", "egress_digest", b"egress_digest", "executor", b"executor", "id", b"id", "key_id", b"key_id", "log_digest", b"log_digest", "log_tail", b"log_tail", "owner_id", b"owner_id", "parent_id", b"parent_id", "root_id", b"root_id", "service_id", b"service_id", "started_at", b"started_at", "status", b"status", "trace_id", b"trace_id", "trigger", b"trigger", "usage", b"usage", "version_id", b"version_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_started_at", b"_started_at", "_wait_ms", b"_wait_ms", "acting_id", b"acting_id", "answer", b"answer", "attempt", b"attempt", "caller_id", b"caller_id", "code", b"code", "completed_at", b"completed_at", "correlation_id", b"correlation_id", "created_at", b"created_at", "detail", b"detail", "earlier_logs", b"earlier_logs", "egress_digest", b"egress_digest", "executor", b"executor", "id", b"id", "key_id", b"key_id", "log_digest", b"log_digest", "log_tail", b"log_tail", "owner_id", b"owner_id", "parent_id", b"parent_id", "position", b"position", "root_id", b"root_id", "service_id", b"service_id", "started_at", b"started_at", "status", b"status", "trace_id", b"trace_id", "trigger", b"trigger", "usage", b"usage", "version_id", b"version_id", "wait_ms", b"wait_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__completed_at: _TypeAlias = _typing.Literal["completed_at"]  # noqa: Y015
     _WhichOneofArgType__completed_at: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at"]  # noqa: Y015
     _WhichOneofReturnType__started_at: _TypeAlias = _typing.Literal["started_at"]  # noqa: Y015
     _WhichOneofArgType__started_at: _TypeAlias = _typing.Literal["_started_at", b"_started_at"]  # noqa: Y015
+    _WhichOneofReturnType__wait_ms: _TypeAlias = _typing.Literal["wait_ms"]  # noqa: Y015
+    _WhichOneofArgType__wait_ms: _TypeAlias = _typing.Literal["_wait_ms", b"_wait_ms"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__completed_at) -> _WhichOneofReturnType__completed_at | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__started_at) -> _WhichOneofReturnType__started_at | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__wait_ms) -> _WhichOneofReturnType__wait_ms | None: ...
 
 Global___RunRecord: _TypeAlias = RunRecord  # noqa: Y015
 
@@ -180,6 +197,8 @@ class SubmitRequest(_message.Message):
     BODY_FIELD_NUMBER: _builtins.int
     BODY_DIGEST_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
     provisioned_id: _builtins.str
     one_time_key_id: _builtins.str
     """Set for a one-time key: it starts exactly one run."""
@@ -187,6 +206,9 @@ class SubmitRequest(_message.Message):
     """The body, up to 64 KiB inline, else by digest in the filestore."""
     body_digest: _builtins.str
     timeout_ms: _builtins.int
+    idempotency_key: _builtins.str
+    """The caller's Idempotency-Key, and a digest of all that makes two requests equal; empty where there is none."""
+    fingerprint: _builtins.str
     @_builtins.property
     def spec(self) -> _run_pb2.RunSpec:
         """run_id, version_id, deadline, attempt and epoch are the scheduler's to set."""
@@ -200,10 +222,12 @@ class SubmitRequest(_message.Message):
         body: _builtins.bytes = ...,
         body_digest: _builtins.str = ...,
         timeout_ms: _builtins.int = ...,
+        idempotency_key: _builtins.str = ...,
+        fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_digest", b"body_digest", "one_time_key_id", b"one_time_key_id", "provisioned_id", b"provisioned_id", "spec", b"spec", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_digest", b"body_digest", "fingerprint", b"fingerprint", "idempotency_key", b"idempotency_key", "one_time_key_id", b"one_time_key_id", "provisioned_id", b"provisioned_id", "spec", b"spec", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -214,15 +238,19 @@ class SubmitResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_ID_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
+    known: _builtins.bool
+    """It isn't new: the same Idempotency-Key asked for it before."""
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
+        known: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known", b"known", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -472,11 +500,14 @@ class RunEnded(_message.Message):
     COMPLETED_AT_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     EGRESS_DIGEST_FIELD_NUMBER: _builtins.int
+    HANDED_BACK_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     attempt: _builtins.int
     epoch: _builtins.int
     log_digest: _builtins.str
     egress_digest: _builtins.str
+    handed_back: _builtins.bool
+    """The executor is stopping: an asynchronous run is given to another, which counts as no failure."""
     @_builtins.property
     def outcome(self) -> _run_pb2.Outcome: ...
     @_builtins.property
@@ -497,10 +528,11 @@ class RunEnded(_message.Message):
         completed_at: _timestamp_pb2.Timestamp | None = ...,
         usage: _run_pb2.Usage | None = ...,
         egress_digest: _builtins.str = ...,
+        handed_back: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "completed_at", b"completed_at", "outcome", b"outcome", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "attempt", b"attempt", "completed_at", b"completed_at", "egress_digest", b"egress_digest", "epoch", b"epoch", "log_digest", b"log_digest", "outcome", b"outcome", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "attempt", b"attempt", "completed_at", b"completed_at", "egress_digest", b"egress_digest", "epoch", b"epoch", "handed_back", b"handed_back", "log_digest", b"log_digest", "outcome", b"outcome", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -551,3 +583,60 @@ class ReportResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportResponse: _TypeAlias = ReportResponse  # noqa: Y015
+
+@_typing.final
+class RenewLeaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """Where its rpc server answers."""
+    incarnation: _builtins.str
+    """Of this life of its process."""
+    running: _builtins.int
+    capacity: _builtins.int
+    draining: _builtins.bool
+    first: _builtins.bool
+    """This incarnation hasn't been heard of yet: it follows whatever was there before."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        incarnation: _builtins.str = ...,
+        running: _builtins.int = ...,
+        capacity: _builtins.int = ...,
+        draining: _builtins.bool = ...,
+        first: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capacity", b"capacity", "draining", b"draining", "first", b"first", "incarnation", b"incarnation", "running", b"running"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewLeaseRequest: _TypeAlias = RenewLeaseRequest  # noqa: Y015
+
+@_typing.final
+class RenewLeaseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_MS_FIELD_NUMBER: _builtins.int
+    lease_ms: _builtins.int
+    """From when the call was sent."""
+    def __init__(
+        self,
+        *,
+        lease_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_ms", b"lease_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewLeaseResponse: _TypeAlias = RenewLeaseResponse  # noqa: Y015

@@ -70,6 +70,11 @@ class RunsStub:
                 request_serializer=mesh_dot_runs_dot_v1_dot_runs__pb2.ReportRequest.SerializeToString,
                 response_deserializer=mesh_dot_runs_dot_v1_dot_runs__pb2.ReportResponse.FromString,
                 _registered_method=True)
+        self.RenewLease = channel.unary_unary(
+                '/mesh.runs.v1.Runs/RenewLease',
+                request_serializer=mesh_dot_runs_dot_v1_dot_runs__pb2.RenewLeaseRequest.SerializeToString,
+                response_deserializer=mesh_dot_runs_dot_v1_dot_runs__pb2.RenewLeaseResponse.FromString,
+                _registered_method=True)
 
 
 class RunsServicer:
@@ -126,6 +131,14 @@ class RunsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenewLease(self, request, context):
+        """From an executor: that it lives, and how much room it has. Errors: Conflict when its lease has run out and its runs
+        were given away: it must end them all and come back as another incarnation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RunsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -163,6 +176,11 @@ def add_RunsServicer_to_server(servicer, server):
                     servicer.Report,
                     request_deserializer=mesh_dot_runs_dot_v1_dot_runs__pb2.ReportRequest.FromString,
                     response_serializer=mesh_dot_runs_dot_v1_dot_runs__pb2.ReportResponse.SerializeToString,
+            ),
+            'RenewLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewLease,
+                    request_deserializer=mesh_dot_runs_dot_v1_dot_runs__pb2.RenewLeaseRequest.FromString,
+                    response_serializer=mesh_dot_runs_dot_v1_dot_runs__pb2.RenewLeaseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -355,6 +373,33 @@ class Runs:
             '/mesh.runs.v1.Runs/Report',
             mesh_dot_runs_dot_v1_dot_runs__pb2.ReportRequest.SerializeToString,
             mesh_dot_runs_dot_v1_dot_runs__pb2.ReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.runs.v1.Runs/RenewLease',
+            mesh_dot_runs_dot_v1_dot_runs__pb2.RenewLeaseRequest.SerializeToString,
+            mesh_dot_runs_dot_v1_dot_runs__pb2.RenewLeaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

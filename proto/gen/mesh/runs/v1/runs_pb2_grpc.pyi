@@ -50,6 +50,10 @@ class RunsStub:
     """Idempotent. Kills a running sandbox, forgets a queued run."""
     Report: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ReportRequest, _runs_pb2.ReportResponse]
     """From executors, in batches: what started, what ended."""
+    RenewLease: _grpc.UnaryUnaryMultiCallable[_runs_pb2.RenewLeaseRequest, _runs_pb2.RenewLeaseResponse]
+    """From an executor: that it lives, and how much room it has. Errors: Conflict when its lease has run out and its runs
+    were given away: it must end them all and come back as another incarnation.
+    """
 
 @_typing.type_check_only
 class RunsAsyncStub(RunsStub):
@@ -73,6 +77,10 @@ class RunsAsyncStub(RunsStub):
     """Idempotent. Kills a running sandbox, forgets a queued run."""
     Report: _aio.UnaryUnaryMultiCallable[_runs_pb2.ReportRequest, _runs_pb2.ReportResponse]  # type: ignore[assignment]
     """From executors, in batches: what started, what ended."""
+    RenewLease: _aio.UnaryUnaryMultiCallable[_runs_pb2.RenewLeaseRequest, _runs_pb2.RenewLeaseResponse]  # type: ignore[assignment]
+    """From an executor: that it lives, and how much room it has. Errors: Conflict when its lease has run out and its runs
+    were given away: it must end them all and come back as another incarnation.
+    """
 
 class RunsServicer(metaclass=_abc_1.ABCMeta):
     """The life of every run. Served by the scheduler; SQL is its truth."""
@@ -135,5 +143,15 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runs_pb2.ReportResponse, _abc.Awaitable[_runs_pb2.ReportResponse]]:
         """From executors, in batches: what started, what ended."""
+
+    @_abc_1.abstractmethod
+    def RenewLease(
+        self,
+        request: _runs_pb2.RenewLeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.RenewLeaseResponse, _abc.Awaitable[_runs_pb2.RenewLeaseResponse]]:
+        """From an executor: that it lives, and how much room it has. Errors: Conflict when its lease has run out and its runs
+        were given away: it must end them all and come back as another incarnation.
+        """
 
 def add_RunsServicer_to_server(servicer: RunsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

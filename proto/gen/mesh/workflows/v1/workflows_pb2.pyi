@@ -81,6 +81,7 @@ class Limits(_message.Message):
     CPU_MILLIS_FIELD_NUMBER: _builtins.int
     PROCESSES_FIELD_NUMBER: _builtins.int
     DISK_BYTES_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
     sync_timeout_ms: _builtins.int
     async_timeout_ms: _builtins.int
     max_request_bytes: _builtins.int
@@ -96,6 +97,8 @@ class Limits(_message.Message):
     """Threads count."""
     disk_bytes: _builtins.int
     """What a run may have written to /tmp and its working directory."""
+    retries: _builtins.int
+    """How often an asynchronous run that the workflow failed is tried again."""
     def __init__(
         self,
         *,
@@ -110,10 +113,11 @@ class Limits(_message.Message):
         cpu_millis: _builtins.int = ...,
         processes: _builtins.int = ...,
         disk_bytes: _builtins.int = ...,
+        retries: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["async_timeout_ms", b"async_timeout_ms", "concurrency", b"concurrency", "cpu_millis", b"cpu_millis", "disk_bytes", b"disk_bytes", "max_log_bytes", b"max_log_bytes", "max_request_bytes", b"max_request_bytes", "max_response_bytes", b"max_response_bytes", "max_stream_bytes", b"max_stream_bytes", "memory_bytes", b"memory_bytes", "processes", b"processes", "sync_timeout_ms", b"sync_timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["async_timeout_ms", b"async_timeout_ms", "concurrency", b"concurrency", "cpu_millis", b"cpu_millis", "disk_bytes", b"disk_bytes", "max_log_bytes", b"max_log_bytes", "max_request_bytes", b"max_request_bytes", "max_response_bytes", b"max_response_bytes", "max_stream_bytes", b"max_stream_bytes", "memory_bytes", b"memory_bytes", "processes", b"processes", "retries", b"retries", "sync_timeout_ms", b"sync_timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
