@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from edge.http import BODILESS, Request, too_large
-from edge.model import Principal
+from edge.model import SYSTEM, Principal
 from edge.run_model import INLINE_BYTES, MAX_DEPTH, Asker, Headers, Limits, RequestHead, RunSpec, Target, Trigger
 from edge.targets import Workflows
 from kit.clock import Clock
@@ -89,6 +89,7 @@ class Calls:
             traceparent=current_traceparent(),
             key_id=who.key_id,
             synchronous=synchronous,
+            may_deploy=who.may_deploy and target.owner_id in {who.organization_id, SYSTEM},
         )
         return Call(
             spec=_under_its_parent(spec, who),

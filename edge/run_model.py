@@ -115,6 +115,7 @@ class RunSpec:
     traceparent: str = ""
     key_id: str = ""
     synchronous: bool = False
+    may_deploy: bool = False
 
 
 @dataclass(frozen=True)

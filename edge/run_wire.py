@@ -78,6 +78,7 @@ def to_spec(spec: RunSpec) -> run_pb2.RunSpec:
         created_at=to_time(spec.created_at),
         key_id=spec.key_id,
         synchronous=spec.synchronous,
+        may_deploy=spec.may_deploy,
     )
 
 

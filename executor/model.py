@@ -92,6 +92,9 @@ class Spec:
     epoch: int = 0
     # Whether its caller waits for the answer.
     synchronous: bool = False
+    # Who asked for it, and what that one's key may do (mesh.runs.v1.RunSpec).
+    requester_id: str = ""
+    may_deploy: bool = False
     # The spec as it came, for the scheduler: it may say more than this executor knows of.
     whole: bytes = b""
 

@@ -116,6 +116,8 @@ class Run:
     # The provisioned id that it was submitted with: its own for the first run, another one's for later ones.
     provision_id: str = ""
     one_time_key_id: str = ""
+    # What its key may do, as far as the code that has run since is its organization's own (mesh.runs.v1.RunSpec).
+    may_deploy: bool = False
     started_at: datetime | None = None
     completed_at: datetime | None = None
     code: str = ""

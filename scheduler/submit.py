@@ -64,6 +64,7 @@ class Submission:
     synchronous: bool = False
     provisioned_id: str = ""
     one_time_key_id: str = ""
+    may_deploy: bool = False
 
 
 class Submit:
@@ -95,14 +96,20 @@ class Submit:
             raise Invalid("a run's time limit is at most 24 hours")
 
         async def work(tx: Accepting) -> Run:
-            return await self._accept(tx, submission)
+            return await self.accept(tx, submission)
 
         run = await self._journal.write(work)
-        self._offer(Queued(run, submission.input))
+        self.started(run, submission)
         return run
 
-    async def _accept(self, tx: Accepting, submission: Submission) -> Run:
-        """All checks stand before the first write: a refused submission leaves nothing, its one-time key unspent."""
+    def started(self, run: Run, submission: Submission) -> None:
+        """To be told of what `accept` took, once it is committed."""
+        self._offer(Queued(run, submission.input))
+
+    async def accept(self, tx: Accepting, submission: Submission) -> Run:
+        """In the caller's transaction. All checks stand before the first write: a refused submission leaves nothing,
+        its one-time key unspent. Errors: as above.
+        """
         now = self._clock.now()
         run_id, provision = new_id("run"), None
         if submission.provisioned_id:
@@ -163,4 +170,5 @@ def _run(submission: Submission, run_id: str, now: datetime, provision: Provisio
         synchronous=submission.synchronous,
         provision_id=provision.id if provision else "",
         one_time_key_id=submission.one_time_key_id,
+        may_deploy=submission.may_deploy,
     )

@@ -88,6 +88,7 @@ def submission(request: runs_pb2.SubmitRequest, traceparent: str) -> Submission:
         synchronous=spec.synchronous,
         provisioned_id=request.provisioned_id,
         one_time_key_id=request.one_time_key_id,
+        may_deploy=spec.may_deploy,
     )
 
 
@@ -118,6 +119,7 @@ def start_request(queued: Queued) -> executor_pb2.StartRequest:
         created_at=timestamp(run.created_at),
         key_id=run.key_id,
         synchronous=run.synchronous,
+        may_deploy=run.may_deploy,
     )
     return executor_pb2.StartRequest(spec=spec, body=given.body, body_digest=given.body_digest)
 
@@ -157,6 +159,7 @@ def started(message: runs_pb2.RunStarted) -> Started:
         epoch=spec.epoch,
         key_id=spec.key_id,
         synchronous=spec.synchronous,
+        may_deploy=spec.may_deploy,
     )
     return Started(spec.run_id, at, attempt=spec.attempt, epoch=spec.epoch, run=run)
 
