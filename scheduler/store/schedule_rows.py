@@ -37,9 +37,13 @@ class ScheduleRows(WorkflowRows):
         await self._change(delete(schedules).where(*these))
 
     async def claim(self, schedule_id: str, due: datetime, following: datetime | None) -> bool:
-        """Moves `next_fire_at` on from `due`. Of several at once the later wait for the first, and find it moved."""
+        """Moves `next_fire_at` on from `due`. Nobody waits for another transaction's row: several go through the same
+        ones, in any order.
+        """
         still = (schedules.c.id == schedule_id, schedules.c.next_fire_at == due)
-        return await self._change(update(schedules).where(*still).values(next_fire_at=following)) > 0
+        free = select(schedules.c.id).where(*still).with_for_update(skip_locked=True)
+        moved = update(schedules).where(schedules.c.id.in_(free)).values(next_fire_at=following)
+        return await self._change(moved) > 0
 
     async def save_schedule(self, schedule: Schedule) -> None:
         values = {name: getattr(schedule, name) for name in _MUTABLE}

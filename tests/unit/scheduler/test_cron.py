@@ -135,7 +135,8 @@ def test_one_after_the_other_and_the_latest_is_the_last_of_them(
 ) -> None:
     cron, since = Cron(f"{minute} {hour} * * *", zone), datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minutes)
     until = since + timedelta(hours=hours)
-    found, at = [], cron.after(since)
+    found: list[datetime] = []
+    at = cron.after(since)
     while at is not None and at <= until:
         assert not found or at > found[-1]
         assert (at.second, at.microsecond) == (0, 0)
