@@ -8,6 +8,10 @@ from typing import Any, Protocol
 from edge.fields import Fields
 from edge.http import Answer, Request, json_answer
 from edge.model import iso
+from kit.errors import Invalid
+
+# What nests deeper than Python's own JSON can take inside of a list's answer would make the list unreadable.
+MOST_DEEP = 100
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class ScheduleHandlers:
         timezone = fields.text("timezone")
         given = fields.anything("input_data")
         fields.done()
+        if _is_deep(given):
+            raise Invalid(f"input_data is nested deeper than {MOST_DEEP} times")
         who = request.who
         created_by = who.identity.run_id if who.identity else who.key_id
         body = json.dumps({} if given is None else given, ensure_ascii=False, separators=(",", ":")).encode()
@@ -82,6 +88,14 @@ class ScheduleHandlers:
         schedule_id = request.params["schedule_id"]
         await self._schedules.delete(request.who.organization_id, schedule_id)
         return json_answer({"id": schedule_id, "deleted": True})
+
+
+def _is_deep(value: Any) -> bool:
+    level: list[Any] = [{"": value}]
+    for _ in range(MOST_DEEP + 1):
+        inner = [each for one in level for each in (one.values() if isinstance(one, dict) else one)]
+        level = [each for each in inner if isinstance(each, dict | list)]
+    return bool(level)
 
 
 def _item(schedule: Schedule) -> dict[str, Any]:

@@ -26,8 +26,8 @@ LOOK_SECONDS = 5.0
 LEAST_SECONDS = 0.01
 # Another scheduler is at it, or the database is away.
 PATIENCE_SECONDS = 0.5
-# That long it is remembered what was fired when.
-MEMORY = timedelta(days=1)
+# That long it is remembered what was fired when: not longer, as it goes with its schedule, in one statement.
+MEMORY = timedelta(hours=2)
 T = TypeVar("T")
 
 

@@ -38,10 +38,12 @@ class Stock:
     async def once(self) -> bool:
         """Whether all of it is as it should be."""
         files = sorted(self._directory.glob("*.py"))
-        return all([await self._stocked(file.stem, file.read_text()) for file in files])
+        return all([await self._stocked(file) for file in files])
 
-    async def _stocked(self, service_id: str, code: str) -> bool:
+    async def _stocked(self, file: Path) -> bool:
+        service_id = file.stem
         try:
+            code = file.read_text()
             if not await self._is_served(service_id, code):
                 deployed = await self._deploy(Deployment(SYSTEM, code, service_id, service_id, preload=False))
                 log().info("library.deployed", service_id=service_id, version=deployed.number)

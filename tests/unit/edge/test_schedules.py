@@ -29,6 +29,13 @@ def request(body: Any, who: Principal = WHO, **params: str) -> Request:
     return Request("POST", "/schedules", body=sent(raw), principal=who, params=params)
 
 
+def deep(times: int) -> Any:
+    value: Any = []
+    for _ in range(times - 1):
+        value = [value]
+    return value
+
+
 class FakeSchedules:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -55,6 +62,8 @@ class FakeSchedules:
         ({"input_data": False}, b"false"),
         ({"input_data": 0}, b"0"),
         ({"input_data": "text"}, b'"text"'),
+        ({"input_data": deep(100)}, b"[" * 100 + b"]" * 100),
+        ({"input_data": {"a": [deep(98), 1]}}, b'{"a":[' + b"[" * 98 + b"]" * 98 + b",1]}"),
     ],
 )
 async def test_any_json_is_an_input(given: dict[str, Any], body: bytes) -> None:
@@ -88,6 +97,8 @@ async def test_any_json_is_an_input(given: dict[str, Any], body: bytes) -> None:
         ({"timezone": 1}, "timezone must be"),
         ({"time_zone": "UTC"}, "unknown field 'time_zone'"),
         ({"cron_expression": "*" * 2000}, "longer than"),
+        ({"input_data": deep(101)}, "nested deeper"),
+        ({"input_data": {"a": [1, {"b": deep(500)}]}}, "nested deeper"),
     ],
 )
 async def test_what_is_no_wish(change: dict[str, Any], why: str) -> None:
