@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge.http import Request
-from edge.model import Access, Principal, RunIdentity
+from edge.model import SYSTEM, Access, Principal, RunIdentity
 from kit.clock import Clock
 from kit.errors import Problem, Unauthenticated, Unavailable
 from kit.telemetry import log, span
@@ -26,6 +26,7 @@ LIMIT = 10_000
 MAX_KEY_LENGTH = 256
 KEY_HEADERS = ("authorization", "x-api-key", "x-goog-api-key")
 RUN_SCOPES = frozenset({"run", "files"})
+LIBRARY_SCOPES = {"schedule_runs": frozenset({"schedules"})}
 
 
 class Verifier(Protocol):
@@ -208,8 +209,13 @@ def key_of(request: Request) -> str:
 
 
 def of_run(run: RunIdentity) -> Principal:
-    """A run acts as the organization whose secrets it uses, with scopes `run` and `files` only."""
-    return Principal("", run.acting_id, "run", RUN_SCOPES, identity=run)
+    """A run acts as the organization whose secrets it uses, with scopes `run` and `files` only; a library service as
+    who asked for it, with what this service needs besides, where that one's key may do as much itself.
+    """
+    if run.owner_id != SYSTEM:
+        return Principal("", run.acting_id, "run", RUN_SCOPES, identity=run)
+    more = LIBRARY_SCOPES.get(run.service_id, frozenset()) if run.may_deploy else frozenset()
+    return Principal("", run.requester_id, "run", RUN_SCOPES | more, identity=run)
 
 
 def _bound(cache: "OrderedDict[str, _Known] | OrderedDict[str, float]", limit: int) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from edge.http import BODILESS, Request, too_large
-from edge.model import Principal
+from edge.model import SYSTEM, Principal
 from edge.run_model import INLINE_BYTES, MAX_DEPTH, Asker, Headers, Limits, RequestHead, RunSpec, Target, Trigger
 from edge.targets import Workflows
 from kit.clock import Clock
@@ -101,6 +101,7 @@ class Calls:
             synchronous=synchronous,
             retries=target.limits.retries if retries is None else retries,
             priority=priority,
+            may_deploy=who.may_deploy and target.owner_id in {who.organization_id, SYSTEM},
         )
         return Call(
             spec=_under_its_parent(spec, who),

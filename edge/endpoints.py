@@ -8,6 +8,7 @@ from edge.model import Access
 from edge.platform import PlatformHandlers
 from edge.rpc import Endpoint
 from edge.runs import RunHandlers
+from edge.schedules import ScheduleHandlers
 from edge.secrets import SecretHandlers
 from edge.workflows import WorkflowHandlers
 
@@ -17,6 +18,7 @@ def endpoints(
     keys: KeyHandlers,
     workflows: WorkflowHandlers,
     secrets: SecretHandlers,
+    schedules: ScheduleHandlers,
     files: FileHandlers,
     platform: PlatformHandlers,
 ) -> Mapping[str, Endpoint]:
@@ -45,6 +47,9 @@ def endpoints(
         "Secrets.ListSecrets": Endpoint(secrets.list_secrets, Access.DEPLOY),
         "Secrets.PutSecret": Endpoint(secrets.put, Access.DEPLOY),
         "Secrets.DeleteSecret": Endpoint(secrets.delete, Access.DEPLOY),
+        "Schedules.ListSchedules": Endpoint(schedules.list_schedules, Access.DEPLOY),
+        "Schedules.CreateSchedule": Endpoint(schedules.create, Access.SCHEDULE),
+        "Schedules.DeleteSchedule": Endpoint(schedules.delete, Access.DEPLOY),
         "Files.CreateFile": Endpoint(files.create, Access.FILES),
         "Platform.CheckHealth": Endpoint(platform.health, Access.OPEN),
         "Platform.CheckReady": Endpoint(platform.ready, Access.OPEN),

@@ -67,6 +67,10 @@ class Fields:
         except (ValueError, OverflowError) as error:
             raise Invalid(f"{name} must be a time such as 2030-01-31T12:00:00Z") from error
 
+    def anything(self, name: str) -> Any:
+        """Any JSON value; None when absent."""
+        return self._left.pop(name, None)
+
     def inner(self, name: str) -> "Fields | None":
         """An object; None when absent. Errors: Invalid."""
         value = self._take(name, dict, "an object")

@@ -24,6 +24,8 @@ from edge.results import Results
 from edge.rpc import mount
 from edge.run_clients import BlobsClient, ExecutorClient, LogBus, RunsClient, WorkflowsClient
 from edge.runs import RunHandlers
+from edge.schedule_clients import SchedulesClient
+from edge.schedules import ScheduleHandlers
 from edge.secrets import SecretHandlers
 from edge.settings import Settings
 from edge.targets import Targets
@@ -58,6 +60,7 @@ async def build(
         KeyHandlers(keys),
         WorkflowHandlers(CatalogueClient(channels["scheduler"]), settings.public_url),
         SecretHandlers(SecretsClient(channels["keys"])),
+        ScheduleHandlers(SchedulesClient(channels["scheduler"])),
         FileHandlers(FilesClient(channels["filestore"])),
         PlatformHandlers({name: PeerClient(channel) for name, channel in {"edge": own, **channels}.items()}),
     )

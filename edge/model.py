@@ -6,6 +6,9 @@ from enum import Enum
 
 from kit.errors import Denied
 
+SYSTEM = "org_system"
+"""Owns the library services."""
+
 
 @dataclass(frozen=True)
 class RunIdentity:
@@ -19,14 +22,19 @@ class RunIdentity:
     correlation_id: str
     traceparent: str
     deadline: datetime
+    owner_id: str = ""
+    service_id: str = ""
+    requester_id: str = ""
+    may_deploy: bool = False
 
 
 @dataclass(frozen=True)
 class Principal:
     """What a valid key, or the identity of a run, stands for.
 
-    `kind` is standard, one_time or run. For a run `organization_id` is the organization that it acts as, `key_id` is
-    empty and `identity` is set; its caller, who pays, is `identity.caller_id`.
+    `kind` is standard, one_time or run. For a run `organization_id` is the organization that it acts as (a library
+    service's is that of who asked for it), `key_id` is empty and `identity` is set; its caller, who pays, is
+    `identity.caller_id`.
     """
 
     key_id: str
@@ -39,6 +47,15 @@ class Principal:
     @property
     def one_time(self) -> bool:
         return self.kind == "one_time"
+
+    @property
+    def may_deploy(self) -> bool:
+        """Whether it has the scope `deploy`; for a run, whether the key at its root had it, and all code since was its
+        organization's own or the library's.
+        """
+        if self.identity is not None:
+            return self.identity.may_deploy
+        return "deploy" in self.scopes and not self.one_time
 
     @property
     def caller_id(self) -> str:
@@ -61,6 +78,7 @@ class Access(Enum):
     RUN = "run or run:SERVICE; standard keys and runs only"
     FILES = "files"
     DEPLOY = "deploy"
+    SCHEDULE = "deploy; or schedules, which only the library service schedule_runs can have"
     ADMIN = "admin"
     FIRST_ADMIN = "admin, of the first organization"
 
@@ -74,7 +92,9 @@ class Access(Enum):
             return
         if principal.one_time:
             raise Denied("a one-time key starts one run and reads it, nothing else")
-        scope = "admin" if self is Access.FIRST_ADMIN else self.name.lower()
+        if self is Access.SCHEDULE and "schedules" in principal.scopes:
+            return
+        scope = {Access.FIRST_ADMIN: "admin", Access.SCHEDULE: "deploy"}.get(self, self.name.lower())
         if scope not in principal.scopes:
             raise Denied(f"this key lacks the scope {scope}")
         if self is Access.FIRST_ADMIN and not principal.first_organization:

@@ -119,6 +119,7 @@ class RunSpec:
     synchronous: bool = False
     retries: int = 0
     priority: int = 0
+    may_deploy: bool = False
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ def to_spec(spec: RunSpec) -> run_pb2.RunSpec:
         synchronous=spec.synchronous,
         retries=spec.retries,
         priority=spec.priority,
+        may_deploy=spec.may_deploy,
     )
 
 

@@ -117,6 +117,10 @@ def from_identity(payload: bytes) -> RunIdentity | None:
         correlation_id=message.correlation_id,
         traceparent=message.traceparent,
         deadline=moment(message.deadline),
+        owner_id=message.owner_id,
+        service_id=message.service_id,
+        requester_id=message.requester_id,
+        may_deploy=message.may_deploy,
     )
 
 

@@ -96,6 +96,9 @@ class Spec:
     synchronous: bool = False
     # How often a failure of the workflow may be tried again.
     retries: int = 0
+    # Who asked for it, and what that one's key may do (mesh.runs.v1.RunSpec).
+    requester_id: str = ""
+    may_deploy: bool = False
     # The spec as it came, for the scheduler: it may say more than this executor knows of.
     whole: bytes = b""
 

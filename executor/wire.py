@@ -61,6 +61,8 @@ def from_spec(spec: run_pb2.RunSpec) -> Spec:
         epoch=spec.epoch,
         synchronous=spec.synchronous,
         retries=spec.retries,
+        requester_id=spec.requester_id or spec.caller_id,
+        may_deploy=spec.may_deploy,
         whole=spec.SerializeToString(),
     )
 
@@ -240,6 +242,10 @@ def to_identity(key: bytes, spec: Spec, traceparent: str) -> bytes:
         correlation_id=spec.correlation_id,
         traceparent=traceparent,
         deadline=to_time(spec.deadline),
+        owner_id=spec.owner_id,
+        service_id=spec.service_id,
+        requester_id=spec.requester_id,
+        may_deploy=spec.may_deploy,
     ).SerializeToString()
     return _base64url(message) + b"." + _base64url(hmac.digest(key, message, "sha256"))
 

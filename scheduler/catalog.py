@@ -29,6 +29,8 @@ class Changing(Protocol):
 
     async def save_workflow(self, workflow: Workflow) -> None: ...
 
+    async def delete_schedules(self, organization_id: str, workflow_id: str) -> None: ...
+
     async def tell(self, events: Iterable[Event]) -> None: ...
 
 
@@ -138,7 +140,9 @@ class Catalog:
         return await self.get(organization_id, service_id)
 
     async def delete(self, organization_id: str, service_id: str) -> None:
-        """The name is free again; runs go on and stay readable. Errors: NotFound."""
+        """The name is free again, and the organization's own schedules of it are gone: a later workflow of this name is
+        another one. Runs go on and stay readable. Errors: NotFound.
+        """
         now = self._clock.now()
         await self._change(organization_id, service_id, lambda workflow: replace(workflow, deleted_at=now))
 
@@ -149,6 +153,8 @@ class Catalog:
                 raise unknown_workflow()
             after = changed(before)
             await tx.save_workflow(after)
+            if after.deleted_at is not None:
+                await tx.delete_schedules(organization_id, after.id)
             await tx.tell([WorkflowChanged(organization_id, service_id)])
             return after
 

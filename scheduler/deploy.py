@@ -60,6 +60,8 @@ class Deployment:
     name: str
     service_id: str = ""
     publish: bool = True
+    # Whether it is about to be called: an executor then keeps what it has loaded for its checks.
+    preload: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,9 @@ class Deploy:
         organization = deployment.organization_id
         source = _bounded(organization, deployment.code)
         service_id = name_service(organization, deployment.service_id, deployment.name)
-        report = await self._validator.validate(organization, deployment.code, file_name(service_id), preload=True)
+        report = await self._validator.validate(
+            organization, deployment.code, file_name(service_id), preload=deployment.preload
+        )
         if not report.deployable:
             raise Invalid(refusal(report.checks), code="invalid_workflow")
         digest = await self._blobs.put(source)

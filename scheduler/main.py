@@ -4,6 +4,7 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 
 from mesh.runs.v1 import runs_pb2_grpc
+from mesh.schedules.v1 import schedules_pb2_grpc
 from mesh.workflows.v1 import workflows_pb2_grpc
 
 from kit.bus import open_bus
@@ -12,19 +13,22 @@ from kit.db import open_db, relay
 from kit.lifecycle import background
 from kit.rpc_client import connect
 from kit.rpc_server import RpcServer
-from scheduler import rpc
+from scheduler import rpc, schedule_rpc, schedule_wire
 from scheduler.cancel import Cancel
 from scheduler.catalog import Catalog
 from scheduler.clients import BlobStore, Executors
 from scheduler.deploy import Deploy
 from scheduler.dispatch import Dispatch
 from scheduler.estimate import Estimate
+from scheduler.fire import Fire
 from scheduler.fleet import Fleet
+from scheduler.plan import Plan
 from scheduler.reap import Reap
 from scheduler.renew import Renew
 from scheduler.report import Report
 from scheduler.settings import Settings
 from scheduler.shares import Shares
+from scheduler.stock import Stock
 from scheduler.store.database import open_store
 from scheduler.store.tables import outbox
 from scheduler.submit import Submit
@@ -52,21 +56,28 @@ async def build(settings: Settings, stack: AsyncExitStack, *, clock: Clock | Non
     fleet.on_room = dispatch.wake
     reap = Reap(store, fleet, shares, dispatch, cancel.sweep_up, rpc.QUEUED.set, clock)
     sweep = Sweep(store, timedelta(days=settings.retention_days), clock)
+    submit = Submit(store, dispatch, clock, settings.organization_queue)
     runs = rpc.Runs(
-        Submit(store, dispatch, clock, settings.organization_queue),
+        submit,
         Watch(store, notices, clock),
         cancel,
         Report(store, fleet, cancel.sweep_up, dispatch.waits, clock),
         Renew(store, fleet, clock),
         estimate,
     )
-    workflows = rpc.Workflows(Deploy(store, executors, blobs, clock), Catalog(store, clock, settings.most))
+    deploy, catalog = Deploy(store, executors, blobs, clock), Catalog(store, clock, settings.most)
+    workflows = rpc.Workflows(deploy, catalog)
+    late = timedelta(seconds=settings.schedule_late_seconds)
+    fire = Fire(store, catalog, submit, schedule_wire.head, schedule_rpc.count, clock, late=late)
+    schedules = schedule_rpc.Schedules(Plan(store, catalog, fire.wake, clock, most=settings.max_schedules))
+    stock = Stock(settings.library, deploy, catalog, clock)
 
     await enter(background(relay(db, outbox, bus)))
     await enter(cancel.lingering())
-    for loop in (dispatch.run(), reap.run(), sweep.run()):
+    for loop in (dispatch.run(), reap.run(), sweep.run(), fire.run(), stock.run()):
         await enter(background(loop))
     server = RpcServer(settings.address("scheduler"), grace=settings.drain_seconds)
     server.add(runs_pb2_grpc.add_RunsServicer_to_server, runs, "mesh.runs.v1.Runs")
     server.add(workflows_pb2_grpc.add_WorkflowsServicer_to_server, workflows, "mesh.workflows.v1.Workflows")
+    server.add(schedules_pb2_grpc.add_SchedulesServicer_to_server, schedules, "mesh.schedules.v1.Schedules")
     return await enter(server)

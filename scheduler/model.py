@@ -164,6 +164,8 @@ class Run:
     retries: int = 0
     losses: int = 0
     earlier: tuple[Earlier, ...] = ()
+    # What its key may do, as far as the code that has run since is its organization's own (mesh.runs.v1.RunSpec).
+    may_deploy: bool = False
     started_at: datetime | None = None
     completed_at: datetime | None = None
     code: str = ""

@@ -3,8 +3,9 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from kit.settings import MeshSettings, env
+from kit.settings import MeshSettings, absolute, env
 from scheduler.workflow import LEAST, MIB, MOST, Limits
 
 _HOST_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -38,6 +39,14 @@ def millis(text: str) -> int:
     return round(number)
 
 
+def lateness(text: str) -> float:
+    """Seconds, a minute to a day."""
+    number = float(text)
+    if not 60 <= number <= 86_400:
+        raise ValueError(f"{text!r} is not a number of seconds from 60 to 86400")
+    return number
+
+
 @dataclass(frozen=True)
 class Settings(MeshSettings):
     """The defaults suit one host."""
@@ -48,6 +57,12 @@ class Settings(MeshSettings):
     organization_queue: int = env("RUNMESH_ORGANIZATION_QUEUE", 10_000, above(1))
     # A deploy waits that long for the executor: it may have to fetch and build a whole dependency environment.
     validate_seconds: float = env("RUNMESH_VALIDATE_SECONDS", 600.0, float)
+    # A scheduled run that the mesh missed is started if it is late by less, once; else it is skipped.
+    schedule_late_seconds: float = env("RUNMESH_SCHEDULE_LATE_SECONDS", 3600.0, lateness)
+    # Of one organization.
+    max_schedules: int = env("RUNMESH_MAX_SCHEDULES", 1000, above(1))
+    # What is deployed from there is the system's.
+    library: Path = env("RUNMESH_LIBRARY", Path(__file__).parent.parent / "library", absolute)
     # The most that a workflow's owner may set; executor/settings.py reads the same variables.
     max_memory_bytes: int = env("RUNMESH_MAX_MEMORY_BYTES", _HOST_MEMORY, above(LEAST.memory_bytes))
     max_cpu_millis: int = env("RUNMESH_MAX_CPU", 1000 * (os.cpu_count() or 1), millis)

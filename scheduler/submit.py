@@ -100,6 +100,7 @@ class Submission:
     priority: int = 0
     idempotency_key: str = ""
     fingerprint: str = ""
+    may_deploy: bool = False
 
     @property
     def urgent(self) -> bool:
@@ -173,6 +174,16 @@ class Submit:
                 code="too_many_runs",
                 retry_after=FULL,
             )
+
+    async def accept(self, tx: Accepting, submission: Submission) -> Run:
+        """In the caller's transaction, queued; before its first write. Errors: as above."""
+        await self._check_depth(submission.caller_id)
+        run, _ = await self._accept(tx, submission, None)
+        return run
+
+    def started(self, run: Run) -> None:
+        """To be told of what `accept` took, once it is committed."""
+        self._dispatch.waits(run)
 
     async def _accept(self, tx: Accepting, submission: Submission, seat: Seat | None) -> tuple[Run, bool]:
         """(the run, whether it is new). All checks stand before the first write: a refused submission leaves nothing,
@@ -268,4 +279,5 @@ def _run(submission: Submission, run_id: str, now: datetime, provision: Provisio
         retries=0 if submission.synchronous else submission.retries,
         priority=submission.priority,
         due_at=now,
+        may_deploy=submission.may_deploy,
     )

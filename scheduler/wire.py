@@ -98,6 +98,7 @@ def submission(request: runs_pb2.SubmitRequest, traceparent: str) -> Submission:
         priority=max(LEAST_PRIORITY, min(spec.priority, MOST_PRIORITY)),
         idempotency_key=request.idempotency_key[:MOST_IDEMPOTENCY_KEY],
         fingerprint=request.fingerprint[:64],
+        may_deploy=spec.may_deploy,
     )
 
 
@@ -129,6 +130,7 @@ def start_request(queued: Queued) -> executor_pb2.StartRequest:
         key_id=run.key_id,
         synchronous=run.synchronous,
         retries=run.retries,
+        may_deploy=run.may_deploy,
     )
     return executor_pb2.StartRequest(
         spec=spec, body=given.body, body_digest=given.body_digest, incarnation=run.incarnation
@@ -171,6 +173,7 @@ def started(message: runs_pb2.RunStarted) -> Started:
         key_id=spec.key_id,
         synchronous=spec.synchronous,
         due_at=moment(spec.created_at),
+        may_deploy=spec.may_deploy,
     )
     return Started(spec.run_id, at, attempt=spec.attempt, epoch=spec.epoch, run=run)
 

@@ -11,12 +11,13 @@ from scheduler.model import Run
 from scheduler.store.commits import GroupCommit
 from scheduler.store.queue_rows import QueueReads
 from scheduler.store.run_rows import RunReads
-from scheduler.store.workflow_rows import WorkflowReads, WorkflowRows
+from scheduler.store.schedule_rows import ScheduleReads, ScheduleRows
+from scheduler.store.workflow_rows import WorkflowReads
 
 T = TypeVar("T")
 
 
-class Tx(WorkflowRows):
+class Tx(ScheduleRows):
     """One write transaction; tells of the runs that it changed once it is committed."""
 
     def __init__(self, connection: AsyncConnection, listeners: Sequence[Callable[[Run], None]]) -> None:
@@ -29,7 +30,7 @@ class Tx(WorkflowRows):
                 changed(run)
 
 
-class Store(RunReads, QueueReads, WorkflowReads):
+class Store(RunReads, QueueReads, WorkflowReads, ScheduleReads):
     """Each of `listeners` is called with every new state of a run, after its commit and in the order of commits."""
 
     def __init__(self, db: Database) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -141,6 +142,7 @@ runs = Table(
     Column("memory_peak_bytes", BigInteger),
     Column("egress_bytes", BigInteger),
     Column("egress_digest", String(64), nullable=False, server_default=""),
+    Column("may_deploy", Boolean, nullable=False, server_default=false()),
 )
 Index("runs_one_time", runs.c.one_time_key_id, unique=True, **_only("one_time_key_id IS NOT NULL"))
 # Each caller's own queue, in its order.
@@ -210,6 +212,37 @@ executors = Table(
     Column("draining", Boolean, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
     Column("given_up", Boolean, nullable=False),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("organization_id", String(100), nullable=False),
+    Column("reference", String(300), nullable=False),
+    Column("workflow_id", String(40), ForeignKey("workflows.id"), nullable=False),
+    Column("cron_expression", String(200), nullable=False),
+    Column("timezone", String(100), nullable=False),
+    Column("input", LargeBinary, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("created_by", String(40), nullable=False),
+    Column("next_fire_at", UtcDateTime),
+    Column("last_fired_at", UtcDateTime),
+    Column("last_run_id", String(40), nullable=False),
+    Column("last_skipped_at", UtcDateTime),
+    Column("last_error", Text, nullable=False),
+    Column("failures", Integer, nullable=False),
+)
+Index("schedules_own", schedules.c.organization_id, schedules.c.id)
+Index("schedules_next", schedules.c.next_fire_at, **_only("next_fire_at IS NOT NULL"))
+
+# What was fired for which time: not twice, whoever's clock says what.
+fires = Table(
+    "fires",
+    metadata,
+    Column("schedule_id", String(40), ForeignKey("schedules.id", ondelete="CASCADE"), primary_key=True),
+    Column("due_at", UtcDateTime, primary_key=True),
+    Column("run_id", String(40), nullable=False),
 )
 
 outbox = outbox_table(metadata)

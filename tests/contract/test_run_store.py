@@ -73,7 +73,13 @@ async def moved(rig: Rig, *these: Run) -> None:
 
 async def test_a_run_comes_back_as_it_was(rig: Rig) -> None:
     run = a_run(
-        provision_id="run_p", one_time_key_id="key_1", depth=2, log_tail=("a", "b"), traceparent="00-a-b-01", attempt=3
+        provision_id="run_p",
+        one_time_key_id="key_1",
+        depth=2,
+        log_tail=("a", "b"),
+        traceparent="00-a-b-01",
+        attempt=3,
+        may_deploy=True,
     )
     await accepted(rig, run)
     assert await rig.store.find_run(ME, run.id) == run

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from scheduler.fleet import Lease
 from scheduler.model import Answer, Asker, Event, History, Idempotent, Input, Provision, Queued, Run, Runs, Status
+from scheduler.schedule import Schedule
 from scheduler.workflow import Version, Visibility, Workflow
 
 T = TypeVar("T")
@@ -24,6 +25,8 @@ class MemoryTx:
     versions: dict[str, Version] = field(default_factory=dict)
     keys: dict[tuple[str, str], Idempotent] = field(default_factory=dict)
     held: dict[str, Lease] = field(default_factory=dict)
+    schedules: dict[str, Schedule] = field(default_factory=dict)
+    fires: dict[tuple[str, datetime], str] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     changed: list[Run] = field(default_factory=list)
 
@@ -36,6 +39,8 @@ class MemoryTx:
             dict(self.versions),
             dict(self.keys),
             dict(self.held),
+            dict(self.schedules),
+            dict(self.fires),
             list(self.events),
         )
 
@@ -157,6 +162,49 @@ class MemoryTx:
     async def insert_version(self, version: Version) -> None:
         self.versions[version.id] = version
 
+    async def count_schedules(self, organization_id: str) -> int:
+        return sum(one.organization_id == organization_id for one in self.schedules.values())
+
+    async def insert_schedule(self, schedule: Schedule) -> None:
+        assert schedule.id not in self.schedules
+        assert schedule.workflow_id in self.workflows
+        self.schedules[schedule.id] = schedule
+
+    async def delete_schedule(self, organization_id: str, schedule_id: str) -> bool:
+        found = self.schedules.get(schedule_id)
+        if found is None or found.organization_id != organization_id:
+            return False
+        del self.schedules[schedule_id]
+        self.fires = {key: run_id for key, run_id in self.fires.items() if key[0] != schedule_id}
+        return True
+
+    async def delete_schedules(self, organization_id: str, workflow_id: str) -> None:
+        for one in [one for one in self.schedules.values() if one.workflow_id == workflow_id]:
+            await self.delete_schedule(organization_id, one.id)
+
+    async def claim(self, schedule_id: str, due: datetime, following: datetime | None) -> bool:
+        found = self.schedules.get(schedule_id)
+        if found is None or found.next_fire_at != due:
+            return False
+        self.schedules[schedule_id] = replace(found, next_fire_at=following)
+        return True
+
+    async def save_schedule(self, schedule: Schedule) -> None:
+        if schedule.id in self.schedules:
+            self.schedules[schedule.id] = schedule
+
+    async def was_fired(self, schedule_id: str, at: datetime) -> bool:
+        return (schedule_id, at) in self.fires
+
+    async def add_fire(self, schedule_id: str, at: datetime, run_id: str) -> None:
+        if (schedule_id, at) in self.fires:
+            raise ValueError("fired twice")
+        self.fires[schedule_id, at] = run_id
+
+    async def forget_fires(self, schedule_id: str, before: datetime) -> None:
+        for key in [key for key in self.fires if key[0] == schedule_id and key[1] < before]:
+            del self.fires[key]
+
 
 class MemoryStore:
     """`listeners` as in the real one. `state.events`: what was told."""
@@ -259,6 +307,17 @@ class MemoryStore:
 
     async def list_visible(self, visibility: Visibility, *, limit: int, after: str) -> list[Workflow]:
         return [one for one in self._live(after) if one.visibility is visibility and one.version][:limit]
+
+    async def list_schedules(self, organization_id: str, *, limit: int, after: str) -> list[Schedule]:
+        rows = [one for one in self.state.schedules.values() if one.organization_id == organization_id]
+        return sorted((one for one in rows if one.id > after), key=lambda one: one.id)[:limit]
+
+    async def due(self, now: datetime, limit: int) -> list[Schedule]:
+        rows = [(one.next_fire_at, one) for one in self.state.schedules.values() if one.next_fire_at]
+        return [one for at, one in sorted(rows, key=lambda row: row[0]) if at <= now][:limit]
+
+    async def next_fire(self) -> datetime | None:
+        return min((one.next_fire_at for one in self.state.schedules.values() if one.next_fire_at), default=None)
 
     def _live(self, after: str) -> list[Workflow]:
         rows = [one for one in self.state.workflows.values() if one.deleted_at is None and one.id > after]

@@ -9,6 +9,7 @@ from typing import Any
 from kit.errors import Problem
 from kit.names import new_id
 from scheduler.model import Input, Outcome, Queued, Run, Status
+from scheduler.schedule import Schedule
 from scheduler.submit import Submission
 from scheduler.workflow import Check, Report, Version, Workflow
 
@@ -48,6 +49,23 @@ def a_submission(**changes: Any) -> Submission:
         input=INPUT,
     )
     return replace(submission, **changes)
+
+
+def a_schedule(**changes: Any) -> Schedule:
+    """Every minute, of org_owner's own workflow; due a minute after START."""
+    schedule = Schedule(
+        id=new_id("sch"),
+        organization_id="org_owner",
+        reference="hello",
+        workflow_id=WORKFLOW.id,
+        cron_expression="* * * * *",
+        timezone="UTC",
+        input=b"{}",
+        created_at=START,
+        created_by="key_1",
+        next_fire_at=START + timedelta(minutes=1),
+    )
+    return replace(schedule, **changes)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from mesh.executor.v1 import executor_pb2, executor_pb2_grpc
 from mesh.filestore.v1 import files_pb2, files_pb2_grpc
 from mesh.keys.v1 import keys_pb2, keys_pb2_grpc, secrets_pb2, secrets_pb2_grpc
 from mesh.runs.v1 import run_pb2, runs_pb2, runs_pb2_grpc
+from mesh.schedules.v1 import schedules_pb2, schedules_pb2_grpc
 from mesh.workflows.v1 import workflows_pb2, workflows_pb2_grpc
 
 from edge.settings import Settings
@@ -121,6 +122,27 @@ class FakeWorkflows(workflows_pb2_grpc.WorkflowsServicer):
         return workflows_pb2.DeleteWorkflowResponse()
 
 
+class FakeSchedules(schedules_pb2_grpc.SchedulesServicer):
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+
+    async def CreateSchedule(self, request: Any, context: Any) -> schedules_pb2.CreateScheduleResponse:
+        self._asked.requests["CreateSchedule"] = request
+        made = schedules_pb2.Schedule(id="sch_1", reference=request.reference, input=request.input)
+        return schedules_pb2.CreateScheduleResponse(schedule=made)
+
+    async def ListSchedules(self, request: Any, context: Any) -> schedules_pb2.ListSchedulesResponse:
+        self._asked.requests["ListSchedules"] = request
+        stopped = schedules_pb2.Schedule(id="sch_2", input=b"[1]", last_run_id="run_1", last_error="why")
+        stopped.last_fired_at.seconds = 1_800_000_000
+        return schedules_pb2.ListSchedulesResponse(schedules=[stopped], next="sch_2")
+
+    async def DeleteSchedule(self, request: Any, context: Any) -> schedules_pb2.DeleteScheduleResponse:
+        if request.schedule_id != "sch_1":
+            raise NotFound("no such schedule")
+        return schedules_pb2.DeleteScheduleResponse()
+
+
 class FakeRuns(runs_pb2_grpc.RunsServicer):
     async def Provision(self, request: Any, context: Any) -> runs_pb2.ProvisionResponse:
         return runs_pb2.ProvisionResponse(request_id="run_01hf0000000000000000000000")
@@ -204,6 +226,8 @@ async def fake_mesh(settings: Settings) -> AsyncIterator[Asked]:
     executor.add(executor_pb2_grpc.add_ExecutorServicer_to_server, runner, "mesh.executor.v1.Executor")
     scheduler.add(workflows_pb2_grpc.add_WorkflowsServicer_to_server, workflows, "mesh.workflows.v1.Workflows")
     scheduler.add(runs_pb2_grpc.add_RunsServicer_to_server, runs, "mesh.runs.v1.Runs")
+    schedules = FakeSchedules(asked)
+    scheduler.add(schedules_pb2_grpc.add_SchedulesServicer_to_server, schedules, "mesh.schedules.v1.Schedules")
     async with AsyncExitStack() as stack:
         for server in (keys, filestore, executor, scheduler):
             await stack.enter_async_context(server)

@@ -128,6 +128,26 @@ async def test_secrets_and_files(world: World) -> None:
     assert place["upload_uri"] == "up/org_1/a b"
 
 
+async def test_schedules(world: World) -> None:
+    wanted = {"service_id": "hello", "cron_expression": "* * * * *", "timezone": "UTC", "input_data": {"ü": 1}}
+    made = await world.call("POST", "/schedules", json=wanted)
+    assert (made["id"], made["service_id"], made["input_data"], made["last_fired_at"]) == (
+        "sch_1",
+        "hello",
+        {"ü": 1},
+        None,
+    )
+    asked = world.asked.requests["CreateSchedule"]
+    assert (asked.organization_id, asked.created_by, asked.input) == ("org_1", "key_1", '{"ü":1}'.encode())
+    listed = await world.call("GET", "/schedules?limit=7&after=sch_0")
+    assert (world.asked.requests["ListSchedules"].limit, world.asked.requests["ListSchedules"].after) == (7, "sch_0")
+    assert listed["next"] == "sch_2"
+    (item,) = listed["items"]
+    assert (item["input_data"], item["last_request_id"], item["last_error"]) == ([1], "run_1", "why")
+    assert (item["next_fire_at"], item["last_fired_at"]) == (None, "2027-01-15T08:00:00.000Z")
+    assert await world.call("DELETE", "/schedules/sch_1") == {"id": "sch_1", "deleted": True}
+
+
 async def test_a_run_of_the_direct_way(world: World) -> None:
     headers = AUTHORIZED | {"X-Correlation-Id": "mine", "Content-Type": "text/weird", "X-Two": "a"}
     reply = await world.client.post("/run/hello/p/%20?q=1", content=b"hello", headers=headers)

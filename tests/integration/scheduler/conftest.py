@@ -16,7 +16,7 @@ def nats_url() -> Iterator[str]:
 
 @pytest.fixture
 def settings(tmp_path: Path, nats_url: str) -> Settings:
-    return Settings(home=tmp_path / "home", nats_url=nats_url, drain_seconds=1.0)
+    return Settings(home=tmp_path / "home", nats_url=nats_url, drain_seconds=1.0, library=tmp_path / "library")
 
 
 @pytest.fixture

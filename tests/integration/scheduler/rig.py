@@ -11,6 +11,7 @@ from typing import Any
 from mesh.executor.v1 import executor_pb2, executor_pb2_grpc
 from mesh.filestore.v1 import blobs_pb2, blobs_pb2_grpc
 from mesh.runs.v1 import run_pb2, runs_pb2, runs_pb2_grpc
+from mesh.schedules.v1 import schedules_pb2_grpc
 from mesh.workflows.v1 import workflows_pb2, workflows_pb2_grpc
 
 from kit.bus import Bus, open_bus
@@ -67,6 +68,7 @@ class Service:
         self.bus = bus
         self.runs: Any = runs_pb2_grpc.RunsStub(channel)
         self.workflows: Any = workflows_pb2_grpc.WorkflowsStub(channel)
+        self.schedules: Any = schedules_pb2_grpc.SchedulesStub(channel)
 
     async def deploy(self, organization: str = "org_a", service_id: str = "svc") -> str:
         """The id of the version."""

@@ -1,14 +1,15 @@
 """edge.auth: what is asked of keys, how often, and when open calls end."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from edge.auth import FRESH_SECONDS, LIMIT, REFUSED_SECONDS, SWEEP_SECONDS, Auth, key_of
 from edge.http import Request
-from edge.model import Access, Principal, RunIdentity
+from edge.model import SYSTEM, Access, Principal, RunIdentity
 from kit.clock import FakeClock
 from kit.errors import Denied, Unauthenticated, Unavailable
 
@@ -206,6 +207,64 @@ async def test_a_run_acts_as_the_organization_of_its_secrets(world: World) -> No
     assert world.keys.asked == []
     with pytest.raises(Denied):
         await world.auth.admit(Request("GET", "/"), Access.DEPLOY, RUN)
+
+
+LIBRARY = replace(RUN, acting_id=SYSTEM, owner_id=SYSTEM, requester_id="org_r", service_id="schedule_runs")
+
+
+async def test_a_library_service_acts_as_who_asked_for_it(world: World) -> None:
+    """Not as who pays: somebody else's workflow, which asked, mustn't act for its caller through it."""
+    who = await world.auth.admit(Request("GET", "/"), Access.START, LIBRARY)
+    assert who is not None
+    assert (who.organization_id, who.caller_id) == ("org_r", "org_c")
+    assert who.scopes == {"run", "files"}
+    with pytest.raises(Denied):
+        await world.auth.admit(Request("GET", "/"), Access.SCHEDULE, LIBRARY)
+
+
+async def test_schedule_runs_makes_schedules_where_the_key_could_and_no_more_than_that(world: World) -> None:
+    run = replace(LIBRARY, may_deploy=True)
+    who = await world.auth.admit(Request("GET", "/"), Access.SCHEDULE, run)
+    assert who is not None
+    assert who.scopes == {"run", "files", "schedules"}
+    for access in (Access.DEPLOY, Access.ADMIN, Access.FIRST_ADMIN):
+        with pytest.raises(Denied):
+            await world.auth.admit(Request("GET", "/"), access, run)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"owner_id": "org_a"},
+        {"owner_id": "org_a", "acting_id": SYSTEM},
+        {"owner_id": ""},
+        {"service_id": "openai"},
+        {"service_id": ""},
+        {"may_deploy": False},
+    ],
+)
+async def test_no_other_run_makes_schedules(world: World, change: dict[str, Any]) -> None:
+    run = replace(LIBRARY, **{"may_deploy": True, **change})
+    with pytest.raises(Denied):
+        await world.auth.admit(Request("GET", "/"), Access.SCHEDULE, run)
+
+
+@pytest.mark.parametrize(
+    ("scopes", "kind", "admitted"),
+    [
+        ({"deploy"}, "standard", True),
+        ({"run", "files", "admin"}, "standard", False),
+        ({"run", "deploy"}, "one_time", False),
+    ],
+)
+def test_which_keys_make_schedules(scopes: set[str], kind: str, admitted: bool) -> None:
+    key = Principal("key_1", "org_1", kind, frozenset(scopes))
+    assert key.may_deploy is admitted
+    if admitted:
+        Access.SCHEDULE.check(key)
+    else:
+        with pytest.raises(Denied):
+            Access.SCHEDULE.check(key)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ import pytest
 
 from edge.calls import Call, Calls
 from edge.http import Request
+from edge.model import SYSTEM, Principal
 from edge.run_model import Limits, Target, Trigger
 from kit.clock import FakeClock
 from kit.errors import Denied, Exhausted, Invalid, NotFound
 from kit.names import new_id
-from tests.fakes.edge_runs import CALLER, KEY, NOW, ONE_TIME, OWNER, TARGET, FakeWorkflows, a_request, nested
+from tests.fakes.edge_runs import CALLER, KEY, NOW, ONE_TIME, OWN_KEY, OWNER, TARGET, FakeWorkflows, a_request, nested
 
 TEMPLATE = Target(OWNER, "greet", "ver_1", "template")
 
@@ -47,6 +48,37 @@ async def test_other_headers_reach_it_as_sent() -> None:
     request = a_request(headers={"content-type": "text/plain; charset=latin-1", "accept": "a"})
     request.headers.extend([("accept", "b"), ("x-latin", "caf\xe9")])
     assert (await read(request)).spec.request.headers == tuple(request.headers)
+
+
+DEPLOYER = type(KEY)("key_1", OWNER, "standard", frozenset({"run", "deploy"}))
+LIBRARY = Target(SYSTEM, "greet", "ver_1", "public")
+
+
+@pytest.mark.parametrize(
+    ("who", "target", "kept"),
+    [
+        (DEPLOYER, TARGET, True),
+        (DEPLOYER, LIBRARY, True),
+        (OWN_KEY, TARGET, False),
+        (OWN_KEY, LIBRARY, False),
+        (type(KEY)("key_1", CALLER, "standard", DEPLOYER.scopes), TARGET, False),
+        (type(KEY)("key_1", CALLER, "standard", DEPLOYER.scopes), TEMPLATE, False),
+        (type(KEY)("key_1", OWNER, "one_time", DEPLOYER.scopes), TARGET, False),
+        (nested(may_deploy=True), TARGET, True),
+        (nested(may_deploy=True), LIBRARY, True),
+        (nested(may_deploy=False), TARGET, False),
+        (nested(may_deploy=False), LIBRARY, False),
+        (nested(may_deploy=True), Target("org_third", "greet", "ver_1", "public"), False),
+        (nested(may_deploy=True), Target("org_third", "greet", "ver_1", "template"), False),
+    ],
+)
+async def test_what_the_key_may_do_goes_down_through_its_own_organizations_code_only(
+    who: Principal, target: Target, kept: bool
+) -> None:
+    """A template of somebody else's too, though it acts as the caller."""
+    for template in ("yes", "no"):
+        call = await read(a_request(who=who, headers={"run-as-template": template}), target)
+        assert call.spec.may_deploy is kept
 
 
 @pytest.mark.parametrize("reference", ["a/b", "a\x00b", "../x", "x" * 301, "a b", "", "\ufffd"])

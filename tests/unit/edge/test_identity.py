@@ -25,7 +25,16 @@ def token(payload: bytes, key: bytes = KEY) -> str:
 
 def payload(seconds: float = 10) -> bytes:
     run = identity_pb2.RunIdentity(
-        run_id="run_1", root_id="run_0", acting_id="org_a", caller_id="org_c", depth=3, correlation_id="c"
+        run_id="run_1",
+        root_id="run_0",
+        acting_id="org_a",
+        caller_id="org_c",
+        depth=3,
+        correlation_id="c",
+        owner_id="org_o",
+        service_id="greet",
+        requester_id="org_r",
+        may_deploy=True,
     )
     run.deadline.FromDatetime(NOW + timedelta(seconds=seconds))
     return run.SerializeToString()
@@ -37,6 +46,7 @@ async def test_a_valid_one_until_its_deadline() -> None:
     run = identify(token(payload()))
     assert run is not None
     assert (run.run_id, run.root_id, run.acting_id, run.caller_id, run.depth) == ("run_1", "run_0", "org_a", "org_c", 3)
+    assert (run.owner_id, run.service_id, run.requester_id, run.may_deploy) == ("org_o", "greet", "org_r", True)
     await clock.advance(10)
     assert identify(token(payload())) is None
 

@@ -29,6 +29,7 @@ SPEC = RunSpec(
     caller_id="org_2",
     acting_id="org_3",
     requester_id="org_4",
+    may_deploy=True,
     service_id="greet",
     version_id="ver_1",
     request=RequestHead("PUT", "/a%2F", "q=1", (("x", "caf\xe9"), ("x", "2"))),

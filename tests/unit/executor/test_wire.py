@@ -49,6 +49,7 @@ def test_a_spec() -> None:
     )
     assert (spec.request.method, spec.request.path, spec.request.query) == ("PUT", "/p", "q")
     assert spec.request.headers == (("a", b"\xff"),)
+    assert (spec.requester_id, spec.may_deploy) == ("org_caller", False)
     assert (spec.depth, spec.root_id, spec.deadline, spec.attempt, spec.epoch) == (2, "run_0", START, 3, 4)
 
 
@@ -179,7 +180,8 @@ def test_a_log_line() -> None:
 
 
 def test_an_identity_is_signed() -> None:
-    spec = replace(make_spec(), root_id="run_0", depth=1)
+    spec = replace(make_spec(), root_id="run_0", depth=1, owner_id="org_owner", service_id="svc")
+    spec = replace(spec, requester_id="org_asker", may_deploy=True)
     payload, signature = (
         base64.urlsafe_b64decode(part + b"=" * (-len(part) % 4))
         for part in wire.to_identity(b"key", spec, "00-tp").split(b".")
@@ -188,6 +190,8 @@ def test_an_identity_is_signed() -> None:
     identity = identity_pb2.RunIdentity.FromString(payload)
     assert (identity.run_id, identity.root_id, identity.depth) == (spec.run_id, "run_0", 1)
     assert (identity.acting_id, identity.caller_id, identity.correlation_id) == ("org_owner", "org_caller", "corr")
+    assert (identity.owner_id, identity.service_id) == ("org_owner", spec.service_id)
+    assert (identity.requester_id, identity.may_deploy) == ("org_asker", True)
     assert identity.traceparent == "00-tp"
     assert identity.deadline.ToDatetime(UTC) == spec.deadline
 

@@ -52,13 +52,13 @@ def a_spec(**changes: object) -> run_pb2.RunSpec:
 
 def test_a_submission_and_what_the_executor_gets() -> None:
     request = runs_pb2.SubmitRequest(
-        spec=a_spec(), provisioned_id="run_p", one_time_key_id="key_1", body=b"body", timeout_ms=1500
+        spec=a_spec(may_deploy=True), provisioned_id="run_p", one_time_key_id="key_1", body=b"body", timeout_ms=1500
     )
     submission = wire.submission(request, TRACEPARENT)
     assert (submission.acting_id, submission.requester_id) == ("org_owner", "org_caller")
     assert (submission.trigger, submission.timeout) == (Trigger.NESTED, timedelta(milliseconds=1500))
     assert (submission.provisioned_id, submission.one_time_key_id) == ("run_p", "key_1")
-    assert submission.trace_id == "a" * 32
+    assert (submission.trace_id, submission.may_deploy) == ("a" * 32, True)
     run = a_run(trigger=Trigger.NESTED, depth=1, traceparent=TRACEPARENT, epoch=2)
     start = wire.start_request(Queued(run, submission.input))
     assert start.spec.request == HEAD
@@ -70,6 +70,7 @@ def test_a_submission_and_what_the_executor_gets() -> None:
 def test_a_whole_spec_makes_the_same_run_as_the_one_that_was_sent() -> None:
     run = a_run(trigger=Trigger.NESTED, depth=1, traceparent=TRACEPARENT, root_id="run_root", parent_id="run_root")
     run = replace(run, trace_id="a" * 32, correlation_id="c", key_id="key_1", synchronous=True, requester_id="org_p")
+    run = replace(run, may_deploy=True)
     spec = wire.start_request(Queued(run, INPUT)).spec
     started = wire.started(runs_pb2.RunStarted(spec=spec, started_at=wire.timestamp(START)))
     assert started.run == run

@@ -33,6 +33,10 @@ class RunIdentity(_message.Message):
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_ID_FIELD_NUMBER: _builtins.int
+    REQUESTER_ID_FIELD_NUMBER: _builtins.int
+    MAY_DEPLOY_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     root_id: _builtins.str
     acting_id: _builtins.str
@@ -43,6 +47,13 @@ class RunIdentity(_message.Message):
     correlation_id: _builtins.str
     traceparent: _builtins.str
     """Of the run's workflow.request span."""
+    owner_id: _builtins.str
+    """Whose workflow it is, and its name: the system's library services act as who asked for them."""
+    service_id: _builtins.str
+    requester_id: _builtins.str
+    """The organization that asked for the run."""
+    may_deploy: _builtins.bool
+    """As in RunSpec."""
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
         """After it the identity means nothing."""
@@ -58,10 +69,14 @@ class RunIdentity(_message.Message):
         correlation_id: _builtins.str = ...,
         traceparent: _builtins.str = ...,
         deadline: _timestamp_pb2.Timestamp | None = ...,
+        owner_id: _builtins.str = ...,
+        service_id: _builtins.str = ...,
+        requester_id: _builtins.str = ...,
+        may_deploy: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acting_id", b"acting_id", "caller_id", b"caller_id", "correlation_id", b"correlation_id", "deadline", b"deadline", "depth", b"depth", "root_id", b"root_id", "run_id", b"run_id", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acting_id", b"acting_id", "caller_id", b"caller_id", "correlation_id", b"correlation_id", "deadline", b"deadline", "depth", b"depth", "may_deploy", b"may_deploy", "owner_id", b"owner_id", "requester_id", b"requester_id", "root_id", b"root_id", "run_id", b"run_id", "service_id", b"service_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
