@@ -3,7 +3,7 @@
 from contextlib import AsyncExitStack
 from datetime import timedelta
 
-from mesh.runs.v1 import runs_pb2_grpc
+from mesh.runs.v1 import deliveries_pb2_grpc, runs_pb2_grpc
 from mesh.workflows.v1 import workflows_pb2_grpc
 
 from kit.bus import open_bus
@@ -16,6 +16,8 @@ from scheduler import rpc
 from scheduler.cancel import Cancel
 from scheduler.catalog import Catalog
 from scheduler.clients import BlobStore, Executors
+from scheduler.deliver import Deliver
+from scheduler.delivery_rpc import Deliveries
 from scheduler.deploy import Deploy
 from scheduler.dispatch import Dispatch
 from scheduler.events import executors_followed
@@ -47,12 +49,14 @@ async def build(settings: Settings, stack: AsyncExitStack, *, clock: Clock | Non
     fleet.on_room = dispatch.wake
     reap = Reap(store, fleet, executors, cancel.sweep_up, rpc.QUEUED.set, clock)
     sweep = Sweep(store, timedelta(days=settings.retention_days), clock)
+    watch = Watch(store, notices, clock)
     runs = rpc.Runs(
         Submit(store, dispatch.offer, clock),
-        Watch(store, notices, clock),
+        watch,
         cancel,
         Report(store, fleet, cancel.sweep_up, clock),
     )
+    deliveries = Deliveries(Deliver(store, watch.get, settings.callback_retries, clock))
     workflows = rpc.Workflows(Deploy(store, executors, blobs, clock), Catalog(store, clock, settings.most))
 
     await enter(background(relay(db, outbox, bus)))
@@ -62,5 +66,6 @@ async def build(settings: Settings, stack: AsyncExitStack, *, clock: Clock | Non
         await enter(background(loop))
     server = RpcServer(settings.address("scheduler"), grace=settings.drain_seconds)
     server.add(runs_pb2_grpc.add_RunsServicer_to_server, runs, "mesh.runs.v1.Runs")
+    server.add(deliveries_pb2_grpc.add_DeliveriesServicer_to_server, deliveries, "mesh.runs.v1.Deliveries")
     server.add(workflows_pb2_grpc.add_WorkflowsServicer_to_server, workflows, "mesh.workflows.v1.Workflows")
     return await enter(server)

@@ -116,6 +116,8 @@ class Run:
     # The provisioned id that it was submitted with: its own for the first run, another one's for later ones.
     provision_id: str = ""
     one_time_key_id: str = ""
+    # Gets the record when it is over (delivery.py); empty: nobody does.
+    callback_url: str = ""
     started_at: datetime | None = None
     completed_at: datetime | None = None
     code: str = ""

@@ -4,9 +4,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from kit.settings import MeshSettings, env
+from kit.settings import MeshSettings, env, seconds
+from scheduler.delivery import RETRIES
 from scheduler.workflow import LEAST, MIB, MOST, Limits
 
+MOST_RETRIES = 20
+LONGEST_DELAY = 24 * 3600
 _HOST_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -38,6 +41,14 @@ def millis(text: str) -> int:
     return round(number)
 
 
+def delays(text: str) -> tuple[float, ...]:
+    """Seconds, with commas between them."""
+    found = tuple(seconds(part.strip()) for part in text.split(",") if part.strip())
+    if len(found) > MOST_RETRIES or max(found, default=0) > LONGEST_DELAY:
+        raise ValueError(f"{text!r} is not up to {MOST_RETRIES} delays of at most {LONGEST_DELAY} seconds")
+    return found
+
+
 @dataclass(frozen=True)
 class Settings(MeshSettings):
     """The defaults suit one host."""
@@ -45,6 +56,8 @@ class Settings(MeshSettings):
     retention_days: float = env("RUNMESH_RETENTION_DAYS", 7.0, days)
     # A deploy waits that long for the executor: it may have to fetch and build a whole dependency environment.
     validate_seconds: float = env("RUNMESH_VALIDATE_SECONDS", 600.0, float)
+    # Seconds between the attempts to deliver a record to its X-Callback-Url; after the last one it has failed.
+    callback_retries: tuple[float, ...] = env("RUNMESH_CALLBACK_RETRIES", RETRIES, delays)
     # The most that a workflow's owner may set; executor/settings.py reads the same variables.
     max_memory_bytes: int = env("RUNMESH_MAX_MEMORY_BYTES", _HOST_MEMORY, above(LEAST.memory_bytes))
     max_cpu_millis: int = env("RUNMESH_MAX_CPU", 1000 * (os.cpu_count() or 1), millis)

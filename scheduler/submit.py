@@ -64,6 +64,7 @@ class Submission:
     synchronous: bool = False
     provisioned_id: str = ""
     one_time_key_id: str = ""
+    callback_url: str = ""
 
 
 class Submit:
@@ -163,4 +164,5 @@ def _run(submission: Submission, run_id: str, now: datetime, provision: Provisio
         synchronous=submission.synchronous,
         provision_id=provision.id if provision else "",
         one_time_key_id=submission.one_time_key_id,
+        callback_url=submission.callback_url,
     )

@@ -11,6 +11,7 @@ from mesh.runs.v1 import run_pb2, runs_pb2
 
 from kit import telemetry
 from kit.errors import Invalid
+from scheduler.delivery import check_url
 from scheduler.model import (
     INLINE_BYTES,
     Answer,
@@ -88,6 +89,7 @@ def submission(request: runs_pb2.SubmitRequest, traceparent: str) -> Submission:
         synchronous=spec.synchronous,
         provisioned_id=request.provisioned_id,
         one_time_key_id=request.one_time_key_id,
+        callback_url=check_url(request.callback_url),
     )
 
 

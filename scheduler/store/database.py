@@ -9,13 +9,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kit.db import Database
 from scheduler.model import Run
 from scheduler.store.commits import GroupCommit
+from scheduler.store.delivery_rows import DeliveryReads, DeliveryRows
 from scheduler.store.run_rows import RunReads
-from scheduler.store.workflow_rows import WorkflowReads, WorkflowRows
+from scheduler.store.workflow_rows import WorkflowReads
 
 T = TypeVar("T")
 
 
-class Tx(WorkflowRows):
+class Tx(DeliveryRows):
     """One write transaction; tells of the runs that it changed once it is committed."""
 
     def __init__(self, connection: AsyncConnection, changed: Callable[[Run], None]) -> None:
@@ -27,7 +28,7 @@ class Tx(WorkflowRows):
             self._tell_changed(run)
 
 
-class Store(RunReads, WorkflowReads):
+class Store(RunReads, WorkflowReads, DeliveryReads):
     """`changed(run)` is called for every new state of a run, after its commit and in the order of commits."""
 
     def __init__(self, db: Database, changed: Callable[[Run], None]) -> None:

@@ -133,6 +133,8 @@ runs = Table(
     Column("memory_peak_bytes", BigInteger),
     Column("egress_bytes", BigInteger),
     Column("egress_digest", String(64), nullable=False, server_default=""),
+    # Who gets the record when it is over.
+    Column("callback_url", Text, nullable=False, server_default=""),
 )
 Index("runs_one_time", runs.c.one_time_key_id, unique=True, **_only("one_time_key_id IS NOT NULL"))
 Index("runs_queue", runs.c.lane, runs.c.created_at, runs.c.id, **_only("status = 2"))
@@ -165,6 +167,35 @@ answers = Table(
     Column("content", LargeBinary, nullable=False),
     Column("digest", String(64), nullable=False),
     Column("size", Integer, nullable=False),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("run_id", String(40), ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("organization_id", String(100), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("host", String(300), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    # While it is pending; a sender that claims it puts it off by its lease.
+    Column("next_attempt_at", UtcDateTime),
+    Column("state", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("last_status", Integer, nullable=False),
+    Column("last_error", Text, nullable=False),
+    Column("delivered_at", UtcDateTime),
+)
+Index("deliveries_run", deliveries.c.run_id)
+# With all that a claim asks for: what waits for a busy receiver is passed over within the index.
+Index(
+    "deliveries_due",
+    deliveries.c.state,
+    deliveries.c.next_attempt_at,
+    deliveries.c.id,
+    deliveries.c.host,
+    deliveries.c.organization_id,
+    **_only("state = 1"),
 )
 
 outbox = outbox_table(metadata)

@@ -180,6 +180,7 @@ class SubmitRequest(_message.Message):
     BODY_FIELD_NUMBER: _builtins.int
     BODY_DIGEST_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    CALLBACK_URL_FIELD_NUMBER: _builtins.int
     provisioned_id: _builtins.str
     one_time_key_id: _builtins.str
     """Set for a one-time key: it starts exactly one run."""
@@ -187,6 +188,8 @@ class SubmitRequest(_message.Message):
     """The body, up to 64 KiB inline, else by digest in the filestore."""
     body_digest: _builtins.str
     timeout_ms: _builtins.int
+    callback_url: _builtins.str
+    """Gets the record when the run has ended (deliveries.proto); empty: nobody does."""
     @_builtins.property
     def spec(self) -> _run_pb2.RunSpec:
         """run_id, version_id, deadline, attempt and epoch are the scheduler's to set."""
@@ -200,10 +203,11 @@ class SubmitRequest(_message.Message):
         body: _builtins.bytes = ...,
         body_digest: _builtins.str = ...,
         timeout_ms: _builtins.int = ...,
+        callback_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_digest", b"body_digest", "one_time_key_id", b"one_time_key_id", "provisioned_id", b"provisioned_id", "spec", b"spec", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_digest", b"body_digest", "callback_url", b"callback_url", "one_time_key_id", b"one_time_key_id", "provisioned_id", b"provisioned_id", "spec", b"spec", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
