@@ -114,6 +114,7 @@ class Durable:
             call.timeout,
             provisioned_id=call.provisioned_id,
             one_time_key_id=call.asker.one_time_key_id,
+            callback_url=call.callback_url,
         )
         start = bytearray()
         async for chunk in call.body:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from edge.deliveries import DeliveryHandlers
 from edge.files import FileHandlers
 from edge.keys import KeyHandlers
 from edge.model import Access
@@ -9,6 +10,7 @@ from edge.platform import PlatformHandlers
 from edge.rpc import Endpoint
 from edge.runs import RunHandlers
 from edge.secrets import SecretHandlers
+from edge.webhooks import WebhookHandlers
 from edge.workflows import WorkflowHandlers
 
 
@@ -19,6 +21,8 @@ def endpoints(
     secrets: SecretHandlers,
     files: FileHandlers,
     platform: PlatformHandlers,
+    deliveries: DeliveryHandlers,
+    webhooks: WebhookHandlers,
 ) -> Mapping[str, Endpoint]:
     """By the names of the rpcs of mesh.edge.v1."""
     return {
@@ -28,6 +32,7 @@ def endpoints(
         "Runs.ReadResult": Endpoint(runs.result, Access.READ),
         "Runs.ReadRequest": Endpoint(runs.request_get, Access.READ),
         "Runs.ReadEgress": Endpoint(runs.egress, Access.READ),
+        "Runs.ListDeliveries": Endpoint(deliveries.deliveries, Access.READ),
         "Runs.CancelRequest": Endpoint(runs.request_delete, Access.RUN),
         "Runs.ListRequests": Endpoint(runs.requests, Access.RUN),
         "Runs.ReadLogs": Endpoint(runs.logs, Access.READ),
@@ -45,6 +50,8 @@ def endpoints(
         "Secrets.ListSecrets": Endpoint(secrets.list_secrets, Access.DEPLOY),
         "Secrets.PutSecret": Endpoint(secrets.put, Access.DEPLOY),
         "Secrets.DeleteSecret": Endpoint(secrets.delete, Access.DEPLOY),
+        "Webhooks.ReadWebhookSecret": Endpoint(webhooks.secret, Access.ADMIN),
+        "Webhooks.RotateWebhookSecret": Endpoint(webhooks.rotate, Access.ADMIN),
         "Files.CreateFile": Endpoint(files.create, Access.FILES),
         "Platform.CheckHealth": Endpoint(platform.health, Access.OPEN),
         "Platform.CheckReady": Endpoint(platform.ready, Access.OPEN),

@@ -8,6 +8,8 @@ from edge.auth import Auth
 from edge.calls import Calls
 from edge.clients import CatalogueClient, FilesClient, KeysClient, PeerClient, SecretsClient
 from edge.contacts import Contacts
+from edge.delivering import delivering
+from edge.delivery_clients import WebhooksClient
 from edge.direct import Direct
 from edge.durable import Durable
 from edge.endpoints import endpoints
@@ -27,6 +29,7 @@ from edge.runs import RunHandlers
 from edge.secrets import SecretHandlers
 from edge.settings import Settings
 from edge.targets import Targets
+from edge.webhooks import WebhookHandlers
 from edge.workflows import WorkflowHandlers
 from kit.bus import Bus, open_bus
 from kit.clock import Clock, SystemClock
@@ -60,6 +63,8 @@ async def build(
         SecretHandlers(SecretsClient(channels["keys"])),
         FileHandlers(FilesClient(channels["filestore"])),
         PlatformHandlers({name: PeerClient(channel) for name, channel in {"edge": own, **channels}.items()}),
+        await stack.enter_async_context(delivering(settings, channels, bus, clock)),
+        WebhookHandlers(WebhooksClient(channels["keys"])),
     )
     return await stack.enter_async_context(
         mount(RpcServer(settings.address("edge"), grace=settings.drain_seconds), served, auth)

@@ -127,6 +127,7 @@ class Submission:
     body_digest: str = ""
     provisioned_id: str = ""
     one_time_key_id: str = ""
+    callback_url: str = ""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ MOST_URL = 2048
 MOST_ERROR = 300
 # Seconds between an attempt that failed and the next one: the first attempt and as many more as there are numbers.
 RETRIES = (5.0, 30.0, 120.0, 600.0, 3600.0, 21600.0)
-# A sender gives an attempt 5 s to be made ready and 10 s to be sent (edge/deliver.py).
+# Longer than a sender gives an attempt: 6 s to be made ready and 10 s to be sent (edge/deliver.py).
 LEASE = timedelta(seconds=20)
 PUT_BACK = timedelta(seconds=5)
 
