@@ -27,7 +27,7 @@ class Store(Protocol):
     async def due_deliveries(
         self, now: datetime, *, without_hosts: Collection[str], without_organizations: Collection[str], limit: int
     ) -> list[str]:
-        """Ids, the longest due first."""
+        """Ids: of the organization that waits longest before others', its longest due first."""
         ...
 
     async def deliveries_of(self, run_id: str) -> list[Delivery]: ...

@@ -30,7 +30,7 @@ def upgrade() -> None:
     op.create_index(
         "deliveries_due",
         "deliveries",
-        ["state", "next_attempt_at", "id", "host", "organization_id"],
+        ["state", "organization_id", "next_attempt_at", "id", "host"],
         sqlite_where=sa.text("state = 1"),
         postgresql_where=sa.text("state = 1"),
     )

@@ -5,15 +5,17 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy import Row, bindparam, select, text, update
 
-from kit.db import Database, emit
+from kit.db import Database, UtcDateTime, emit
 from scheduler.delivery import Delivery, State, due
 from scheduler.delivery_wire import due_message
 from scheduler.model import Event, RunEnded
 from scheduler.store.tables import deliveries, outbox
 from scheduler.store.workflow_rows import WorkflowRows
 
+# Bounds of one look: an organization whose first 200 records all wait for busy receivers has none to send.
+MOST_ORGANIZATIONS, MOST_LOOKED_AT = 50, 200
 _COLUMNS = [deliveries.c[item.name] for item in fields(Delivery)]
 _MUTABLE = ("state", "attempts", "next_attempt_at", "last_status", "last_error", "delivered_at")
 _SAVE = (
@@ -27,6 +29,33 @@ _LOCKED = (
     .where(deliveries.c.id.in_(bindparam("ids", expanding=True)))
     .order_by(deliveries.c.id)
     .with_for_update()
+)
+# Which organizations have something due, the longest waiting first. One step in the index for each that has anything
+# pending, however much that is: what waits for a busy receiver isn't read again and again.
+_WAITING = text(
+    """
+    WITH RECURSIVE pending (organization_id) AS (
+        SELECT min(organization_id) FROM deliveries WHERE state = 1
+        UNION ALL
+        SELECT (SELECT min(d.organization_id) FROM deliveries d
+                WHERE d.state = 1 AND d.organization_id > pending.organization_id)
+        FROM pending WHERE pending.organization_id IS NOT NULL
+    ), waiting (organization_id, since) AS (
+        SELECT organization_id, (SELECT min(d.next_attempt_at) FROM deliveries d
+                                 WHERE d.state = 1 AND d.organization_id = pending.organization_id)
+        FROM pending WHERE organization_id IS NOT NULL
+    )
+    SELECT organization_id FROM waiting WHERE since <= :now ORDER BY since LIMIT :most
+    """
+).bindparams(bindparam("now", type_=UtcDateTime))
+# As text in the statement: SQLite takes a partial index only where it can see the value.
+_PENDING = deliveries.c.state == bindparam(None, int(State.PENDING), literal_execute=True)
+_DUE = (
+    select(deliveries.c.id, deliveries.c.host)
+    .where(_PENDING, deliveries.c.organization_id == bindparam("organization_id"))
+    .where(deliveries.c.next_attempt_at <= bindparam("now", type_=UtcDateTime))
+    .order_by(deliveries.c.next_attempt_at, deliveries.c.id)
+    .limit(MOST_LOOKED_AT)
 )
 
 
@@ -60,16 +89,16 @@ class DeliveryReads:
     async def due_deliveries(
         self, now: datetime, *, without_hosts: Collection[str], without_organizations: Collection[str], limit: int
     ) -> list[str]:
-        # As text in the statement: SQLite takes a partial index only where it can see the value.
-        pending = deliveries.c.state == bindparam(None, int(State.PENDING), literal_execute=True)
-        query = select(deliveries.c.id).where(pending, deliveries.c.next_attempt_at <= now)
-        if without_hosts:
-            query = query.where(deliveries.c.host.not_in(without_hosts))
-        if without_organizations:
-            query = query.where(deliveries.c.organization_id.not_in(without_organizations))
-        query = query.order_by(deliveries.c.next_attempt_at, deliveries.c.id).limit(limit)
+        found: list[str] = []
         async with self._db.read() as connection:
-            return list((await connection.execute(query)).scalars())
+            values = {"now": now, "most": MOST_ORGANIZATIONS + len(without_organizations)}
+            for organization_id in list((await connection.execute(_WAITING, values)).scalars()):
+                if organization_id not in without_organizations:
+                    rows = await connection.execute(_DUE, {"now": now, "organization_id": organization_id})
+                    found += [row.id for row in rows if row.host not in without_hosts]
+                if len(found) >= limit:
+                    break
+        return found[:limit]
 
     async def deliveries_of(self, run_id: str) -> list[Delivery]:
         query = select(*_COLUMNS).where(deliveries.c.run_id == run_id).order_by(deliveries.c.id)

@@ -187,14 +187,14 @@ deliveries = Table(
     Column("delivered_at", UtcDateTime),
 )
 Index("deliveries_run", deliveries.c.run_id)
-# With all that a claim asks for: what waits for a busy receiver is passed over within the index.
+# With all that a claim looks at.
 Index(
     "deliveries_due",
     deliveries.c.state,
+    deliveries.c.organization_id,
     deliveries.c.next_attempt_at,
     deliveries.c.id,
     deliveries.c.host,
-    deliveries.c.organization_id,
     **_only("state = 1"),
 )
 

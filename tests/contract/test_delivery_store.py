@@ -127,6 +127,18 @@ async def test_busy_receivers_and_organizations_are_passed_over(store: Any) -> N
     assert await due(store, hosts=("b.example:80", "a.example:443")) == []
 
 
+async def test_organizations_take_turns_by_how_long_they_wait(store: Any) -> None:
+    at = [START + timedelta(seconds=seconds) for seconds in range(5)]
+    b, a, b_later, c = [
+        await ended(store, when, requester_id=who)
+        for when, who in ((at[0], "org_b"), (at[1], "org_a"), (at[2], "org_b"), (at[4], "org_c"))
+    ]
+    ids = {run.id: (await store.deliveries_of(run.id))[0].id for run in (b, a, b_later, c)}
+    assert await due(store, at[3]) == [ids[b.id], ids[b_later.id], ids[a.id]]
+    assert await due(store, at[3], organizations=("org_b",)) == [ids[a.id]]
+    assert await due(store, at[4]) == [ids[b.id], ids[b_later.id], ids[a.id], ids[c.id]]
+
+
 async def test_deliveries_go_with_their_run(store: Any) -> None:
     run = await ended(store)
     assert await store.write(lambda tx: tx.delete_runs(START + timedelta(days=8), 10)) == 1
@@ -147,10 +159,14 @@ async def test_a_claim_reads_an_index_alone(tmp_path: Path) -> None:
 
         event.listen(db._reader.sync_engine, "before_cursor_execute", explain)
         await due(store, hosts=("a",), organizations=("b",))
-        assert "COVERING INDEX deliveries_due" in plans[-1]
+        assert plans[-1].count("COVERING INDEX deliveries_due (state=?") >= 3
+        assert "SCAN d" not in plans[-1]
         await store.deliveries_of("run_1")
         assert "INDEX deliveries_run" in plans[-1]
         await ended(store)
+        await due(store)
+        assert "COVERING INDEX deliveries_due (state=? AND organization_id=? AND next_attempt_at<?)" in plans[-1]
+        assert "TEMP B-TREE" not in plans[-1]
         await ended(store, callback_url="")
         async with db.read() as connection:
             told = list((await connection.execute(select(outbox.c.subject).order_by(outbox.c.id))).scalars())

@@ -151,8 +151,10 @@ class MemoryStore:
         def wanted(one: Delivery) -> bool:
             return one.host not in without_hosts and one.organization_id not in without_organizations
 
-        found = [one for one in self.state.delivery_rows.values() if one.is_due(now) and wanted(one)]
-        return [one.id for one in sorted(found, key=lambda one: (one.next_attempt_at, one.id))][:limit]
+        rows = [one for one in self.state.delivery_rows.values() if one.is_due(now)]
+        due = sorted(rows, key=lambda one: (one.next_attempt_at, one.id))
+        turns = list(dict.fromkeys(one.organization_id for one in due))
+        return [one.id for one in sorted(filter(wanted, due), key=lambda one: turns.index(one.organization_id))][:limit]
 
     async def deliveries_of(self, run_id: str) -> list[Delivery]:
         found = [one for one in self.state.delivery_rows.values() if one.run_id == run_id]
