@@ -24,6 +24,7 @@ from kit.telemetry import log
 MOST, MOST_OF_ORGANIZATION, MOST_TO_HOST, MOST_LARGE = 64, 8, 4, 4
 POLL_SECONDS = 1.0
 AWAY_SECONDS = 5.0
+LAST_SECONDS = 2.0
 # The scheduler's lease (scheduler/delivery.py) is longer than twice the one and the other together.
 READY = timedelta(seconds=3)
 ANSWER = timedelta(seconds=10)
@@ -106,6 +107,8 @@ class Deliver:
                     self._woken.clear()
                 await self._waited(wait)
         finally:
+            if self._sending:  # most receivers need no longer; what is cut off is sent again by others
+                await asyncio.wait(self._sending, timeout=LAST_SECONDS)
             for task in self._sending:
                 task.cancel()
             await asyncio.gather(*self._sending, return_exceptions=True)

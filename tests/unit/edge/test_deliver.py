@@ -234,6 +234,20 @@ async def test_the_loop_wakes_polls_and_survives_an_absent_scheduler() -> None:
         await loop
 
 
+async def test_what_is_under_way_at_the_end_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = Mesh(lambda url: None if "slow" in url else 200)
+    mesh.deliveries.due += [a_delivery(mesh.record.id), a_delivery(mesh.record.id, host="slow", url="https://slow/")]
+    loop = asyncio.create_task(mesh.deliver.run())
+    await until(lambda: len(mesh.post.sent) == 2)
+    monkeypatch.setattr("edge.deliver.LAST_SECONDS", 0.05)
+    loop.cancel()
+    with suppress(asyncio.CancelledError):
+        await loop
+    assert [how.verdict for _, _, how in mesh.deliveries.settled] == [Verdict.DELIVERED]
+    assert mesh.post.now == []
+    assert mesh.deliver._sending == {}
+
+
 async def until(found: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not found():  # noqa: ASYNC110  # what it looks at has no event
