@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from edge.http import BODILESS, Request, too_large
 from edge.model import SYSTEM, Principal
+from edge.receiver import callback_url
 from edge.run_model import INLINE_BYTES, MAX_DEPTH, Asker, Headers, Limits, RequestHead, RunSpec, Target, Trigger
 from edge.targets import Workflows
 from kit.clock import Clock
@@ -48,6 +49,8 @@ class Call:
     host: str
     provisioned_id: str = ""
     idempotency_key: str = ""
+    # Gets the record when the run is over; empty: nobody does.
+    callback_url: str = ""
     # What passing the sync limit, or the caller hanging up, does to the run: it goes on, or is killed.
     continues: bool = False
     # Gets the run's id once there may be a run: what ends the call from outside tells it too.
@@ -58,7 +61,7 @@ class Call:
     @property
     def durable(self) -> bool:
         """Whether the run has to be committed before it starts; the direct way is faster."""
-        named = self.provisioned_id or self.asker.one_time_key_id or self.idempotency_key
+        named = self.provisioned_id or self.asker.one_time_key_id or self.idempotency_key or self.callback_url
         return self.continues or bool(named) or not self.spec.synchronous
 
     @property
@@ -82,6 +85,7 @@ class Calls:
         provisioned_id = _provisioned_id(request)
         continues = _continues(request, provisioned=bool(provisioned_id))
         correlation_id = _correlation_id(request)
+        receiver_url = callback_url(request)
         if not _REFERENCE.fullmatch(reference) or len(reference) > MAX_REFERENCE:
             raise NotFound(f"there is no workflow {reference[:100]!r} that this key can see")
         idempotency_key, retries, priority = _idempotency_key(request), _retries(request), _priority(request)
@@ -113,6 +117,7 @@ class Calls:
             host=request.header("host"),
             provisioned_id=provisioned_id,
             idempotency_key=idempotency_key,
+            callback_url=receiver_url,
             continues=continues,
             begun=request.begun,
         )

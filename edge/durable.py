@@ -123,6 +123,7 @@ class Durable:
             provisioned_id=call.provisioned_id,
             one_time_key_id=call.asker.one_time_key_id,
             idempotency_key=call.idempotency_key,
+            callback_url=call.callback_url,
         )
         start = bytearray()
         async for chunk in call.body:

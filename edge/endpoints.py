@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from edge.deliveries import DeliveryHandlers
 from edge.files import FileHandlers
 from edge.keys import KeyHandlers
 from edge.model import Access
@@ -10,6 +11,7 @@ from edge.rpc import Endpoint
 from edge.runs import RunHandlers
 from edge.schedules import ScheduleHandlers
 from edge.secrets import SecretHandlers
+from edge.webhooks import WebhookHandlers
 from edge.workflows import WorkflowHandlers
 
 
@@ -21,6 +23,8 @@ def endpoints(
     schedules: ScheduleHandlers,
     files: FileHandlers,
     platform: PlatformHandlers,
+    deliveries: DeliveryHandlers,
+    webhooks: WebhookHandlers,
 ) -> Mapping[str, Endpoint]:
     """By the names of the rpcs of mesh.edge.v1."""
     return {
@@ -30,6 +34,7 @@ def endpoints(
         "Runs.ReadResult": Endpoint(runs.result, Access.READ),
         "Runs.ReadRequest": Endpoint(runs.request_get, Access.READ),
         "Runs.ReadEgress": Endpoint(runs.egress, Access.READ),
+        "Runs.ListDeliveries": Endpoint(deliveries.deliveries, Access.READ),
         "Runs.CancelRequest": Endpoint(runs.request_delete, Access.RUN),
         "Runs.ListRequests": Endpoint(runs.requests, Access.RUN),
         "Runs.ReadLogs": Endpoint(runs.logs, Access.READ),
@@ -50,6 +55,8 @@ def endpoints(
         "Schedules.ListSchedules": Endpoint(schedules.list_schedules, Access.DEPLOY),
         "Schedules.CreateSchedule": Endpoint(schedules.create, Access.SCHEDULE),
         "Schedules.DeleteSchedule": Endpoint(schedules.delete, Access.DEPLOY),
+        "Webhooks.ReadWebhookSecret": Endpoint(webhooks.secret, Access.ADMIN),
+        "Webhooks.RotateWebhookSecret": Endpoint(webhooks.rotate, Access.ADMIN),
         "Files.CreateFile": Endpoint(files.create, Access.FILES),
         "Platform.CheckHealth": Endpoint(platform.health, Access.OPEN),
         "Platform.CheckReady": Endpoint(platform.ready, Access.OPEN),

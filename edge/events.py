@@ -1,6 +1,6 @@
 """What the edge hears on the bus: its caches forget. A lost event costs less than a second, by their own age."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from mesh.events.v1 import events_pb2
@@ -8,6 +8,17 @@ from mesh.events.v1 import events_pb2
 from edge.auth import Auth
 from edge.targets import Targets
 from kit.bus import Bus
+
+
+@asynccontextmanager
+async def due_heard(bus: Bus, wake: Callable[[], None]) -> AsyncIterator[None]:
+    """While it lasts, `wake` is called when a record is to be delivered."""
+
+    async def due(_subject: str, _payload: bytes) -> None:
+        wake()
+
+    async with bus.subscribed("event.delivery.due", due):
+        yield
 
 
 @asynccontextmanager

@@ -8,6 +8,8 @@ from edge.auth import Auth
 from edge.calls import Calls
 from edge.clients import CatalogueClient, FilesClient, KeysClient, PeerClient, SecretsClient
 from edge.contacts import Contacts
+from edge.delivering import delivering
+from edge.delivery_clients import WebhooksClient
 from edge.direct import Direct
 from edge.durable import Durable
 from edge.endpoints import endpoints
@@ -29,6 +31,7 @@ from edge.schedules import ScheduleHandlers
 from edge.secrets import SecretHandlers
 from edge.settings import Settings
 from edge.targets import Targets
+from edge.webhooks import WebhookHandlers
 from edge.workflows import WorkflowHandlers
 from kit.bus import Bus, open_bus
 from kit.clock import Clock, SystemClock
@@ -63,6 +66,8 @@ async def build(
         ScheduleHandlers(SchedulesClient(channels["scheduler"])),
         FileHandlers(FilesClient(channels["filestore"])),
         PlatformHandlers({name: PeerClient(channel) for name, channel in {"edge": own, **channels}.items()}),
+        await stack.enter_async_context(delivering(settings, channels, bus, clock)),
+        WebhookHandlers(WebhooksClient(channels["keys"])),
     )
     return await stack.enter_async_context(
         mount(RpcServer(settings.address("edge"), grace=settings.drain_seconds), served, auth)

@@ -1,26 +1,21 @@
 """GET /result and GET /request: a run's record with its answer, at once or when it is there."""
 
-import asyncio
 import math
-from contextlib import aclosing
 from datetime import timedelta
-from typing import Any
 
 from edge.http import Answer, Request
 from edge.model import Principal
 from edge.patience import within
 from edge.problems import failure
 from edge.reading import Reading, request_id, sees_logs
-from edge.record import NO_CONTENT, Content, content, render, result, whole
-from edge.run_model import INLINE_BYTES, Blobs, RunRecord
+from edge.run_model import Blobs, RunRecord
+from edge.telling import Telling
 from kit.clock import Clock
-from kit.errors import Invalid, NotFound
+from kit.errors import Invalid
 
 LONGEST = timedelta(minutes=30)
 # A caller is told to ask again at least so often, in seconds, however long the queue is.
 LONGEST_RETRY = 30.0
-# A record with a larger answer is told without it: the text would be held in memory several times over.
-MAX_CONTENT_BYTES = 16 * 1024 * 1024
 
 
 class Results:
@@ -28,7 +23,7 @@ class Results:
 
     def __init__(self, reading: Reading, blobs: Blobs, clock: Clock) -> None:
         self._reading = reading
-        self._blobs = blobs
+        self._telling = Telling(blobs)
         self._clock = clock
 
     async def request(self, request: Request) -> Answer:
@@ -50,35 +45,8 @@ class Results:
         return await self._told(request.who, record, result_shape=True)
 
     async def _told(self, who: Principal, record: RunRecord, *, result_shape: bool) -> Answer:
-        raw = await self._raw(record)
-        if len(raw or b"") <= INLINE_BYTES:
-            body = _rendered(record, raw, result_shape, sees_logs(who, record))
-        else:
-            body = await asyncio.to_thread(_rendered, record, raw, result_shape, sees_logs(who, record))
+        body = await self._telling(record, sees_logs=sees_logs(who, record), result_shape=result_shape)
         return Answer(200, [("content-type", "application/json"), ("cache-control", "no-store")], body)
-
-    async def _raw(self, record: RunRecord) -> bytes | None:
-        """The answer's bytes; None where they weren't kept, or are kept no longer."""
-        kept = record.answer
-        if kept is None or not kept.whole or kept.size > MAX_CONTENT_BYTES:
-            return None
-        if not kept.digest:
-            return kept.content
-        try:
-            async with aclosing(self._blobs.get(kept.digest)) as chunks:
-                return b"".join([chunk async for chunk in chunks])
-        except NotFound:
-            return None
-
-
-def _rendered(record: RunRecord, raw: bytes | None, result_shape: bool, logs: bool) -> bytes:
-    shape = result if result_shape else whole
-    answered = content(record.answer.head, raw) if record.answer and raw is not None else NO_CONTENT
-    fields: dict[str, Any] = shape(record, answered, sees_logs=logs)
-    try:
-        return render(fields)
-    except (ValueError, RecursionError):
-        return render(shape(record, Content(answered.text), sees_logs=logs))
 
 
 def _patience(request: Request) -> timedelta | None:

@@ -2,13 +2,31 @@
 
 from google.api import annotations_pb2
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from mesh.edge.v1 import files_pb2, keys_pb2, platform_pb2, runs_pb2, schedules_pb2, secrets_pb2, workflows_pb2
+from mesh.edge.v1 import (
+    files_pb2,
+    keys_pb2,
+    platform_pb2,
+    runs_pb2,
+    schedules_pb2,
+    secrets_pb2,
+    webhooks_pb2,
+    workflows_pb2,
+)
 
 from edge.routes import Route, route_of
 
 SERVICES: tuple[ServiceDescriptor, ...] = tuple(
     service
-    for module in (runs_pb2, keys_pb2, workflows_pb2, secrets_pb2, schedules_pb2, files_pb2, platform_pb2)
+    for module in (
+        runs_pb2,
+        keys_pb2,
+        workflows_pb2,
+        secrets_pb2,
+        schedules_pb2,
+        webhooks_pb2,
+        files_pb2,
+        platform_pb2,
+    )
     for service in module.DESCRIPTOR.services_by_name.values()
 )
 

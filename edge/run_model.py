@@ -135,6 +135,7 @@ class Submission:
     idempotency_key: str = ""
     # Of all that makes two requests equal.
     fingerprint: str = ""
+    callback_url: str = ""
 
 
 @dataclass(frozen=True)

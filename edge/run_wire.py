@@ -89,6 +89,7 @@ def to_submission(submission: Submission) -> runs_pb2.SubmitRequest:
         spec=to_spec(submission.spec),
         provisioned_id=submission.provisioned_id,
         one_time_key_id=submission.one_time_key_id,
+        callback_url=submission.callback_url,
         body=submission.body,
         body_digest=submission.body_digest,
         timeout_ms=int(submission.timeout.total_seconds() * 1000),

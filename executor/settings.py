@@ -4,10 +4,10 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from executor.egress.addresses import Network, networks
 from executor.header_options import LEAST_CPU, LEAST_DISK_MIB, LEAST_MEMORY_MIB, LEAST_PROCESSES, MOST_CPU
 from executor.model import Limits
 from executor.reach import Target, targets
+from kit.addresses import Network, networks
 from kit.settings import MeshSettings, env, load
 
 MIB = 1024 * 1024

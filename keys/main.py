@@ -2,7 +2,7 @@
 
 from contextlib import AsyncExitStack
 
-from mesh.keys.v1 import keys_pb2_grpc, secrets_pb2_grpc
+from mesh.keys.v1 import keys_pb2_grpc, secrets_pb2_grpc, webhooks_pb2_grpc
 
 from keys.admin_key import write_admin_key
 from keys.issue import Issue
@@ -13,6 +13,9 @@ from keys.settings import Settings
 from keys.store import SqlKeyStore, SqlSecretStore, outbox
 from keys.vault import Vault
 from keys.verify import Verify
+from keys.webhook_store import SqlWebhookStore
+from keys.webhooks import Webhooks
+from keys.webhooks_rpc import WebhooksServicer
 from kit.bus import Bus, open_bus
 from kit.clock import Clock, SystemClock
 from kit.db import open_db, relay
@@ -39,7 +42,9 @@ async def build(
     await stack.enter_async_context(background(relay(db, outbox, bus, gathering=0)))
     keys = KeysServicer(Verify(store, key_hash, clock), Issue(store, key_hash, clock), organizations)
     secrets = SecretsServicer(Vault(SqlSecretStore(db), envelope, clock))
+    webhooks = WebhooksServicer(Webhooks(SqlWebhookStore(db), envelope, clock))
     server = RpcServer(settings.address("keys"), grace=settings.drain_seconds)
     server.add(keys_pb2_grpc.add_KeysServicer_to_server, keys, "mesh.keys.v1.Keys")
     server.add(secrets_pb2_grpc.add_SecretsServicer_to_server, secrets, "mesh.keys.v1.Secrets")
+    server.add(webhooks_pb2_grpc.add_WebhooksServicer_to_server, webhooks, "mesh.keys.v1.Webhooks")
     return await stack.enter_async_context(server)

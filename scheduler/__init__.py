@@ -1,11 +1,13 @@
 """The scheduler: what is to run, what runs, what has run; and the workflows and versions that can.
 
 Owns: workflows and their immutable versions; runs, provisioned ids, one-time uses; the queue of the durable way in;
-schedules. Serves: mesh.workflows.v1.Workflows, mesh.runs.v1.Runs, mesh.schedules.v1.Schedules.
+executors' leases; schedules; deliveries of records.
+Serves: mesh.workflows.v1.Workflows, mesh.runs.v1.Runs, mesh.runs.v1.Deliveries, mesh.schedules.v1.Schedules.
 Calls: executors (Validate, Start, Stop, health), filestore (PutBlob, for a workflow's source).
-Stores: workflows, versions, provisions, runs, inputs, answers, idempotency keys, leases, schedules, fires, outbox.
-Sends: event.run.queued, event.runs.ended, event.workflow.changed.
-A run only ever moves forward, queued → running → one of the ends, whoever reports and however often (`model.py`).
-Read: model, submit, place, fleet, dispatch, report, cancel, watch, reap; workflow, deploy, catalog, stock; schedule,
-cron, plan, fire; rpc, main.
+Stores: workflows, versions, provisions, runs, inputs, answers, idempotency, executors, schedules, fires, deliveries,
+outbox. Sends: event.run.queued, event.runs.ended, event.delivery.due, event.workflow.changed.
+A run only ever moves forward, whoever reports and however often: queued → running → one of the ends, or back to queued
+for another attempt (`model.py`).
+Read: model, retry, submit, place, fleet, shares, dispatch, report, cancel, watch, estimate, renew, reap, sweep;
+delivery, deliver; workflow, deploy, catalog, stock; schedule, cron, plan, fire; rpc, main.
 """

@@ -3,7 +3,7 @@
 from contextlib import AsyncExitStack
 from datetime import timedelta
 
-from mesh.runs.v1 import runs_pb2_grpc
+from mesh.runs.v1 import deliveries_pb2_grpc, runs_pb2_grpc
 from mesh.schedules.v1 import schedules_pb2_grpc
 from mesh.workflows.v1 import workflows_pb2_grpc
 
@@ -17,6 +17,8 @@ from scheduler import rpc, schedule_rpc, schedule_wire
 from scheduler.cancel import Cancel
 from scheduler.catalog import Catalog
 from scheduler.clients import BlobStore, Executors
+from scheduler.deliver import Deliver
+from scheduler.delivery_rpc import Deliveries
 from scheduler.deploy import Deploy
 from scheduler.dispatch import Dispatch
 from scheduler.estimate import Estimate
@@ -56,15 +58,16 @@ async def build(settings: Settings, stack: AsyncExitStack, *, clock: Clock | Non
     fleet.on_room = dispatch.wake
     reap = Reap(store, fleet, shares, dispatch, cancel.sweep_up, rpc.QUEUED.set, clock)
     sweep = Sweep(store, timedelta(days=settings.retention_days), clock)
-    submit = Submit(store, dispatch, clock, settings.organization_queue)
+    submit, watch = Submit(store, dispatch, clock, settings.organization_queue), Watch(store, notices, clock)
     runs = rpc.Runs(
         submit,
-        Watch(store, notices, clock),
+        watch,
         cancel,
         Report(store, fleet, cancel.sweep_up, dispatch.waits, clock),
         Renew(store, fleet, clock),
         estimate,
     )
+    deliveries = Deliveries(Deliver(store, watch.get, settings.callback_retries, clock))
     deploy, catalog = Deploy(store, executors, blobs, clock), Catalog(store, clock, settings.most)
     workflows = rpc.Workflows(deploy, catalog)
     late = timedelta(seconds=settings.schedule_late_seconds)
@@ -78,6 +81,7 @@ async def build(settings: Settings, stack: AsyncExitStack, *, clock: Clock | Non
         await enter(background(loop))
     server = RpcServer(settings.address("scheduler"), grace=settings.drain_seconds)
     server.add(runs_pb2_grpc.add_RunsServicer_to_server, runs, "mesh.runs.v1.Runs")
+    server.add(deliveries_pb2_grpc.add_DeliveriesServicer_to_server, deliveries, "mesh.runs.v1.Deliveries")
     server.add(workflows_pb2_grpc.add_WorkflowsServicer_to_server, workflows, "mesh.workflows.v1.Workflows")
     server.add(schedules_pb2_grpc.add_SchedulesServicer_to_server, schedules, "mesh.schedules.v1.Schedules")
     return await enter(server)

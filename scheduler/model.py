@@ -166,6 +166,8 @@ class Run:
     earlier: tuple[Earlier, ...] = ()
     # What its key may do, as far as the code that has run since is its organization's own (mesh.runs.v1.RunSpec).
     may_deploy: bool = False
+    # Gets the record when it is over (delivery.py); empty: nobody does.
+    callback_url: str = ""
     started_at: datetime | None = None
     completed_at: datetime | None = None
     code: str = ""

@@ -5,9 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kit.settings import MeshSettings, absolute, env
+from kit.settings import MeshSettings, absolute, env, seconds
+from scheduler.delivery import RETRIES
 from scheduler.workflow import LEAST, MIB, MOST, Limits
 
+MOST_RETRIES = 20
+LONGEST_DELAY = 24 * 3600
 _HOST_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -47,6 +50,14 @@ def lateness(text: str) -> float:
     return number
 
 
+def delays(text: str) -> tuple[float, ...]:
+    """Seconds, with commas between them."""
+    found = tuple(seconds(part.strip()) for part in text.split(",") if part.strip())
+    if len(found) > MOST_RETRIES or max(found, default=0) > LONGEST_DELAY:
+        raise ValueError(f"{text!r} is not up to {MOST_RETRIES} delays of at most {LONGEST_DELAY} seconds")
+    return found
+
+
 @dataclass(frozen=True)
 class Settings(MeshSettings):
     """The defaults suit one host."""
@@ -63,6 +74,8 @@ class Settings(MeshSettings):
     max_schedules: int = env("RUNMESH_MAX_SCHEDULES", 1000, above(1))
     # What is deployed from there is the system's.
     library: Path = env("RUNMESH_LIBRARY", Path(__file__).parent.parent / "library", absolute)
+    # Seconds between the attempts to deliver a record to its X-Callback-Url; after the last one it has failed.
+    callback_retries: tuple[float, ...] = env("RUNMESH_CALLBACK_RETRIES", RETRIES, delays)
     # The most that a workflow's owner may set; executor/settings.py reads the same variables.
     max_memory_bytes: int = env("RUNMESH_MAX_MEMORY_BYTES", _HOST_MEMORY, above(LEAST.memory_bytes))
     max_cpu_millis: int = env("RUNMESH_MAX_CPU", 1000 * (os.cpu_count() or 1), millis)

@@ -101,6 +101,7 @@ class Submission:
     idempotency_key: str = ""
     fingerprint: str = ""
     may_deploy: bool = False
+    callback_url: str = ""
 
     @property
     def urgent(self) -> bool:
@@ -280,4 +281,5 @@ def _run(submission: Submission, run_id: str, now: datetime, provision: Provisio
         priority=submission.priority,
         due_at=now,
         may_deploy=submission.may_deploy,
+        callback_url=submission.callback_url,
     )

@@ -11,6 +11,7 @@ from mesh.runs.v1 import run_pb2, runs_pb2
 
 from kit import telemetry
 from kit.errors import Invalid
+from scheduler.delivery import check_url
 from scheduler.estimate import Waiting
 from scheduler.fleet import Lease
 from scheduler.model import (
@@ -99,6 +100,7 @@ def submission(request: runs_pb2.SubmitRequest, traceparent: str) -> Submission:
         idempotency_key=request.idempotency_key[:MOST_IDEMPOTENCY_KEY],
         fingerprint=request.fingerprint[:64],
         may_deploy=spec.may_deploy,
+        callback_url=check_url(request.callback_url),
     )
 
 

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SERVICES = ("edge", "executor", "filestore", "keys", "scheduler")
 KIT = {
-    "bus", "clock", "db", "errors", "lifecycle", "names", "rpc_client", "rpc_errors", "rpc_server", "settings",
-    "telemetry",
+    "addresses", "bus", "clock", "db", "errors", "lifecycle", "names", "rpc_client", "rpc_errors", "rpc_server",
+    "settings", "telemetry",
 }  # fmt: skip
 CODE = sorted(
     path for folder in (*SERVICES, "kit", "cli", "migrations", "tests") for path in (ROOT / folder).rglob("*.py")

@@ -11,13 +11,13 @@ from typing import Any, Self
 
 from executor.arrivals import Arrivals, accepted
 from executor.egress import dns
-from executor.egress.addresses import Address, not_public, plain
 from executor.egress.carry import RESET, Carried, reset
 from executor.egress.gate import Denied, Failed, Gate, Internet, Streams
 from executor.egress.intercept import Interception
 from executor.egress.log import Contact, EgressLog
 from executor.egress.names import NETWORK, Names
 from executor.egress.rules import Rules, plain_name
+from kit.addresses import Address, not_public, plain
 from kit.clock import Clock
 from kit.telemetry import log
 

@@ -3,9 +3,9 @@
 import ipaddress
 from collections.abc import Iterable
 
-from executor.egress.addresses import Address, plain
 from executor.egress.gate import Denied, Gate, Internet, Streams
 from executor.egress.rules import Rules, plain_name
+from kit.addresses import Address, plain
 
 LOCALHOST = "localhost"
 _NOT_ONE = "packages come from the package index only"

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from executor.egress.addresses import Address, Network, is_in, plain
-from executor.egress.resolve import NoSuchName, Resolver, Unresolved, is_own
+from executor.egress.resolve import NoSuchName, Resolver, Unresolved
 from executor.egress.rules import Rules
+from kit.addresses import Address, Network, is_in, is_own, plain
 from kit.clock import Clock
 
 CONNECT_SECONDS = 10.0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
-from executor.egress.addresses import Address
+from kit.addresses import Address
 from kit.clock import Clock
 
 THREADS = 32
@@ -72,14 +72,3 @@ def _hear(answer: asyncio.Future[Sequence[Address]]) -> None:
     """An error that nobody waits for is none."""
     if not answer.cancelled():
         answer.exception()
-
-
-def is_own(address: Address) -> bool:
-    """Whether this machine has the address, public though it may be."""
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.bind((str(address), 0))
-    except OSError:
-        return False
-    return True

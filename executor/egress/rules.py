@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from executor.egress.addresses import Address, Network, is_in, not_public, plain
+from kit.addresses import Address, Network, is_in, not_public, plain
 
 MAX_RULES = 500
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")

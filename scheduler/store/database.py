@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kit.db import Database
 from scheduler.model import Run
 from scheduler.store.commits import GroupCommit
+from scheduler.store.delivery_rows import DeliveryReads, DeliveryRows
 from scheduler.store.queue_rows import QueueReads
 from scheduler.store.run_rows import RunReads
 from scheduler.store.schedule_rows import ScheduleReads, ScheduleRows
@@ -17,7 +18,7 @@ from scheduler.store.workflow_rows import WorkflowReads
 T = TypeVar("T")
 
 
-class Tx(ScheduleRows):
+class Tx(ScheduleRows, DeliveryRows):
     """One write transaction; tells of the runs that it changed once it is committed."""
 
     def __init__(self, connection: AsyncConnection, listeners: Sequence[Callable[[Run], None]]) -> None:
@@ -30,7 +31,7 @@ class Tx(ScheduleRows):
                 changed(run)
 
 
-class Store(RunReads, QueueReads, WorkflowReads, ScheduleReads):
+class Store(RunReads, QueueReads, WorkflowReads, ScheduleReads, DeliveryReads):
     """Each of `listeners` is called with every new state of a run, after its commit and in the order of commits."""
 
     def __init__(self, db: Database) -> None:

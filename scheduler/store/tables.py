@@ -143,6 +143,8 @@ runs = Table(
     Column("egress_bytes", BigInteger),
     Column("egress_digest", String(64), nullable=False, server_default=""),
     Column("may_deploy", Boolean, nullable=False, server_default=false()),
+    # Who gets the record when it is over.
+    Column("callback_url", Text, nullable=False, server_default=""),
 )
 Index("runs_one_time", runs.c.one_time_key_id, unique=True, **_only("one_time_key_id IS NOT NULL"))
 # Each caller's own queue, in its order.
@@ -243,6 +245,35 @@ fires = Table(
     Column("schedule_id", String(40), ForeignKey("schedules.id", ondelete="CASCADE"), primary_key=True),
     Column("due_at", UtcDateTime, primary_key=True),
     Column("run_id", String(40), nullable=False),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("run_id", String(40), ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("organization_id", String(100), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("host", String(300), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    # While it is pending; a sender that claims it puts it off by its lease.
+    Column("next_attempt_at", UtcDateTime),
+    Column("state", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("last_status", Integer, nullable=False),
+    Column("last_error", Text, nullable=False),
+    Column("delivered_at", UtcDateTime),
+)
+Index("deliveries_run", deliveries.c.run_id)
+# With all that a claim looks at.
+Index(
+    "deliveries_due",
+    deliveries.c.state,
+    deliveries.c.organization_id,
+    deliveries.c.next_attempt_at,
+    deliveries.c.id,
+    deliveries.c.host,
+    **_only("state = 1"),
 )
 
 outbox = outbox_table(metadata)

@@ -5,9 +5,9 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from executor.egress.addresses import Address, Network
 from executor.egress.gate import Internet, Streams
 from executor.egress.resolve import NoSuchName, Resolver, Unresolved
+from kit.addresses import Address, Network
 from kit.clock import Clock, SystemClock
 
 

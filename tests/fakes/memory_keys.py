@@ -1,10 +1,11 @@
 """The stores of the keys service, in memory."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from keys.model import SYSTEM_ORGANIZATION, Key, Organization, SecretInfo
+from keys.webhooks import SealedPair
 from kit.errors import NotFound
 
 
@@ -106,3 +107,25 @@ class MemorySecretStore:
 
     async def changed(self) -> list[tuple[str, str]]:
         return self._changed
+
+
+class MemoryWebhookStore:
+    """Webhook secrets."""
+
+    def __init__(self, organizations: Sequence[str] = ("org_a", "org_b")) -> None:
+        self._organizations = organizations
+        self._rows: dict[str, SealedPair] = {}
+
+    async def find(self, organization_id: str) -> SealedPair | None:
+        return self._rows.get(organization_id)
+
+    async def add(self, organization_id: str, made: SealedPair) -> bool:
+        if organization_id not in self._organizations:
+            raise NotFound("no such organization")
+        return self._rows.setdefault(organization_id, made) is made
+
+    async def change(self, organization_id: str, change: Callable[[SealedPair], SealedPair]) -> SealedPair | None:
+        if organization_id not in self._rows:
+            return None
+        self._rows[organization_id] = change(self._rows[organization_id])
+        return self._rows[organization_id]

@@ -6,8 +6,23 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
+from scheduler import delivery
+from scheduler.delivery import Delivery
 from scheduler.fleet import Lease
-from scheduler.model import Answer, Asker, Event, History, Idempotent, Input, Provision, Queued, Run, Runs, Status
+from scheduler.model import (
+    Answer,
+    Asker,
+    Event,
+    History,
+    Idempotent,
+    Input,
+    Provision,
+    Queued,
+    Run,
+    RunEnded,
+    Runs,
+    Status,
+)
 from scheduler.schedule import Schedule
 from scheduler.workflow import Version, Visibility, Workflow
 
@@ -29,6 +44,7 @@ class MemoryTx:
     fires: dict[tuple[str, datetime], str] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     changed: list[Run] = field(default_factory=list)
+    delivery_rows: dict[str, Delivery] = field(default_factory=dict)
 
     def copy(self) -> "MemoryTx":
         return MemoryTx(
@@ -42,6 +58,7 @@ class MemoryTx:
             dict(self.schedules),
             dict(self.fires),
             list(self.events),
+            delivery_rows=dict(self.delivery_rows),
         )
 
     async def provision(self, provision_id: str) -> Provision | None:
@@ -123,7 +140,16 @@ class MemoryTx:
         self.changed.extend(these)
 
     async def tell(self, events: Iterable[Event]) -> None:
-        self.events.extend(events)
+        told = list(events)
+        self.events.extend(told)
+        begun = [found for event in told if isinstance(event, RunEnded) and (found := delivery.due(event.run))]
+        self.delivery_rows.update({each.id: each for each in begun})
+
+    async def deliveries(self, ids: Collection[str]) -> list[Delivery]:
+        return [self.delivery_rows[each] for each in sorted(ids) if each in self.delivery_rows]
+
+    async def save_deliveries(self, these: Sequence[Delivery]) -> None:
+        self.delivery_rows.update({each.id: each for each in these})
 
     async def delete_runs(self, completed_before: datetime, limit: int) -> int:
         ended = [(run.completed_at, run.id) for run in self.run_rows.values() if run.completed_at]
@@ -131,6 +157,7 @@ class MemoryTx:
         for run_id in old:
             del self.run_rows[run_id]
             self.inputs.pop(run_id, None)
+        self.delivery_rows = {key: each for key, each in self.delivery_rows.items() if each.run_id not in old}
         return len(old)
 
     async def delete_provisions(self, unused_before: datetime, used_before: datetime, limit: int) -> int:
@@ -227,6 +254,21 @@ class MemoryStore:
     def _runs(self, status: Status) -> list[Run]:
         rows = [run for run in self.state.run_rows.values() if run.status is status]
         return sorted(rows, key=lambda run: (run.depth == 0, run.created_at, run.id))
+
+    async def due_deliveries(
+        self, now: datetime, *, without_hosts: Collection[str], without_organizations: Collection[str], limit: int
+    ) -> list[str]:
+        def wanted(one: Delivery) -> bool:
+            return one.host not in without_hosts and one.organization_id not in without_organizations
+
+        rows = [one for one in self.state.delivery_rows.values() if one.is_due(now)]
+        due = sorted(rows, key=lambda one: (one.next_attempt_at, one.id))
+        turns = list(dict.fromkeys(one.organization_id for one in due))
+        return [one.id for one in sorted(filter(wanted, due), key=lambda one: turns.index(one.organization_id))][:limit]
+
+    async def deliveries_of(self, run_id: str) -> list[Delivery]:
+        found = [one for one in self.state.delivery_rows.values() if one.run_id == run_id]
+        return sorted(found, key=lambda one: one.id)
 
     async def find_provision(self, provision_id: str) -> Provision | None:
         return self.state.provisions.get(provision_id)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from executor.driver import BubblewrapDriver
-from executor.egress.addresses import networks
 from executor.egress.egress import MAX_CONNECTIONS, Egress
 from executor.egress.gate import Internet
 from executor.egress.log import EgressLog
@@ -18,6 +17,7 @@ from executor.egress.names import Names
 from executor.egress.rules import parse
 from executor.sandbox import Head, Launch
 from executor.templates import open_templates
+from kit.addresses import networks
 from kit.clock import SystemClock
 from tests.fakes.certificates import Authority
 from tests.fakes.internet import FakeInternet

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from mesh.keys.v1 import keys_pb2, keys_pb2_grpc, secrets_pb2_grpc
+from mesh.keys.v1 import keys_pb2, keys_pb2_grpc, secrets_pb2_grpc, webhooks_pb2_grpc
 
 from keys.main import build
 from keys.settings import Settings
@@ -30,6 +30,7 @@ class Service:
     settings: Settings
     keys: "keys_pb2_grpc.KeysAsyncStub"
     secrets: "secrets_pb2_grpc.SecretsAsyncStub"
+    webhooks: "webhooks_pb2_grpc.WebhooksAsyncStub"
 
     async def verify(self, key: str) -> keys_pb2.Principal:
         return (await unary(self.keys.Verify, keys_pb2.VerifyRequest(key=key))).principal
@@ -44,7 +45,12 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
     async with AsyncExitStack() as stack:
         server = await build(settings, stack)
         channel: grpc.aio.Channel = await stack.enter_async_context(connect(server.address))
-        yield Service(settings, keys_pb2_grpc.KeysStub(channel), secrets_pb2_grpc.SecretsStub(channel))
+        yield Service(
+            settings,
+            keys_pb2_grpc.KeysStub(channel),
+            secrets_pb2_grpc.SecretsStub(channel),
+            webhooks_pb2_grpc.WebhooksStub(channel),
+        )
 
 
 @pytest.fixture

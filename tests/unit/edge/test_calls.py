@@ -39,7 +39,8 @@ async def test_a_call_says_who_what_and_where() -> None:
     ],
 )  # fmt: skip
 async def test_headers_of_the_platform_never_reach_a_workflow(name: str) -> None:
-    value = new_id("run") if name == "x-provisioned-request-id" else "forged"
+    valid = {"x-provisioned-request-id": new_id("run"), "x-callback-url": "https://a.example/"}
+    value = valid.get(name, "forged")
     call = await read(a_request(headers={name: value, "x-mine": "kept"}))
     assert call.spec.request.headers == (("host", "mesh.test"), ("x-mine", "kept"))
 
@@ -188,3 +189,11 @@ async def test_a_body_at_the_limit_passes() -> None:
     target = Target(OWNER, "greet", "ver_1", "public", Limits(request_bytes=5))
     call = await read(a_request("/", b"123", b"45", headers={"content-length": "5"}), target)
     assert [chunk async for chunk in call.body] == [b"123", b"45"]
+
+
+async def test_who_wants_the_record_sent_takes_the_durable_way() -> None:
+    call = await read(a_request(headers={"x-callback-url": " https://a.example/x?y=1 "}))
+    assert (call.callback_url, call.durable) == ("https://a.example/x?y=1", True)
+    assert not (await read(a_request(headers={"x-callback-url": ""}))).durable
+    with pytest.raises(Invalid, match="X-Callback-Url"):
+        await read(a_request(headers={"x-callback-url": "a.example"}))

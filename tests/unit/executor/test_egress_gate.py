@@ -10,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from executor.arrivals import Pace
-from executor.egress.addresses import Address
 from executor.egress.gate import MAX_CONNECTIONS, Denied, Failed, Gate
 from executor.egress.log import MAX_ENTRIES, Contact, EgressLog
-from executor.egress.resolve import MAX_KEPT, NoSuchName, Resolver, ask_host, is_own
+from executor.egress.resolve import MAX_KEPT, NoSuchName, Resolver, ask_host
 from executor.egress.rules import parse
+from kit.addresses import Address, is_own
 from kit.clock import FakeClock
 from tests.fakes.internet import FakeInternet
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor.egress.addresses import is_in, networks, not_public
 from executor.egress.rules import MAX_RULES, parse, plain_name
+from kit.addresses import is_in, networks, not_public
 
 PUBLIC = ipaddress.ip_address("93.184.216.34")
 

@@ -77,6 +77,11 @@ class RunsStub:
                 request_serializer=mesh_dot_edge_dot_v1_dot_runs__pb2.ReadEgressRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.ListDeliveries = channel.stream_stream(
+                '/mesh.edge.v1.Runs/ListDeliveries',
+                request_serializer=mesh_dot_edge_dot_v1_dot_runs__pb2.ListDeliveriesRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
         self.ReadLogs = channel.stream_stream(
                 '/mesh.edge.v1.Runs/ReadLogs',
                 request_serializer=mesh_dot_edge_dot_v1_dot_runs__pb2.ReadLogsRequest.SerializeToString,
@@ -144,6 +149,13 @@ class RunsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDeliveries(self, request_iterator, context):
+        """Where its record was delivered to: {"items", "next"}.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadLogs(self, request_iterator, context):
         """?after=TIME; NDJSON or server-sent events, live.
         """
@@ -192,6 +204,11 @@ def add_RunsServicer_to_server(servicer, server):
             'ReadEgress': grpc.stream_stream_rpc_method_handler(
                     servicer.ReadEgress,
                     request_deserializer=mesh_dot_edge_dot_v1_dot_runs__pb2.ReadEgressRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'ListDeliveries': grpc.stream_stream_rpc_method_handler(
+                    servicer.ListDeliveries,
+                    request_deserializer=mesh_dot_edge_dot_v1_dot_runs__pb2.ListDeliveriesRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
             'ReadLogs': grpc.stream_stream_rpc_method_handler(
@@ -417,6 +434,33 @@ class Runs:
             target,
             '/mesh.edge.v1.Runs/ReadEgress',
             mesh_dot_edge_dot_v1_dot_runs__pb2.ReadEgressRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeliveries(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mesh.edge.v1.Runs/ListDeliveries',
+            mesh_dot_edge_dot_v1_dot_runs__pb2.ListDeliveriesRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,

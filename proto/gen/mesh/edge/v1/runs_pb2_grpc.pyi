@@ -51,6 +51,8 @@ class RunsStub:
     """?service_id= status= after= limit="""
     ReadEgress: _grpc.StreamStreamMultiCallable[_runs_pb2.ReadEgressRequest, _httpbody_pb2.HttpBody]
     """What the run contacted: {"items", "next"}."""
+    ListDeliveries: _grpc.StreamStreamMultiCallable[_runs_pb2.ListDeliveriesRequest, _httpbody_pb2.HttpBody]
+    """Where its record was delivered to: {"items", "next"}."""
     ReadLogs: _grpc.StreamStreamMultiCallable[_runs_pb2.ReadLogsRequest, _httpbody_pb2.HttpBody]
     """?after=TIME; NDJSON or server-sent events, live."""
 
@@ -76,6 +78,8 @@ class RunsAsyncStub(RunsStub):
     """?service_id= status= after= limit="""
     ReadEgress: _aio.StreamStreamMultiCallable[_runs_pb2.ReadEgressRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """What the run contacted: {"items", "next"}."""
+    ListDeliveries: _aio.StreamStreamMultiCallable[_runs_pb2.ListDeliveriesRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Where its record was delivered to: {"items", "next"}."""
     ReadLogs: _aio.StreamStreamMultiCallable[_runs_pb2.ReadLogsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """?after=TIME; NDJSON or server-sent events, live."""
 
@@ -146,6 +150,14 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
         """What the run contacted: {"items", "next"}."""
+
+    @_abc_1.abstractmethod
+    def ListDeliveries(
+        self,
+        request_iterator: _MaybeAsyncIterator[_runs_pb2.ListDeliveriesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Where its record was delivered to: {"items", "next"}."""
 
     @_abc_1.abstractmethod
     def ReadLogs(

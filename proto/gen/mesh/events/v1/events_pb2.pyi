@@ -161,6 +161,23 @@ class RunsEnded(_message.Message):
 Global___RunsEnded: _TypeAlias = RunsEnded  # noqa: Y015
 
 @_typing.final
+class DeliveryDue(_message.Message):
+    """event.delivery.due: the record of a run that has ended is to be delivered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeliveryDue: _TypeAlias = DeliveryDue  # noqa: Y015
+
+@_typing.final
 class LogLine(_message.Message):
     """log.RUN_ID"""
 

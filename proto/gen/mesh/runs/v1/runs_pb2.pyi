@@ -199,6 +199,7 @@ class SubmitRequest(_message.Message):
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
+    CALLBACK_URL_FIELD_NUMBER: _builtins.int
     provisioned_id: _builtins.str
     one_time_key_id: _builtins.str
     """Set for a one-time key: it starts exactly one run."""
@@ -209,6 +210,8 @@ class SubmitRequest(_message.Message):
     idempotency_key: _builtins.str
     """The caller's Idempotency-Key, and a digest of all that makes two requests equal; empty where there is none."""
     fingerprint: _builtins.str
+    callback_url: _builtins.str
+    """Gets the record when the run has ended (deliveries.proto); empty: nobody does."""
     @_builtins.property
     def spec(self) -> _run_pb2.RunSpec:
         """run_id, version_id, deadline, attempt and epoch are the scheduler's to set."""
@@ -224,10 +227,11 @@ class SubmitRequest(_message.Message):
         timeout_ms: _builtins.int = ...,
         idempotency_key: _builtins.str = ...,
         fingerprint: _builtins.str = ...,
+        callback_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_digest", b"body_digest", "fingerprint", b"fingerprint", "idempotency_key", b"idempotency_key", "one_time_key_id", b"one_time_key_id", "provisioned_id", b"provisioned_id", "spec", b"spec", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_digest", b"body_digest", "callback_url", b"callback_url", "fingerprint", b"fingerprint", "idempotency_key", b"idempotency_key", "one_time_key_id", b"one_time_key_id", "provisioned_id", b"provisioned_id", "spec", b"spec", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

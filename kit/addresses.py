@@ -1,6 +1,7 @@
-"""Which addresses belong to the public internet, in whatever spelling. Pure."""
+"""Which addresses belong to the public internet, in whatever spelling: where those may lead who ask us to connect."""
 
 import ipaddress
+import socket
 from collections.abc import Sequence
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -74,3 +75,14 @@ def is_in(address: Address, networks: Sequence[Network]) -> bool:
 def networks(text: str) -> tuple[Network, ...]:
     """The setting RUNMESH_EGRESS_ALLOW_PRIVATE: addresses and networks, separated by commas. Errors: ValueError."""
     return tuple(ipaddress.ip_network(item.strip(), strict=False) for item in text.split(",") if item.strip())
+
+
+def is_own(address: Address) -> bool:
+    """Whether this machine has the address, public though it may be."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind((str(address), 0))
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,92 @@
+"""The secrets that sign what an organization's receivers are sent (Standard Webhooks): made when first asked for."""
+
+import base64
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from keys.vault import Seal
+from kit.clock import Clock
+from kit.errors import Conflict
+
+PREFIX = "whsec_"
+SECRET_BYTES = 32
+OVERLAP = timedelta(hours=24)
+# Its place in the seal's eyes: no secret of an organization can have this name.
+_NAME = "webhook-secret"
+
+
+@dataclass(frozen=True)
+class SealedPair:
+    """As it is kept. `previous` signs besides until `previous_until`."""
+
+    current: bytes
+    created_at: datetime
+    previous: bytes | None = None
+    previous_until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class SigningSecret:
+    """`whsec_…`, and the one before it while that is valid."""
+
+    current: str = field(repr=False)
+    created_at: datetime
+    previous: str = field(repr=False, default="")
+    previous_until: datetime | None = None
+
+
+class WebhookStore(Protocol):
+    """One row an organization."""
+
+    async def find(self, organization_id: str) -> SealedPair | None: ...
+
+    async def add(self, organization_id: str, made: SealedPair) -> bool:
+        """False when it has one already. Errors: NotFound for an organization that there is not."""
+        ...
+
+    async def change(self, organization_id: str, change: Callable[[SealedPair], SealedPair]) -> SealedPair | None:
+        """One change at a time; the new state, None when there is nothing to change."""
+        ...
+
+
+class Webhooks:
+    """All that is done with them."""
+
+    def __init__(self, store: WebhookStore, seal: Seal, clock: Clock) -> None:
+        self._store = store
+        self._seal = seal
+        self._clock = clock
+
+    async def get(self, organization_id: str) -> SigningSecret:
+        """Whoever asks first gets what the others get. Errors: NotFound for an unknown organization."""
+        found = await self._store.find(organization_id)
+        if found is None:
+            made = self._new(organization_id)
+            found = made if await self._store.add(organization_id, made) else await self._store.find(organization_id)
+        return self._opened(organization_id, found)
+
+    async def rotate(self, organization_id: str) -> SigningSecret:
+        """The new one; the one that it replaces signs besides for 24 hours. Errors: NotFound."""
+        await self.get(organization_id)
+        made = self._new(organization_id)
+
+        def replaced(before: SealedPair) -> SealedPair:
+            return replace(made, previous=before.current, previous_until=made.created_at + OVERLAP)
+
+        return self._opened(organization_id, await self._store.change(organization_id, replaced))
+
+    def _new(self, organization_id: str) -> SealedPair:
+        secret = PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+        return SealedPair(self._seal.seal(organization_id, _NAME, secret), self._clock.now())
+
+    def _opened(self, organization_id: str, found: SealedPair | None) -> SigningSecret:
+        if found is None:
+            raise Conflict("the webhook secret went away meanwhile; try again")
+        opened = SigningSecret(self._seal.open(organization_id, _NAME, found.current), found.created_at)
+        if found.previous is None or found.previous_until is None or found.previous_until <= self._clock.now():
+            return opened
+        previous = self._seal.open(organization_id, _NAME, found.previous)
+        return replace(opened, previous=previous, previous_until=found.previous_until)
