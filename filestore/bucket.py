@@ -40,21 +40,23 @@ class Bucket:
         """The endpoint; Amazon's where none is set."""
         return self.endpoint or f"https://s3.{self.region}.amazonaws.com"
 
-    @property
-    def virtual_server(self) -> str:
-        """The endpoint with the bucket in its name."""
-        return _virtual(self.server, self.place.bucket)
+    def address(self, server: str) -> str:
+        """Of the bucket on this server."""
+        if self.path_style:
+            return f"{server}/{self.place.bucket}"
+        scheme, _, rest = server.partition("://")
+        return f"{scheme}://{self.place.bucket}.{rest}"
+
+    def url(self, key: str) -> str:
+        """The address of a key, or of the bucket for "", for us; not signed."""
+        return f"{self.address(self.server)}/{self._path(key) if key else ''}"
 
     def public_url(self, key: str) -> str:
         """The address of a key, for callers; not signed."""
-        server, bucket = self.public_endpoint or self.server, self.place.bucket
-        base = f"{server}/{bucket}" if self.path_style else _virtual(server, bucket)
-        return f"{base}/{quote('/'.join(filter(None, (self.place.prefix, key))))}"
+        return f"{self.address(self.public_endpoint or self.server)}/{self._path(key)}"
 
-
-def _virtual(server: str, bucket: str) -> str:
-    scheme, _, rest = server.partition("://")
-    return f"{scheme}://{bucket}.{rest}"
+    def _path(self, key: str) -> str:
+        return quote("/".join(filter(None, (self.place.prefix, key))))
 
 
 def s3_url(text: str) -> Place:

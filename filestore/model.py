@@ -16,7 +16,7 @@ PASSING = "blobs"
 LASTING = "lasting"
 """Where blobs lie that are never swept."""
 INCOMING = "incoming"
-"""Where the S3 backend has large blobs until their digest is known."""
+"""Where the S3 backend has large blobs until their digest is known. What is old there never arrived."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"

@@ -17,9 +17,12 @@ from weakref import WeakValueDictionary
 import obstore
 from obstore.store import S3Store
 
+from filestore.backend import CHUNK_BYTES
 from filestore.bucket import Bucket
 from filestore.model import INCOMING, LASTING, Stored
+from filestore.s3_connect import connected
 from filestore.s3_errors import told
+from filestore.s3_leftovers import Leftovers
 from filestore.s3_reader import S3Reader
 from filestore.sigv4 import presigned
 from filestore.spool import Spool
@@ -29,7 +32,8 @@ from kit.settings import private_dir
 from kit.telemetry import log
 
 PART_BYTES = 5 * 1024 * 1024  # the least that S3 allows
-MOST_PARTS = 10_000  # … and the most
+MOST_FILE_BYTES = 10_000 * PART_BYTES  # more parts it doesn't take
+MOST_BLOB_BYTES = 5 * 1024**3  # what it copies in one request
 AT_ONCE = 8  # parts on their way, and so in memory, in the whole process
 LINK_SECONDS = 300
 SLOW_SECONDS = 5.0  # how long S3 may take for what carries no bytes
@@ -41,9 +45,10 @@ class S3Backend:
 
     def __init__(self, bucket: Bucket, spool: Path) -> None:
         self._bucket = bucket
-        self._store = _store(bucket)
+        self._store = connected(bucket)
         self._spool = private_dir(spool)
         self._sending = asyncio.Semaphore(AT_ONCE)
+        self._leftovers = Leftovers(bucket)
         # So that nothing is deleted as old in the moment in which it is put again.
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -90,7 +95,7 @@ class S3Backend:
             await asyncio.gather(*map(self.delete, keys))
 
     async def delete_old(self, prefix: str, before: datetime) -> int:
-        deleted = 0
+        deleted = await self._leftovers.abort_old(before) if prefix == INCOMING else 0
         async for keys in self._keys(prefix, before):
             deleted += sum(await asyncio.gather(*(self._delete_if_old(key, before) for key in keys)))
         return deleted
@@ -172,8 +177,14 @@ class S3Incoming:
         return Stored(self._spool.digest(), self.size)
 
     async def keep(self, key: str) -> None:
-        async with self._backend.turn(key), self._sending:
-            await whole(self._keep(key, await self._spool.take()))
+        async with self._backend.turn(key):
+            if self.size <= CHUNK_BYTES:  # doesn't count among the large ones, and needn't be waited for as long
+                with told("put"):
+                    async with asyncio.timeout(SLOW_SECONDS):
+                        await self._keep(key, await self._spool.take())
+            else:
+                async with self._sending:
+                    await whole(self._keep(key, await self._spool.take()))
 
     async def close(self) -> None:
         """Gives up what wasn't kept."""
@@ -208,52 +219,6 @@ class S3Incoming:
             if key != self._key:
                 self._complete = True
                 await obstore.copy_async(self._store, self._key, key)
-
-
-def _store(bucket: Bucket) -> S3Store:
-    """With time-outs and retries that tell within about a second that the server is away."""
-    more: dict[str, Any] = {}
-    endpoint = bucket.server if bucket.path_style else bucket.virtual_server
-    if bucket.endpoint or not bucket.path_style:
-        more |= {"endpoint": endpoint, "aws_endpoint_url_s3": endpoint}
-    if bucket.credentials is not None:
-        more["credential_provider"] = _provider(bucket)
-    return S3Store(
-        bucket.place.bucket,
-        prefix=bucket.place.prefix or None,
-        region=bucket.region,
-        virtual_hosted_style_request=not bucket.path_style,
-        client_options={
-            "allow_http": bucket.server.startswith("http://"),
-            "connect_timeout": timedelta(seconds=0.5),
-            "read_timeout": timedelta(seconds=30),  # of a part, a completion, a copy; of the next bytes of a download
-            "timeout": timedelta(days=1),  # of a whole download
-        },
-        retry_config={
-            "max_retries": 3,
-            "retry_timeout": timedelta(seconds=1),
-            "backoff": {
-                "init_backoff": timedelta(milliseconds=50),
-                "max_backoff": timedelta(milliseconds=400),
-                "base": 2,
-            },
-        },
-        **more,
-    )
-
-
-def _provider(bucket: Bucket) -> Any:
-    def provide() -> dict[str, Any]:
-        assert bucket.credentials is not None
-        found = bucket.credentials()
-        return {
-            "access_key_id": found.access_key_id,
-            "secret_access_key": found.secret_access_key,
-            "token": found.session_token or None,
-            "expires_at": datetime.now(UTC),  # asked again each time: it costs a look at a file's date
-        }
-
-    return provide
 
 
 def _is_old(found: Any, before: datetime) -> bool:

@@ -23,6 +23,7 @@ from filestore.sigv4 import presigned
 from kit.errors import Unavailable
 from kit.names import new_id
 from kit.rpc_client import stream, unary
+from kit.settings import BadSettings
 from tests.integration.filestore.conftest import Service, running, until
 from tests.s3_server import BUCKET, KEYS, S3Server, free_ports
 
@@ -149,6 +150,15 @@ async def test_where_callers_dont_reach_the_bucket(settings: Settings, s3: S3Ser
         there = OnS3(service, s3, prefix, outside)
         answer = await service.http.get(await there.uploaded())
         assert (answer.status_code, answer.content) == (200, TEN)
+
+
+@pytest.mark.parametrize("limit", [{"max_file_bytes": 60 * 1024**3}, {"max_blob_bytes": 6 * 1024**3}])
+async def test_limits_beyond_what_s3_takes_are_refused_at_the_start(
+    settings: Settings, s3: S3Server, limit: dict[str, int]
+) -> None:
+    with pytest.raises(BadSettings, match="in a bucket at most"):
+        async with running(replace(on_s3(settings, s3, "none"), **limit)):  # type: ignore[arg-type]  # fields are many
+            pass
 
 
 async def test_too_large(there: OnS3) -> None:

@@ -48,7 +48,8 @@ def test_where_callers_reach_it_may_differ() -> None:
     bucket = load(Settings, environ).s3
     assert bucket is not None
     assert bucket.public_url("k") == "https://mesh.files.example.com/some/prefix/k"
-    assert bucket.virtual_server == "https://mesh.s3.us-east-1.amazonaws.com"
+    assert bucket.url("k") == "https://mesh.s3.us-east-1.amazonaws.com/some/prefix/k"
+    assert bucket.url("") == "https://mesh.s3.us-east-1.amazonaws.com/"
 
 
 def test_no_bucket_no_need_for_credentials() -> None:
