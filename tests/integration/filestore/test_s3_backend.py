@@ -1,6 +1,7 @@
 """What the S3 backend does when something breaks, on a real server and on ones that fail."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -312,6 +313,28 @@ async def test_a_rotated_key_is_used_from_now_on(s3: S3Server, tmp_path: Path) -
     await fails_soon(backend.size(KEY))
     now[0] = KEYS
     assert await backend.size(KEY) is None
+
+
+async def test_the_credentials_of_a_role(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a container on EKS has them. They can't be looked at, so there is no link."""
+    found = {
+        "AccessKeyId": KEYS.access_key_id,
+        "SecretAccessKey": KEYS.secret_access_key,
+        "Token": "",
+        "Expiration": "2099-01-01T00:00:00Z",
+    }
+    text = json.dumps(found).encode()
+    head = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    (tmp_path / "token").write_text("of the container")
+    asked: list[bytes] = []
+    async with answering(head % len(text) + text, asked) as address:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", address)
+        monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
+        backend = S3Backend(s3.bucket(new_id("test"), credentials=None), tmp_path / "spool")
+        await put(backend, KEY, b"data")
+        assert await backend.size(KEY) == 4
+    assert b"of the container" in asked[0]
+    assert backend.link(KEY, "a/b", "attachment") is None
 
 
 async def test_the_buckets_name_in_the_servers(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

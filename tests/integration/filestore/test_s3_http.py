@@ -16,7 +16,7 @@ import pytest
 from mesh.filestore.v1 import blobs_pb2
 
 from filestore.bucket import Place
-from filestore.s3 import PART_BYTES
+from filestore.s3 import PART_BYTES, S3Backend
 from filestore.s3_settings import Secret
 from filestore.settings import Settings
 from filestore.sigv4 import presigned
@@ -150,6 +150,25 @@ async def test_where_callers_dont_reach_the_bucket(settings: Settings, s3: S3Ser
         there = OnS3(service, s3, prefix, outside)
         answer = await service.http.get(await there.uploaded())
         assert (answer.status_code, answer.content) == (200, TEN)
+
+
+async def test_what_was_on_the_disk_is_there_when_it_was_copied(settings: Settings, s3: S3Server) -> None:
+    prefix = new_id("test")
+    async with running(settings) as service, httpx.AsyncClient(trust_env=False) as outside:
+        on_disk = OnS3(service, s3, prefix, outside)
+        uri = await on_disk.uploaded(TEN, "grüße.txt", "text/x")
+        source = await put_blob(service, b"app = 1", lasting=True)
+        copied = S3Backend(s3.bucket(prefix), settings.home / "spool")
+        for path in [path for name in ("files", "lasting") for path in (settings.home / name).rglob("*")]:
+            if path.is_file():
+                async with copied.receive() as incoming:
+                    await incoming.write(path.read_bytes())
+                    await incoming.keep(str(path.relative_to(settings.home)))
+    async with running(on_s3(settings, s3, prefix)) as service, httpx.AsyncClient(trust_env=False) as outside:
+        answer = await OnS3(service, s3, prefix, outside).followed(uri)
+        assert (answer.content, answer.headers["content-type"]) == (TEN, "text/x")
+        assert "gr%C3%BC%C3%9Fe.txt" in answer.headers["content-disposition"]
+        assert await get_blob(service, source.digest) == b"app = 1"
 
 
 @pytest.mark.parametrize("limit", [{"max_file_bytes": 60 * 1024**3}, {"max_blob_bytes": 6 * 1024**3}])
