@@ -1,5 +1,6 @@
 """A real S3 server for tests: SeaweedFS, which checks signatures and keeps multipart uploads apart, on free ports."""
 
+import asyncio
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -38,11 +40,11 @@ class S3Server:
         settings: dict[str, object] = {"endpoint": self.url, "credentials": lambda: KEYS} | changes
         return Bucket(Place(BUCKET, prefix), **settings)  # type: ignore[arg-type]
 
-    def env(self, prefix: str = "") -> dict[str, str]:
-        """The same, as a process is told."""
+    def env(self, prefix: str = "", url: str = "") -> dict[str, str]:
+        """The same, as a process is told. `url`: another way to the server."""
         return {
             "RUNMESH_FILES_URL": f"s3://{BUCKET}/{prefix}",
-            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ENDPOINT_URL": url or self.url,
             "AWS_ACCESS_KEY_ID": KEYS.access_key_id,
             "AWS_SECRET_ACCESS_KEY": KEYS.secret_access_key,
         }
@@ -121,3 +123,32 @@ def free_ports(count: int) -> list[int]:
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
         return [int(probe.getsockname()[1]) for probe in probes]
+
+
+class Forwarding:
+    """A listener that hands on to the server, while it is entered. All it has carried is cut off at its end."""
+
+    def __init__(self, port: int, url: str) -> None:
+        self._port = port
+        self._to = urlsplit(url)
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def __aenter__(self) -> None:
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", self._port)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, out = await asyncio.open_connection(self._to.hostname, self._to.port)
+        self._writers += [writer, out]
+        await asyncio.gather(_copy(reader, out), _copy(there, writer), return_exceptions=True)
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()

@@ -1,10 +1,13 @@
 """The mesh with its files in a bucket: callers are sent there, sandboxes aren't, and runs' bytes lie there, too."""
 
+import asyncio
 import hashlib
 import json
 import os
 import socket
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,18 +16,58 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.e2e.mesh import Mesh, mesh_up, until
+from tests.e2e.mesh import WORKFLOWS, Mesh, mesh_up, until
 from tests.e2e.test_published_clients import HERE, environment
-from tests.s3_server import KEYS, S3Server
+from tests.s3_server import KEYS, Forwarding, S3Server, free_ports
 
 pytestmark = pytest.mark.timeout(280)
 MIB = 1 << 20
 PREFIX = "some/mesh"
 
 
+class Door:
+    """The mesh's way to the server, which can be shut and opened."""
+
+    def __init__(self, url: str) -> None:
+        (port,) = free_ports(1)
+        self.url = f"http://127.0.0.1:{port}"
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._forwarding = Forwarding(port, url)
+
+    def open(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._forwarding.__aenter__(), self._loop).result(5)
+
+    def shut(self) -> None:
+        """Nobody listens any more, and what was under way is cut."""
+        asyncio.run_coroutine_threadsafe(self._forwarding.__aexit__(), self._loop).result(5)
+
+    def end(self) -> None:
+        async def last() -> None:
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(last(), self._loop).result(5)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+
+
 @pytest.fixture(scope="module")
-def on_s3(s3: S3Server) -> Iterator[Mesh]:
-    with mesh_up(env=s3.env(PREFIX)) as running:
+def door(s3: S3Server) -> Iterator[Door]:
+    door = Door(s3.url)
+    door.open()
+    yield door
+    door.shut()
+    door.end()
+
+
+@pytest.fixture(scope="module")
+def on_s3(s3: S3Server, door: Door) -> Iterator[Mesh]:
+    with mesh_up(env=s3.env(PREFIX, door.url)) as running:
         running.deploy("probe")
         yield running
 
@@ -38,14 +81,14 @@ def made(mesh: Mesh, name: str = "data.bin") -> dict[str, str]:
     return uris
 
 
-def test_up_and_down_by_redirect(on_s3: Mesh, s3: S3Server) -> None:
+def test_up_and_down_by_redirect(on_s3: Mesh, door: Door) -> None:
     content = os.urandom(12 * MIB + 5)
     uris = made(on_s3, "grüße.txt")
     put = httpx.put(uris["upload_uri"], content=content, headers={"content-type": "text/plain"}, timeout=60)
     assert put.status_code == 200, put.text
     answer = httpx.get(uris["download_uri"])
     assert answer.status_code == 307, answer.text
-    assert answer.headers["location"].startswith(f"{s3.url}/mesh/{PREFIX}/files/")
+    assert answer.headers["location"].startswith(f"{door.url}/mesh/{PREFIX}/files/")
     for headers in ({}, {"x-runmesh-nested": "1"}):  # nobody outside passes for a sandbox
         whole = httpx.get(uris["download_uri"], headers=headers, follow_redirects=True)
         assert (len(whole.history), whole.status_code) == (1, 200)
@@ -110,6 +153,29 @@ def test_a_broken_upload_leaves_nothing(on_s3: Mesh, s3: S3Server) -> None:
     assert httpx.get(uris["download_uri"]).status_code == 404
     assert httpx.put(uris["upload_uri"], content=b"again").status_code == 200
     assert httpx.get(uris["download_uri"], follow_redirects=True).content == b"again"
+
+
+def test_the_server_away_and_back(on_s3: Mesh, door: Door) -> None:
+    uris, body = made(on_s3), os.urandom(MIB)
+    with on_s3.http() as client:
+        door.shut()
+        try:
+            begun = time.monotonic()
+            refused = [
+                httpx.put(uris["upload_uri"], content=b"x"),
+                client.post("/run_async/probe/echo/it", content=body),
+            ]
+            assert time.monotonic() - begun < 4
+            code = (WORKFLOWS / "probe.py").read_text() + "# again\n"
+            refused.append(client.post("/deploy", json={"code": code, "name": "away", "service_id": "away"}))
+            for answer in refused:
+                assert (answer.status_code, answer.json()["code"]) == (503, "unavailable"), answer.text
+                assert int(answer.headers["retry-after"]) >= 1
+            assert client.post("/run/probe/", json={"name": "Ada"}).status_code == 200  # that needs no bucket
+        finally:
+            door.open()
+        assert httpx.put(uris["upload_uri"], content=b"x").status_code == 200
+        assert client.post("/run_async/probe/echo/it", content=body).status_code == 200
 
 
 def test_the_npm_client(on_s3: Mesh, npm_client: Path) -> None:

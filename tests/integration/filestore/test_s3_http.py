@@ -25,7 +25,7 @@ from kit.names import new_id
 from kit.rpc_client import stream, unary
 from kit.settings import BadSettings
 from tests.integration.filestore.conftest import Service, running, until
-from tests.s3_server import BUCKET, KEYS, S3Server, free_ports
+from tests.s3_server import BUCKET, KEYS, Forwarding, S3Server, free_ports
 
 TEN = b"0123456789"
 LARGE = PART_BYTES * 2 + 12_345
@@ -292,35 +292,6 @@ async def test_away_and_back(settings: Settings, s3: S3Server) -> None:
         check_problem(answer, 503, "unavailable")
         with pytest.raises(Unavailable):
             await get_blob(service, stored.digest)
-
-
-class Forwarding:
-    """A listener that hands on to the server, while it is entered. All it has carried is cut off at its end."""
-
-    def __init__(self, port: int, url: str) -> None:
-        self._port = port
-        self._to = urlsplit(url)
-        self._writers: list[asyncio.StreamWriter] = []
-
-    async def __aenter__(self) -> None:
-        self._server = await asyncio.start_server(self._carry, "127.0.0.1", self._port)
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for writer in self._writers:
-            writer.close()
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, out = await asyncio.open_connection(self._to.hostname, self._to.port)
-        self._writers += [writer, out]
-        await asyncio.gather(_copy(reader, out), _copy(there, writer), return_exceptions=True)
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
 
 
 async def test_secrets_are_not_in_the_log(settings: Settings, s3: S3Server, capfd: pytest.CaptureFixture[str]) -> None:
