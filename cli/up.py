@@ -93,13 +93,17 @@ async def start(
     private_dir(settings.run_dir)
     mesh_env = {**environ, "RUNMESH_HOME": str(settings.home), "PYTHONUNBUFFERED": "1"}
     mesh_env.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling every import again would cost seconds at each start
+    files_env, mesh_env = mesh_env, {name: value for name, value in mesh_env.items() if not name.startswith("AWS_")}
     if not settings.nats_url:
         port = _free_port()
         token = read_key(settings.key_file("nats")).hex()
         mesh_env["RUNMESH_NATS_URL"] = f"nats://{token}@127.0.0.1:{port}"
         await supervisor.start(_nats(settings, port, token, mesh_env))
     await supervisor.finish(Program("migrate", [sys.executable, "-m", "migrations"], mesh_env))
-    services = {name: _service(name, module, mesh_env) for name, module in modules.items()}
+    files_env = {**files_env, **mesh_env}  # the credentials of its bucket are for the filestore alone
+    services = {
+        name: _service(name, module, files_env if name == "filestore" else mesh_env) for name, module in modules.items()
+    }
     edge = services.pop("edge")
     await supervisor.start(*services.values())
     await supervisor.start(_envoy(settings, mesh_env), edge)

@@ -189,6 +189,7 @@ class BlobsClient:
                 async for chunk in chunks:
                     for start in range(0, len(chunk), CHUNK_BYTES):
                         yield blobs_pb2.PutBlobRequest(data=chunk[start : start + CHUNK_BYTES])
+                yield blobs_pb2.PutBlobRequest(whole=True)
             except Exception as error:
                 failure.append(error)
                 raise

@@ -76,6 +76,7 @@ class FilestoreClient:
         async def parts() -> AsyncIterator[blobs_pb2.PutBlobRequest]:
             for chunk in chunks:
                 yield blobs_pb2.PutBlobRequest(data=chunk)
+            yield blobs_pb2.PutBlobRequest(whole=True)
 
         method = cast(Any, self._blobs.PutBlob)
         reply = await unary(method, parts(), timeout=BYTES_SECONDS)

@@ -2,6 +2,7 @@
 
 Owns: files, blobs. Serves: mesh.filestore.v1.Files and mesh.filestore.v1.Blobs, and over plain HTTP on the socket
 `files.sock` the bytes of files: `PUT /files/ID`, `GET` and `HEAD /files/ID/NAME`, to which Envoy routes. Calls nobody.
-Stores: `files` (one row each from its creation on); the bytes in `files/` and `blobs/` under RUNMESH_FILES_URL.
+Stores: `files` (one row each from its creation on); the bytes in `files/`, `blobs/` and `lasting/` under
+RUNMESH_FILES_URL, a directory (`disk.py`) or a bucket of S3 (`s3.py`).
 Sends no events.
 """

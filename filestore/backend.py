@@ -24,26 +24,30 @@ class Incoming(Protocol):
         ...
 
     async def keep(self, key: str) -> None:
-        """After `finish`: it now lies under `key`, at once and whole, in place of what was there."""
+        """After `finish`: it now lies under `key`, at once and whole, in place of what was there. `receive` must have
+        been told the same key, or none.
+        """
         ...
 
 
 class Reader(Protocol):
-    """Bytes that lie under a key; they stay readable when the key is deleted meanwhile."""
+    """Bytes that lie under a key. When it is deleted or filled anew meanwhile they stay readable, or reading fails:
+    what is read is never of two contents.
+    """
 
     @property
     def size(self) -> int: ...
 
     async def read(self, offset: int, count: int) -> bytes:
-        """`count` bytes from `offset`, fewer only at the end."""
+        """`count` bytes from `offset`, fewer only at the end. Errors: Unavailable."""
         ...
 
 
 class Backend(Protocol):
-    """Where bytes lie."""
+    """Where bytes lie. Errors of all: Unavailable, soon, when the store is away."""
 
-    def receive(self) -> AbstractAsyncContextManager[Incoming]:
-        """Leaving it without `keep` leaves nothing behind."""
+    def receive(self, key: str = "") -> AbstractAsyncContextManager[Incoming]:
+        """Leaving it without `keep` leaves nothing behind. `key`: where it will be kept, if that is known already."""
         ...
 
     def open(self, key: str) -> AbstractAsyncContextManager[Reader]:
@@ -58,6 +62,16 @@ class Backend(Protocol):
         """Idempotent."""
         ...
 
+    async def delete_all(self, prefix: str) -> None:
+        """Deletes what lies under `prefix/`. Idempotent."""
+        ...
+
     async def delete_old(self, prefix: str, before: datetime) -> int:
         """Deletes what lies under `prefix/` and was kept before then; how many."""
+        ...
+
+    def link(self, key: str, media_type: str, disposition: str) -> str | None:
+        """An address outside of the mesh at which whoever has it may read the key's bytes for some minutes; answers
+        there bear this Content-Type and Content-Disposition. None: there is no such thing here.
+        """
         ...

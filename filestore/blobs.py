@@ -1,5 +1,6 @@
 """Blobs: bytes known by their digest, never changed."""
 
+import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from filestore.backend import CHUNK_BYTES, Backend
@@ -26,11 +27,16 @@ class Blobs:
             return stored
 
     async def get(self, digest: str) -> AsyncGenerator[bytes, None]:
-        """In chunks of at most 256 KiB. Errors: NotFound."""
+        """In chunks of at most 256 KiB. Errors: NotFound; the last chunk is kept back when these aren't its bytes."""
         _, key = await self._find(digest)
+        found = hashlib.sha256()
         async with self._backend.open(key) as reader:
             for offset in range(0, reader.size, CHUNK_BYTES):
-                yield await reader.read(offset, CHUNK_BYTES)
+                chunk = await reader.read(offset, CHUNK_BYTES)
+                found.update(chunk)
+                if offset + len(chunk) >= reader.size and found.hexdigest() != digest:
+                    raise RuntimeError(f"{key} holds other bytes than its name says")
+                yield chunk
 
     async def size(self, digest: str) -> int:
         """In bytes. Errors: NotFound."""

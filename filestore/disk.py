@@ -4,23 +4,22 @@ place.
 All file I/O is in threads, in pieces of 256 KiB that are written as they came: no joining, no buffering twice.
 """
 
-import asyncio
 import hashlib
 import os
+import shutil
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
 
 from filestore.backend import CHUNK_BYTES
 from filestore.model import Stored
+from filestore.whole import in_thread
 from kit.errors import NotFound
 from kit.settings import private_dir
 
-T = TypeVar("T")
 _MOST_PIECES = 512  # below IOV_MAX (1024)
 
 
@@ -36,12 +35,12 @@ class DiskBackend:
             leftover.unlink()
 
     @asynccontextmanager
-    async def receive(self) -> AsyncIterator["DiskIncoming"]:
+    async def receive(self, key: str = "") -> AsyncIterator["DiskIncoming"]:  # noqa: ARG002  # S3 wants to know it
         incoming = DiskIncoming(self._root, self._incoming, self._placing)
         try:
             yield incoming
         finally:
-            await _in_thread(incoming.close)
+            await in_thread(incoming.close)
 
     @asynccontextmanager
     async def open(self, key: str) -> AsyncIterator["DiskReader"]:
@@ -56,15 +55,25 @@ class DiskBackend:
 
     async def size(self, key: str) -> int | None:
         try:
-            return (await _in_thread((self._root / key).stat)).st_size
+            return (await in_thread((self._root / key).stat)).st_size
         except FileNotFoundError:
             return None
 
     async def delete(self, key: str) -> None:
-        await _in_thread(lambda: (self._root / key).unlink(missing_ok=True))
+        await in_thread(lambda: (self._root / key).unlink(missing_ok=True))
+
+    async def delete_all(self, prefix: str) -> None:
+        def remove() -> None:
+            with self._placing:
+                shutil.rmtree(self._root / prefix, ignore_errors=True)
+
+        await in_thread(remove)
 
     async def delete_old(self, prefix: str, before: datetime) -> int:
-        return await _in_thread(lambda: self._delete_old(self._root / prefix, before.timestamp()))
+        return await in_thread(lambda: self._delete_old(self._root / prefix, before.timestamp()))
+
+    def link(self, key: str, media_type: str, disposition: str) -> None:
+        """Files are read here."""
 
     def _delete_old(self, root: Path, before: float) -> int:
         deleted = 0
@@ -97,7 +106,7 @@ class DiskIncoming:
         self._waiting += len(data)
         self.size += len(data)
         if self._waiting >= CHUNK_BYTES or len(self._pieces) >= _MOST_PIECES:
-            await _in_thread(self._flush)
+            await in_thread(self._flush)
 
     async def finish(self) -> Stored:
         def sync() -> Stored:
@@ -105,7 +114,7 @@ class DiskIncoming:
             os.fsync(self._file)
             return Stored(self._hash.hexdigest(), self.size)
 
-        return await _in_thread(sync)
+        return await in_thread(sync)
 
     async def keep(self, key: str) -> None:
         def rename() -> None:
@@ -113,10 +122,11 @@ class DiskIncoming:
             _make_directory(target.parent)
             with self._placing:
                 os.utime(self._file)  # its age counts from now, however long it took to come in
+                _make_directory(target.parent)  # delete_all may just have removed it
                 self._path.replace(target)
             _sync_directory(target.parent)
 
-        await _in_thread(rename)
+        await in_thread(rename)
 
     def close(self) -> None:
         """Removes the file, if it wasn't kept."""
@@ -143,23 +153,10 @@ class DiskReader:
         self.size = os.fstat(self._file).st_size
 
     async def read(self, offset: int, count: int) -> bytes:
-        return await _in_thread(lambda: os.pread(self._file, count, offset))
+        return await in_thread(lambda: os.pread(self._file, count, offset))
 
     def close(self) -> None:
         os.close(self._file)
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    """As asyncio.to_thread, but a cancellation waits until the thread is done with our descriptors."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
-        task.exception()  # seen; the cancellation is what counts
-        raise
 
 
 def _make_directory(path: Path) -> None:

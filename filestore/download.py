@@ -1,21 +1,26 @@
 """A file as an HTTP answer: its headers, and its bytes or the ranges of them that were asked for."""
 
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
-from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from filestore.backend import CHUNK_BYTES, Reader
-from filestore.model import Content, File
+from filestore.model import Content, File, disposition
 from filestore.ranges import Span, etag_matches, parse
 
 
-def answer(request: Request, file: File, content: Content, reading: AbstractAsyncContextManager[Reader]) -> Response:
-    """200, 206, 304 or 416 by what `request` asks for."""
+def answer(
+    request: Request,
+    file: File,
+    content: Content,
+    reading: AbstractAsyncContextManager[Reader],
+    link: Callable[[], str | None],
+) -> Response:
+    """200, 206, 304 or 416 by what `request` asks for; 307 to the link, if there is one and it can answer as well."""
     headers, size = _headers(file, content), content.stored.size
     if etag_matches(request.headers.get("if-none-match", ""), headers["etag"]):
         return Response(status_code=304, headers=headers)
@@ -36,6 +41,9 @@ def answer(request: Request, file: File, content: Content, reading: AbstractAsyn
     status = 200 if spans is None else 206
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
+    # Elsewhere our ETag means nothing, and several ranges neither.
+    if len(parts) == 1 and request.headers.get("if-range") != headers["etag"] and (elsewhere := link()):
+        return RedirectResponse(elsewhere, 307, {"cache-control": "private, no-store"})
     return _Download(parts, reading, status, headers)
 
 
@@ -78,12 +86,6 @@ def _headers(file: File, content: Content) -> dict[str, str]:
         "content-security-policy": "default-src 'none'; sandbox",
         "x-content-type-options": "nosniff",
     }
-
-
-def disposition(name: str) -> str:
-    """RFC 6266: a plain name for old clients, and the whole one percent-encoded."""
-    plain = "".join(c if " " <= c <= "~" and c not in '"\\%/' else "_" for c in name)
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
 def _ranges(request: Request, etag: str, size: int) -> list[Span] | None:

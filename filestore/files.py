@@ -8,7 +8,7 @@ from typing import Protocol
 
 from filestore.addresses import Addresses
 from filestore.backend import Backend, Reader
-from filestore.model import Content, File, check_file_name, media_type
+from filestore.model import Content, File, check_file_name, disposition, media_type
 from kit.clock import Clock
 from kit.errors import Conflict, Denied, Invalid, NotFound
 from kit.names import is_id, new_id
@@ -25,8 +25,8 @@ class FileStore(Protocol):
 
     async def get(self, file_id: str) -> File | None: ...
 
-    def filling(self, file_id: str, content: Content, expires_at: datetime) -> AbstractAsyncContextManager[None]:
-        """Records the upload when it is left without an error; one at a time. Errors: Conflict when there is one."""
+    async def fill(self, file_id: str, content: Content, expires_at: datetime) -> None:
+        """Records the upload. Errors: Conflict when there is one, or no such file."""
         ...
 
     async def expired(self, now: datetime, limit: int) -> list[File]: ...
@@ -87,14 +87,23 @@ class Files:
             raise Invalid(f"a file has at most {self._max_bytes} bytes", code="too_large")
 
     async def fill(self, file: File, content_type: str, chunks: AsyncIterator[bytes]) -> Content:
-        """All or nothing. Errors: Invalid (too_large); Conflict when another upload was faster."""
-        async with self._backend.receive() as incoming:
+        """All or nothing. Errors: Invalid (too_large); Conflict when another upload was faster.
+
+        The bytes are kept first, at a place of their own, so that no transaction waits for a store elsewhere. Should
+        it end in between, they are nobody's, and go with the file's folder when its time is over.
+        """
+        key = file.new_key()
+        async with self._backend.receive(key) as incoming:
             async for chunk in chunks:
                 self.check_size(incoming.size + len(chunk))
                 await incoming.write(chunk)
-            content = Content(media_type(content_type), await incoming.finish())
-            async with self._files.filling(file.id, content, self._clock.now() + self._lifetime):
-                await incoming.keep(file.storage_key)
+            content = Content(media_type(content_type), await incoming.finish(), key)
+            await incoming.keep(key)
+        try:
+            await self._files.fill(file.id, content, self._clock.now() + self._lifetime)
+        except Conflict:
+            await self._backend.delete(key)
+            raise
         return content
 
     async def readable(self, file_id: str, signature: str) -> tuple[File, Content]:
@@ -109,3 +118,7 @@ class Files:
     def open(self, file: File) -> AbstractAsyncContextManager[Reader]:
         """The bytes of a readable file. Errors: NotFound."""
         return self._backend.open(file.storage_key)
+
+    def link(self, file: File, content: Content) -> str | None:
+        """Where else a readable file can be read for some minutes, with its type and name; None: only here."""
+        return self._backend.link(file.storage_key, content.media_type, disposition(file.name))

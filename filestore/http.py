@@ -1,10 +1,11 @@
 """The plain HTTP door to the bytes of files. Envoy routes `/files/…` here, past the transcoder. Addresses are signed.
 
 PUT        /files/ID?expires=…&signature=…     one upload, streamed to the backend
-GET, HEAD  /files/ID/NAME?signature=…          the bytes, ranges of them
+GET, HEAD  /files/ID/NAME?signature=…          the bytes, ranges of them; or where a backend elsewhere has them
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -25,6 +26,8 @@ from kit.telemetry import current_traceparent, log, span, valid_traceparent
 # An uploader that sends nothing for so long has gone, whatever its connection says.
 STALL_SECONDS = 120.0
 MAX_CORRELATION_LENGTH = 200
+# Envoy's word that a sandbox asks. Its way leads to us, whatever else it may reach, so it gets the bytes here.
+NESTED = "x-runmesh-nested"
 
 _STATUS: dict[type[Problem], int] = {Invalid: 400, Denied: 403, NotFound: 404, Conflict: 409, Unavailable: 503}
 
@@ -59,7 +62,11 @@ async def _put(files: Files, stall_seconds: float, request: Request) -> Response
 
 async def _get(files: Files, request: Request) -> Response:
     file, content = await files.readable(request.path_params["file_id"], request.query_params.get("signature", ""))
-    response = download.answer(request, file, content, files.open(file))
+
+    def link() -> str | None:
+        return None if NESTED in request.headers else files.link(file, content)
+
+    response = download.answer(request, file, content, files.open(file), link)
     if response.status_code == 416:
         detail = f"the file has {content.stored.size} bytes; none of the ranges lies within"
         return _error(416, "bad_request", detail, dict(response.headers))
@@ -119,7 +126,9 @@ async def _drained(inner: ASGIApp, scope: Scope, receive: Receive, send: Send) -
 
 async def _problem(_request: Request, problem: Problem) -> Response:
     status = 413 if problem.code == "too_large" else _STATUS.get(type(problem), 500)
-    return _error(status, problem.code, problem.message)
+    after = problem.retry_after
+    headers = {"retry-after": str(math.ceil(after.total_seconds()))} if after else None
+    return _error(status, problem.code, problem.message, headers)
 
 
 async def _http_exception(_request: Request, error: HTTPException) -> Response:

@@ -13,6 +13,7 @@ from filestore.files import Files
 from filestore.http import app
 from filestore.http_server import http_server
 from filestore.rpc import BlobsServicer, FilesServicer
+from filestore.s3 import MOST_BLOB_BYTES, MOST_FILE_BYTES, S3Backend
 from filestore.settings import Settings
 from filestore.store import SqlFileStore
 from filestore.sweep import sweep, sweep_blobs
@@ -20,7 +21,7 @@ from kit.clock import Clock, SystemClock
 from kit.db import open_db
 from kit.lifecycle import background
 from kit.rpc_server import RpcServer
-from kit.settings import read_key
+from kit.settings import BadSettings, read_key
 
 
 async def build(
@@ -28,7 +29,7 @@ async def build(
 ) -> RpcServer:
     """Everything wired and entered on `stack`; tests pass their clock and backend."""
     clock = clock or SystemClock()
-    backend = backend or DiskBackend(settings.storage)
+    backend = backend or await _backend(settings)
     addresses = Addresses(read_key(settings.key_file("files")), settings.public_url)
     store = SqlFileStore(await stack.enter_async_context(open_db(settings.database_url("filestore"))))
     files = Files(
@@ -48,3 +49,14 @@ async def build(
     blobs = BlobsServicer(Blobs(backend, settings.max_blob_bytes))
     server.add(blobs_pb2_grpc.add_BlobsServicer_to_server, blobs, "mesh.filestore.v1.Blobs")
     return await stack.enter_async_context(server)
+
+
+async def _backend(settings: Settings) -> Backend:
+    if (bucket := settings.s3) is None:
+        return DiskBackend(settings.storage)
+    if settings.max_file_bytes > MOST_FILE_BYTES or settings.max_blob_bytes > MOST_BLOB_BYTES:
+        most = f"{MOST_FILE_BYTES} and {MOST_BLOB_BYTES}"
+        raise BadSettings([f"RUNMESH_MAX_FILE_BYTES and RUNMESH_MAX_BLOB_BYTES: in a bucket at most {most}"])
+    s3 = S3Backend(bucket, settings.home / "files" / "spool")
+    await s3.announce()
+    return s3

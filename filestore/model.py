@@ -1,9 +1,11 @@
 """Files and blobs: the nouns and their rules. Sizes are bytes, digests SHA-256 in hex."""
 
 import re
+import secrets
 import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
+from urllib.parse import quote
 
 from kit.errors import Invalid, NotFound
 
@@ -13,6 +15,8 @@ PASSING = "blobs"
 """Where answers, logs and requests of runs lie until their time has come."""
 LASTING = "lasting"
 """Where blobs lie that are never swept."""
+INCOMING = "incoming"
+"""Where the S3 backend has large blobs until their digest is known. What is old there never arrived."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -29,10 +33,11 @@ class Stored:
 
 @dataclass(frozen=True)
 class Content:
-    """What was uploaded."""
+    """What was uploaded, and where the backend has it; "" is its file's folder (before 0.2 they lay there)."""
 
     media_type: str
     stored: Stored
+    kept_as: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,18 @@ class File:
     content: Content | None = None
 
     @property
-    def storage_key(self) -> str:
-        """Where the backend has the bytes: made of the id alone, never of the name."""
+    def folder(self) -> str:
+        """Under this prefix lies all that was uploaded for it: made of the id alone, never of the name."""
         return f"files/{self.id[-2:]}/{self.id}"
+
+    @property
+    def storage_key(self) -> str:
+        """Where the backend has the bytes."""
+        return self.content.kept_as if self.content and self.content.kept_as else self.folder
+
+    def new_key(self) -> str:
+        """A place for one attempt to fill it: what is recorded never depends on which of two uploads came last."""
+        return f"{self.folder}/{secrets.token_hex(8)}"
 
 
 def blob_key(digest: str, *, lasting: bool) -> str:
@@ -73,3 +87,9 @@ def check_file_name(name: str) -> str:
 def media_type(text: str) -> str:
     """What the uploader said, if it can be said again in a header; else octets."""
     return text if len(text) <= 255 and _MEDIA_TYPE.fullmatch(text) else OCTETS
+
+
+def disposition(name: str) -> str:
+    """RFC 6266: a plain name for old clients, and the whole one percent-encoded."""
+    plain = "".join(c if " " <= c <= "~" and c not in '"\\%/' else "_" for c in name)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

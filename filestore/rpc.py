@@ -9,6 +9,7 @@ from mesh.filestore.v1 import blobs_pb2, blobs_pb2_grpc, files_pb2, files_pb2_gr
 from filestore import wire
 from filestore.blobs import Blobs
 from filestore.files import Files
+from kit.errors import Invalid
 
 
 class FilesServicer(files_pb2_grpc.FilesServicer):
@@ -45,6 +46,13 @@ class BlobsServicer(blobs_pb2_grpc.BlobsServicer):
 
 
 async def _data(first: blobs_pb2.PutBlobRequest, rest: AsyncIterator[blobs_pb2.PutBlobRequest]) -> AsyncIterator[bytes]:
+    """Errors: Invalid unless the last message, and only that one, says that all has been sent."""
     yield first.data
+    whole = first.whole
     async for message in rest:
+        if whole:
+            raise Invalid("the blob goes on after its last message")
         yield message.data
+        whole = message.whole
+    if not whole:  # cancelled, perhaps: grpc ends the stream before the call
+        raise Invalid("the blob ended before its last message")

@@ -5,7 +5,9 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from kit.settings import MeshSettings, env
+from filestore.bucket import Bucket, Place, s3_url
+from filestore.s3_settings import S3Settings
+from kit.settings import env
 
 MIB = 1024 * 1024
 
@@ -18,11 +20,13 @@ def positive(text: str) -> int:
     return number
 
 
-def file_url(text: str) -> Path:
-    """The directory of a `file:///…` URL."""
+def files_url(text: str) -> Path | Place:
+    """The directory of a `file:///…` URL, or the bucket and prefix of an `s3://…` one."""
     url = urlsplit(text)
+    if url.scheme == "s3":
+        return s3_url(text)
     if url.scheme != "file" or url.netloc not in {"", "localhost"} or not url.path.startswith("/"):
-        raise ValueError(f"{text!r} is not of the form file:///directory")
+        raise ValueError(f"{text!r} is not of the form file:///directory or s3://bucket/prefix")
     return Path(unquote(url.path))
 
 
@@ -35,10 +39,10 @@ def days(text: str) -> float:
 
 
 @dataclass(frozen=True)
-class Settings(MeshSettings):
+class Settings(S3Settings):
     """Sizes in bytes."""
 
-    files_directory: Path | None = env("RUNMESH_FILES_URL", None, file_url)
+    files_url: Path | Place | None = env("RUNMESH_FILES_URL", None, files_url)
     file_days: int = env("RUNMESH_FILE_DAYS", 7, positive)
     max_file_bytes: int = env("RUNMESH_MAX_FILE_BYTES", 5 * 1024 * MIB, positive)
     max_blob_bytes: int = env("RUNMESH_MAX_BLOB_BYTES", 110 * MIB, positive)
@@ -47,8 +51,13 @@ class Settings(MeshSettings):
 
     @property
     def storage(self) -> Path:
-        """The directory that holds the bytes."""
-        return self.files_directory or self.home
+        """The directory that holds the bytes; in a bucket's stead, what is on its way there."""
+        return self.files_url if isinstance(self.files_url, Path) else self.home
+
+    @property
+    def s3(self) -> Bucket | None:
+        """The bucket that holds the bytes, if one does. Errors: BadSettings."""
+        return self.bucket(self.files_url) if isinstance(self.files_url, Place) else None
 
     @property
     def blob_lifetime(self) -> timedelta:

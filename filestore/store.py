@@ -1,7 +1,5 @@
 """The table of files, and the repository that maps its rows to the model."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
@@ -21,10 +19,11 @@ files = Table(
     Column("name", String(255), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
-    # The upload: all three or none.
+    # The upload: all four or none; before 0.2 without the last.
     Column("media_type", String(255)),
     Column("size", BigInteger),
     Column("digest", String(64)),
+    Column("kept_as", String(100)),
     Index("files_by_expiry", "expires_at"),
 )
 
@@ -51,19 +50,18 @@ class SqlFileStore:
             row = (await tx.execute(select(files).where(files.c.id == file_id))).first()
         return None if row is None else _file(row)
 
-    @asynccontextmanager
-    async def filling(self, file_id: str, content: Content, expires_at: datetime) -> AsyncIterator[None]:
+    async def fill(self, file_id: str, content: Content, expires_at: datetime) -> None:
         values = {
             "media_type": content.media_type,
             "size": content.stored.size,
             "digest": content.stored.digest,
+            "kept_as": content.kept_as or None,
             "expires_at": expires_at,
         }
         empty = (files.c.id == file_id) & files.c.digest.is_(None)
         async with self._db.write() as tx:
             if (await tx.execute(update(files).where(empty).values(**values))).rowcount == 0:
                 raise Conflict("this file was uploaded already, or has expired; ask for a new address by POST /file")
-            yield
 
     async def expired(self, now: datetime, limit: int) -> list[File]:
         query = select(files).where(files.c.expires_at <= now).order_by(files.c.expires_at).limit(limit)
@@ -76,5 +74,5 @@ class SqlFileStore:
 
 
 def _file(row: Any) -> File:
-    content = None if row.digest is None else Content(row.media_type, Stored(row.digest, row.size))
+    content = None if row.digest is None else Content(row.media_type, Stored(row.digest, row.size), row.kept_as or "")
     return File(row.id, row.organization_id, row.name, row.created_at, row.expires_at, content)

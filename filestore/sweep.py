@@ -1,15 +1,21 @@
 """What has had its time. Files: bytes first, then the row, so that nothing is forgotten when it is interrupted."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from filestore.backend import Backend
 from filestore.files import FileStore
-from filestore.model import PASSING
+from filestore.model import INCOMING, PASSING
 from kit.clock import Clock
+from kit.errors import Unavailable
+from kit.telemetry import log
 
 PAUSE_SECONDS = 60.0
 BLOB_PAUSE_SECONDS = 3600.0
 BATCH = 100
+# No blob takes so long to come in: what is still there was left by a process that was killed.
+INCOMING_LIFETIME = timedelta(days=1)
 
 
 async def sweep_once(files: FileStore, backend: Backend, clock: Clock) -> int:
@@ -18,6 +24,7 @@ async def sweep_once(files: FileStore, backend: Backend, clock: Clock) -> int:
     while expired := await files.expired(clock.now(), BATCH):
         for file in expired:
             await backend.delete(file.storage_key)
+            await backend.delete_all(file.folder)  # what an upload left that was killed between its two steps
             await files.remove(file.id)
             removed += 1
     return removed
@@ -26,12 +33,24 @@ async def sweep_once(files: FileStore, backend: Backend, clock: Clock) -> int:
 async def sweep(files: FileStore, backend: Backend, clock: Clock) -> None:
     """Every minute, for ever."""
     while True:
-        await sweep_once(files, backend, clock)
+        with _later():
+            await sweep_once(files, backend, clock)
         await clock.sleep(PAUSE_SECONDS)
 
 
 async def sweep_blobs(backend: Backend, lifetime: timedelta, clock: Clock) -> None:
     """Every hour, for ever: blobs that don't last go `lifetime` after they were last put."""
     while True:
-        await backend.delete_old(PASSING, clock.now() - lifetime)
+        with _later():
+            await backend.delete_old(PASSING, clock.now() - lifetime)
+            await backend.delete_old(INCOMING, clock.now() - INCOMING_LIFETIME)
         await clock.sleep(BLOB_PAUSE_SECONDS)
+
+
+@contextmanager
+def _later() -> Iterator[None]:
+    """A store that is away is no reason to end: the next round finds the same."""
+    try:
+        yield
+    except Unavailable as problem:
+        log().warning("sweep.waiting", reason=problem.message)

@@ -7,7 +7,7 @@ from filestore.model import Stored
 
 
 def place_to_wire(place: Place) -> files_pb2.CreateFileResponse:
-    """No header is needed for an upload here; an S3 backend may ask for some."""
+    """No header is needed for an upload: it comes to us wherever the bytes are kept."""
     return files_pb2.CreateFileResponse(upload_uri=place.upload_uri, download_uri=place.download_uri)
 
 

@@ -101,6 +101,7 @@ class BlobStore:
         async def chunks() -> AsyncIterator[blobs_pb2.PutBlobRequest]:
             for start in range(0, len(content), CHUNK_BYTES):
                 yield blobs_pb2.PutBlobRequest(data=content[start : start + CHUNK_BYTES], lasting=True)
+            yield blobs_pb2.PutBlobRequest(lasting=True, whole=True)
 
         response = await unary(self._stub.PutBlob, chunks(), timeout=PUT_SECONDS)
         return str(response.digest)

@@ -1,8 +1,11 @@
 """A skipped test fails the run unless its reason is in `tests/allowed_skips.txt`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.s3_server import S3Server, s3_server
 
 _ALLOWED = {
     line.strip()
@@ -27,3 +30,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for line in _unexplained:
         terminalreporter.write_line(f"skipped without an allowed reason: {line}", red=True)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """One server for all; a test takes a prefix of its own in its bucket."""
+    with s3_server() as server:
+        yield server

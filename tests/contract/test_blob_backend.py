@@ -1,4 +1,4 @@
-"""The port filestore/backend.py: on the fake and on a disk."""
+"""The port filestore/backend.py: on the fake, on a disk and on an S3 server."""
 
 import asyncio
 import hashlib
@@ -10,20 +10,36 @@ import pytest
 from filestore.backend import CHUNK_BYTES
 from filestore.disk import DiskBackend
 from filestore.model import Stored
+from filestore.s3 import PART_BYTES, S3Backend
 from kit.errors import NotFound
+from kit.names import new_id
 from tests.fakes.memory_files import MemoryBackend
+from tests.s3_server import S3Server
 
 KEY = "blobs/ab/cd/abcd"
-Backend = MemoryBackend | DiskBackend
+Backend = MemoryBackend | DiskBackend | S3Backend
 
 
-@pytest.fixture(params=["memory", "disk"])
+@pytest.fixture(params=["memory", "disk", "s3"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    if request.param == "s3":
+        server: S3Server = request.getfixturevalue("s3")
+        return S3Backend(server.bucket(new_id("test")), tmp_path)
     return MemoryBackend() if request.param == "memory" else DiskBackend(tmp_path)
 
 
-async def put(backend: Backend, key: str, *pieces: bytes) -> Stored:
-    async with backend.receive() as incoming:
+async def tick(backend: Backend) -> datetime:
+    """A moment that what was kept before, and what will be kept afterwards, can be told from."""
+    seconds = 1.05 if isinstance(backend, S3Backend) else 0.02  # S3 tells seconds; the kernel's clock ticks every 4 ms
+    await asyncio.sleep(seconds)
+    now = datetime.now(UTC)
+    await asyncio.sleep(seconds)
+    return now
+
+
+async def put(backend: Backend, key: str, *pieces: bytes, known: bool = False) -> Stored:
+    """`known`: the backend is told the key before."""
+    async with backend.receive(key if known else "") as incoming:
         for piece in pieces:
             await incoming.write(piece)
         stored = await incoming.finish()
@@ -47,12 +63,19 @@ async def read(backend: Backend, key: str) -> bytes:
         [b"x" * CHUNK_BYTES, b"y"],
         [b"z" * (3 * CHUNK_BYTES + 7)],
         [b"1"] * 2000,
+        [b"part" * (PART_BYTES // 4)],
+        [b"p" * PART_BYTES, b"+"],
+        [b"12345678" * 1000] * 1500,
+        [b"pieces" * (2 * PART_BYTES // 6 + 1)] * 2,
     ],
-    ids=["none", "empty", "one", "gap", "many", "chunk", "large", "tiny"],
+    ids=["none", "empty", "one", "gap", "many", "chunk", "large", "tiny", "part", "part+1", "parts", "pieces"],
 )
-async def test_what_was_written_is_read_and_known_by_its_digest(backend: Backend, pieces: list[bytes]) -> None:
+@pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
+async def test_what_was_written_is_read_and_known_by_its_digest(
+    backend: Backend, pieces: list[bytes], known: bool
+) -> None:
     whole = b"".join(pieces)
-    assert await put(backend, KEY, *pieces) == Stored(hashlib.sha256(whole).hexdigest(), len(whole))
+    assert await put(backend, KEY, *pieces, known=known) == Stored(hashlib.sha256(whole).hexdigest(), len(whole))
     assert await backend.size(KEY) == len(whole)
     assert await read(backend, KEY) == whole
 
@@ -93,6 +116,25 @@ async def test_what_is_open_stays_readable_when_it_is_deleted(backend: Backend) 
     await backend.delete(KEY)
 
 
+async def test_all_under_a_prefix_goes(backend: Backend) -> None:
+    for key in ("files/aa/one/1", "files/aa/one/2", "files/aa/oneself/1", "files/aa/two/1"):
+        await put(backend, key, b"data")
+    for _ in range(2):
+        await backend.delete_all("files/aa/one")
+    found = [await backend.size(f"files/aa/{key}") for key in ("one/1", "one/2", "oneself/1", "two/1")]
+    assert found == [None, None, 4, 4]
+    await put(backend, "files/aa/one/1", b"again")
+    assert await read(backend, "files/aa/one/1") == b"again"
+
+
+async def test_it_is_read_back_and_forth(backend: Backend) -> None:
+    whole = b"".join(n.to_bytes(4, "big") for n in range(PART_BYTES // 2))
+    await put(backend, KEY, whole)
+    async with backend.open(KEY) as reader:
+        for offset, count in ((0, 10), (10, 700_000), (9_000_000, 500), (9_000_500, 500), (3, 300_000), (0, 1)):
+            assert await reader.read(offset, count) == whole[offset : offset + count]
+
+
 async def test_what_isnt_there_isnt_found(backend: Backend) -> None:
     assert await backend.size(KEY) is None
     with pytest.raises(NotFound):
@@ -103,9 +145,7 @@ async def test_what_isnt_there_isnt_found(backend: Backend) -> None:
 async def test_only_what_is_old_and_lies_there_goes(backend: Backend) -> None:
     await put(backend, KEY, b"old")
     await put(backend, "lasting/ab/cd/abcd", b"elsewhere")
-    await asyncio.sleep(0.02)  # a file's time is the kernel's, which ticks every 4 ms
-    now = datetime.now(UTC)
-    await asyncio.sleep(0.02)
+    now = await tick(backend)
     await put(backend, "blobs/ab/cd/young", b"young")
     assert await backend.delete_old("blobs", now) == 1
     assert await backend.delete_old("nothing", now) == 0
@@ -116,9 +156,7 @@ async def test_only_what_is_old_and_lies_there_goes(backend: Backend) -> None:
 
 async def test_what_is_put_again_is_young_again(backend: Backend) -> None:
     await put(backend, KEY, b"same")
-    await asyncio.sleep(0.02)
-    now = datetime.now(UTC)
-    await asyncio.sleep(0.02)
+    now = await tick(backend)
     await put(backend, KEY, b"same")
     assert await backend.delete_old("blobs", now) == 0
     assert await read(backend, KEY) == b"same"

@@ -17,7 +17,7 @@ from tests.fakes.memory_files import MemoryFileStore
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-CONTENT = Content("text/plain", Stored("ab" * 32, 6 * 2**30))
+CONTENT = Content("text/plain", Stored("ab" * 32, 6 * 2**30), "files/_1/file_1/1")
 Store = MemoryFileStore | SqlFileStore
 
 
@@ -44,25 +44,29 @@ async def test_a_file_comes_back_as_it_was(store: Store) -> None:
 
 async def test_an_upload_is_recorded_once(store: Store) -> None:
     await store.add(a_file("file_1"))
-    async with store.filling("file_1", CONTENT, NOW + 2 * HOUR):
-        pass
+    await store.fill("file_1", CONTENT, NOW + 2 * HOUR)
     filled = replace(a_file("file_1"), content=CONTENT, expires_at=NOW + 2 * HOUR)
     assert await store.get("file_1") == filled
     for file_id in ("file_1", "file_unknown"):
         with pytest.raises(Conflict):
-            async with store.filling(file_id, replace(CONTENT, media_type="a/b"), NOW):
-                raise AssertionError("entered")
+            await store.fill(file_id, replace(CONTENT, media_type="a/b"), NOW)
     assert await store.get("file_1") == filled
 
 
-async def test_an_upload_that_fails_while_it_is_kept_is_not_recorded(store: Store) -> None:
+async def test_of_many_uploads_at_once_one_is_recorded(store: Store) -> None:
     await store.add(a_file("file_1"))
-    with pytest.raises(OSError, match="disk full"):
-        async with store.filling("file_1", CONTENT, NOW):
-            raise OSError("disk full")
-    assert await store.get("file_1") == a_file("file_1")
-    async with store.filling("file_1", CONTENT, NOW):
-        pass
+    contents = [replace(CONTENT, kept_as=f"files/aa/file_1/{n}") for n in range(5)]
+    told = await asyncio.gather(*(store.fill("file_1", content, NOW) for content in contents), return_exceptions=True)
+    assert sorted(type(one).__name__ for one in told) == ["Conflict"] * 4 + ["NoneType"]
+    assert await store.get("file_1") == replace(a_file("file_1"), content=contents[told.index(None)], expires_at=NOW)
+
+
+async def test_files_of_before_have_no_key_of_their_own(store: Store) -> None:
+    await store.add(a_file("file_1"))
+    await store.fill("file_1", replace(CONTENT, kept_as=""), NOW)
+    found = await store.get("file_1")
+    assert found is not None
+    assert found.storage_key == found.folder
 
 
 async def test_the_expired_come_oldest_first_until_they_are_removed(store: Store) -> None:

@@ -18,7 +18,7 @@ class MemoryBackend:
         self.kept_at: dict[str, datetime] = {}
 
     @asynccontextmanager
-    async def receive(self) -> AsyncIterator["MemoryIncoming"]:
+    async def receive(self, key: str = "") -> AsyncIterator["MemoryIncoming"]:
         yield MemoryIncoming(self)
 
     @asynccontextmanager
@@ -34,11 +34,18 @@ class MemoryBackend:
         self.kept.pop(key, None)
         self.kept_at.pop(key, None)
 
+    async def delete_all(self, prefix: str) -> None:
+        for key in [key for key in self.kept if key.startswith(f"{prefix}/")]:
+            await self.delete(key)
+
     async def delete_old(self, prefix: str, before: datetime) -> int:
         old = [key for key, at in self.kept_at.items() if key.startswith(f"{prefix}/") and at < before]
         for key in old:
             await self.delete(key)
         return len(old)
+
+    def link(self, key: str, media_type: str, disposition: str) -> str | None:
+        return None
 
 
 class MemoryIncoming:
@@ -86,12 +93,10 @@ class MemoryFileStore:
     async def get(self, file_id: str) -> File | None:
         return self.files.get(file_id)
 
-    @asynccontextmanager
-    async def filling(self, file_id: str, content: Content, expires_at: datetime) -> AsyncIterator[None]:
+    async def fill(self, file_id: str, content: Content, expires_at: datetime) -> None:
         file = self.files.get(file_id)
         if file is None or file.content is not None:
             raise Conflict("uploaded already")
-        yield
         self.files[file_id] = replace(file, content=content, expires_at=expires_at)
 
     async def expired(self, now: datetime, limit: int) -> list[File]:

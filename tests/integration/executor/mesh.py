@@ -22,7 +22,7 @@ from executor.main import build
 from executor.sandboxes import Sandboxes
 from executor.settings import Settings
 from executor.wire import to_time
-from kit.errors import Conflict, NotFound
+from kit.errors import Conflict, Invalid, NotFound
 from kit.names import new_id
 from kit.rpc_client import connect, stream, unary
 from kit.rpc_server import RpcServer
@@ -84,7 +84,10 @@ class Neighbours(
         yield blobs_pb2.GetBlobResponse(data=self.blobs[request.digest])
 
     async def PutBlob(self, request_iterator: Any, context: Any) -> blobs_pb2.PutBlobResponse:
-        data = b"".join([part.data async for part in request_iterator])
+        parts = [part async for part in request_iterator]
+        if not (parts and parts[-1].whole):
+            raise Invalid("the blob ended before its last message")
+        data = b"".join(part.data for part in parts)
         return blobs_pb2.PutBlobResponse(digest=self.keep(data), size=len(data))
 
 

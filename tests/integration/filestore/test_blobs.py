@@ -17,6 +17,7 @@ from tests.integration.filestore.conftest import Service
 async def messages(content: bytes, size: int = CHUNK_BYTES) -> AsyncIterator[blobs_pb2.PutBlobRequest]:
     for start in range(0, len(content), size):
         yield blobs_pb2.PutBlobRequest(data=content[start : start + size])
+    yield blobs_pb2.PutBlobRequest(whole=True)
 
 
 async def put(service: Service, content: bytes, size: int = CHUNK_BYTES) -> blobs_pb2.PutBlobResponse:
@@ -73,10 +74,29 @@ async def test_a_broken_stream_leaves_nothing(service: Service) -> None:
     await service.until_on_disk(0)
 
 
+@pytest.mark.parametrize("ends", [[], [False], [False, False], [True, False], [True, True]])
+async def test_a_stream_that_ends_without_saying_that_it_is_whole_leaves_nothing(
+    service: Service, ends: list[bool]
+) -> None:
+    async def parts() -> AsyncIterator[blobs_pb2.PutBlobRequest]:
+        for whole in ends:
+            yield blobs_pb2.PutBlobRequest(data=b"x" * CHUNK_BYTES, whole=whole)
+
+    with pytest.raises(Invalid):
+        await unary(service.blobs.PutBlob, parts())  # type: ignore[arg-type]  # a stream in
+    assert service.on_disk() == []
+
+
+async def test_the_empty_blob(service: Service) -> None:
+    stored = await put(service, b"")
+    assert (stored.digest, stored.size) == (hashlib.sha256(b"").hexdigest(), 0)
+    assert await get(service, stored.digest) == []
+
+
 async def test_what_runs_leave_goes_and_sources_stay(service: Service) -> None:
     async def source() -> AsyncIterator[blobs_pb2.PutBlobRequest]:
         yield blobs_pb2.PutBlobRequest(data=b"app ", lasting=True)
-        yield blobs_pb2.PutBlobRequest(data=b"= 1")
+        yield blobs_pb2.PutBlobRequest(data=b"= 1", whole=True)
 
     kept: blobs_pb2.PutBlobResponse = await unary(service.blobs.PutBlob, source())  # type: ignore[arg-type]  # stream
     log = await put(service, b"a log")

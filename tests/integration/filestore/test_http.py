@@ -276,6 +276,6 @@ async def test_sigterm_lets_an_upload_end_and_breaks_off_one_that_doesnt(setting
             hanging.cancel()
             await asyncio.gather(hanging, return_exceptions=True)
     assert process.returncode == 0, said
-    assert [path.name for path in (settings.storage / "files").rglob("*") if path.is_file()] == [
+    assert [path.parent.name for path in (settings.storage / "files").rglob("*") if path.is_file()] == [
         urlsplit(one.upload_uri).path.split("/")[2]
     ]

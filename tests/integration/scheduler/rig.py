@@ -16,7 +16,7 @@ from mesh.workflows.v1 import workflows_pb2, workflows_pb2_grpc
 
 from kit.bus import Bus, open_bus
 from kit.clock import Clock
-from kit.errors import Unavailable
+from kit.errors import Invalid, Unavailable
 from kit.rpc_client import connect, stream, unary
 from kit.rpc_server import RpcServer
 from migrations.__main__ import upgrade
@@ -53,7 +53,10 @@ class Neighbours(executor_pb2_grpc.ExecutorServicer, blobs_pb2_grpc.BlobsService
         )
 
     async def PutBlob(self, request_iterator: Any, context: Any) -> blobs_pb2.PutBlobResponse:
-        data = b"".join([part.data async for part in request_iterator])
+        parts = [part async for part in request_iterator]
+        if not (parts and parts[-1].whole):
+            raise Invalid("the blob ended before its last message")
+        data = b"".join(part.data for part in parts)
         digest = hashlib.sha256(data).hexdigest()
         self.blobs[digest] = data
         return blobs_pb2.PutBlobResponse(digest=digest, size=len(data))

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -5,12 +6,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 from filestore.addresses import Addresses
-from filestore.download import disposition
 from filestore.files import Files, Place
-from filestore.model import OCTETS, media_type
-from filestore.sweep import sweep_once
+from filestore.model import OCTETS, disposition, media_type
+from filestore.sweep import sweep, sweep_blobs, sweep_once
 from kit.clock import FakeClock
-from kit.errors import Conflict, Denied, Invalid, NotFound
+from kit.errors import Conflict, Denied, Invalid, NotFound, Unavailable
 from tests.fakes.memory_files import MemoryBackend, MemoryFileStore
 
 DAY = 24 * 3600.0
@@ -219,3 +219,66 @@ def kinds() -> Iterable[tuple[str, str]]:
 @pytest.mark.parametrize(("sent", "kept"), [*kinds()])
 def test_a_content_type_is_kept_if_it_is_one(sent: str, kept: str) -> None:
     assert media_type(sent) == kept
+
+
+async def test_what_was_too_late_is_deleted(setup: Setup) -> None:
+    place = await setup.files.create("org_a", "a.txt")
+    file_id, _, query = parts(place.upload_uri)
+    file = await setup.files.open_upload(file_id, query["expires"], query["signature"])
+    await setup.files.fill(file, "", chunks(b"first"))
+    with pytest.raises(Conflict):
+        await setup.files.fill(file, "", chunks(b"second"))
+    assert list(setup.backend.kept.values()) == [b"first"]
+
+
+async def test_what_was_kept_and_never_recorded_goes_with_its_file(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):
+        pass
+
+    async def fill(*_: object) -> None:
+        raise Killed
+
+    place, other = await setup.files.create("org_a", "a"), await setup.files.create("org_a", "b")
+    monkeypatch.setattr(setup.store, "fill", fill)
+    with pytest.raises(Killed):
+        await setup.upload(place, b"nobody's")
+    monkeypatch.undo()
+    await setup.upload(other, b"kept")
+    assert len(setup.backend.kept) == 2
+    await setup.clock.advance(2 * DAY)
+    await sweep_once(setup.store, setup.backend, setup.clock)
+    assert list(setup.backend.kept.values()) == [b"kept"]
+
+
+async def test_a_sweep_outlives_a_store_that_is_away(setup: Setup) -> None:
+    class Away(MemoryBackend):
+        is_away = True
+
+        async def delete_all(self, prefix: str) -> None:
+            if self.is_away:
+                raise Unavailable("away")
+            await super().delete_all(prefix)
+
+        async def delete_old(self, prefix: str, before: datetime) -> int:
+            if self.is_away:
+                raise Unavailable("away")
+            return await super().delete_old(prefix, before)
+
+    backend, store = Away(), setup.store
+    await setup.files.create("org_a", "a")
+    await setup.clock.advance(2 * DAY)
+    tasks = [
+        asyncio.create_task(sweep(store, backend, setup.clock)),
+        asyncio.create_task(sweep_blobs(backend, timedelta(days=9), setup.clock)),
+    ]
+    await setup.clock.advance(0)
+    assert len(store.files) == 1
+    assert not any(task.done() for task in tasks)
+    backend.is_away = False
+    await setup.clock.advance(60)
+    assert store.files == {}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

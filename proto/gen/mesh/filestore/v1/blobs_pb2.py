@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmesh/filestore/v1/blobs.proto\x12\x11mesh.filestore.v1\"/\n\x0ePutBlobRequest\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0f\n\x07lasting\x18\x02 \x01(\x08\"/\n\x0fPutBlobResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\" \n\x0eGetBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"\x1f\n\x0fGetBlobResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"!\n\x0fStatBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\" \n\x10StatBlobResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x32\x84\x02\n\x05\x42lobs\x12R\n\x07PutBlob\x12!.mesh.filestore.v1.PutBlobRequest\x1a\".mesh.filestore.v1.PutBlobResponse(\x01\x12R\n\x07GetBlob\x12!.mesh.filestore.v1.GetBlobRequest\x1a\".mesh.filestore.v1.GetBlobResponse0\x01\x12S\n\x08StatBlob\x12\".mesh.filestore.v1.StatBlobRequest\x1a#.mesh.filestore.v1.StatBlobResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmesh/filestore/v1/blobs.proto\x12\x11mesh.filestore.v1\">\n\x0ePutBlobRequest\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0f\n\x07lasting\x18\x02 \x01(\x08\x12\r\n\x05whole\x18\x03 \x01(\x08\"/\n\x0fPutBlobResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\" \n\x0eGetBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"\x1f\n\x0fGetBlobResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"!\n\x0fStatBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\" \n\x10StatBlobResponse\x12\x0c\n\x04size\x18\x01 \x01(\x03\x32\x84\x02\n\x05\x42lobs\x12R\n\x07PutBlob\x12!.mesh.filestore.v1.PutBlobRequest\x1a\".mesh.filestore.v1.PutBlobResponse(\x01\x12R\n\x07GetBlob\x12!.mesh.filestore.v1.GetBlobRequest\x1a\".mesh.filestore.v1.GetBlobResponse0\x01\x12S\n\x08StatBlob\x12\".mesh.filestore.v1.StatBlobRequest\x1a#.mesh.filestore.v1.StatBlobResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,17 +32,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mesh.filestore.v1.blobs_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PUTBLOBREQUEST']._serialized_start=52
-  _globals['_PUTBLOBREQUEST']._serialized_end=99
-  _globals['_PUTBLOBRESPONSE']._serialized_start=101
-  _globals['_PUTBLOBRESPONSE']._serialized_end=148
-  _globals['_GETBLOBREQUEST']._serialized_start=150
-  _globals['_GETBLOBREQUEST']._serialized_end=182
-  _globals['_GETBLOBRESPONSE']._serialized_start=184
-  _globals['_GETBLOBRESPONSE']._serialized_end=215
-  _globals['_STATBLOBREQUEST']._serialized_start=217
-  _globals['_STATBLOBREQUEST']._serialized_end=250
-  _globals['_STATBLOBRESPONSE']._serialized_start=252
-  _globals['_STATBLOBRESPONSE']._serialized_end=284
-  _globals['_BLOBS']._serialized_start=287
-  _globals['_BLOBS']._serialized_end=547
+  _globals['_PUTBLOBREQUEST']._serialized_end=114
+  _globals['_PUTBLOBRESPONSE']._serialized_start=116
+  _globals['_PUTBLOBRESPONSE']._serialized_end=163
+  _globals['_GETBLOBREQUEST']._serialized_start=165
+  _globals['_GETBLOBREQUEST']._serialized_end=197
+  _globals['_GETBLOBRESPONSE']._serialized_start=199
+  _globals['_GETBLOBRESPONSE']._serialized_end=230
+  _globals['_STATBLOBREQUEST']._serialized_start=232
+  _globals['_STATBLOBREQUEST']._serialized_end=265
+  _globals['_STATBLOBRESPONSE']._serialized_start=267
+  _globals['_STATBLOBRESPONSE']._serialized_end=299
+  _globals['_BLOBS']._serialized_start=302
+  _globals['_BLOBS']._serialized_end=562
 # @@protoc_insertion_point(module_scope)

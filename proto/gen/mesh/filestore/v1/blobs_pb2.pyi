@@ -22,18 +22,22 @@ class PutBlobRequest(_message.Message):
 
     DATA_FIELD_NUMBER: _builtins.int
     LASTING_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     lasting: _builtins.bool
     """Of the first message: kept for good, as sources are. Anything else goes some days after it was last put."""
+    whole: _builtins.bool
+    """Of the last message, and only of it: all has been sent."""
     def __init__(
         self,
         *,
         data: _builtins.bytes = ...,
         lasting: _builtins.bool = ...,
+        whole: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "lasting", b"lasting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "lasting", b"lasting", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -57,7 +57,8 @@ class BlobsServicer:
     """
 
     def PutBlob(self, request_iterator, context):
-        """Streams bytes in; idempotent. A broken stream leaves nothing behind.
+        """Streams bytes in; idempotent. A broken stream leaves nothing behind. Errors: Invalid for one that ends before the
+        message that says `whole`: a cancelled stream looks like one at its end, for a moment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

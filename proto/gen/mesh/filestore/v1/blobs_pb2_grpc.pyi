@@ -34,7 +34,9 @@ class BlobsStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> BlobsAsyncStub: ...
     PutBlob: _grpc.StreamUnaryMultiCallable[_blobs_pb2.PutBlobRequest, _blobs_pb2.PutBlobResponse]
-    """Streams bytes in; idempotent. A broken stream leaves nothing behind."""
+    """Streams bytes in; idempotent. A broken stream leaves nothing behind. Errors: Invalid for one that ends before the
+    message that says `whole`: a cancelled stream looks like one at its end, for a moment.
+    """
     GetBlob: _grpc.UnaryStreamMultiCallable[_blobs_pb2.GetBlobRequest, _blobs_pb2.GetBlobResponse]
     """Streams bytes out in chunks of at most 256 KiB. Errors: NotFound."""
     StatBlob: _grpc.UnaryUnaryMultiCallable[_blobs_pb2.StatBlobRequest, _blobs_pb2.StatBlobResponse]
@@ -45,7 +47,9 @@ class BlobsAsyncStub(BlobsStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutBlob: _aio.StreamUnaryMultiCallable[_blobs_pb2.PutBlobRequest, _blobs_pb2.PutBlobResponse]  # type: ignore[assignment]
-    """Streams bytes in; idempotent. A broken stream leaves nothing behind."""
+    """Streams bytes in; idempotent. A broken stream leaves nothing behind. Errors: Invalid for one that ends before the
+    message that says `whole`: a cancelled stream looks like one at its end, for a moment.
+    """
     GetBlob: _aio.UnaryStreamMultiCallable[_blobs_pb2.GetBlobRequest, _blobs_pb2.GetBlobResponse]  # type: ignore[assignment]
     """Streams bytes out in chunks of at most 256 KiB. Errors: NotFound."""
     StatBlob: _aio.UnaryUnaryMultiCallable[_blobs_pb2.StatBlobRequest, _blobs_pb2.StatBlobResponse]  # type: ignore[assignment]
@@ -59,7 +63,9 @@ class BlobsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_blobs_pb2.PutBlobRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_blobs_pb2.PutBlobResponse, _abc.Awaitable[_blobs_pb2.PutBlobResponse]]:
-        """Streams bytes in; idempotent. A broken stream leaves nothing behind."""
+        """Streams bytes in; idempotent. A broken stream leaves nothing behind. Errors: Invalid for one that ends before the
+        message that says `whole`: a cancelled stream looks like one at its end, for a moment.
+        """
 
     @_abc_1.abstractmethod
     def GetBlob(
