@@ -132,6 +132,7 @@ async def test_nesting_ends_at_sixteen() -> None:
         ({"x-on-timeout": "continue"}, True, True),
         ({"x-provisioned-request-id": new_id("run")}, True, True),
         ({"x-provisioned-request-id": new_id("run"), "x-on-timeout": "KILL"}, True, False),
+        ({"idempotency-key": "mine"}, True, False),
     ],
 )
 async def test_the_way_in(headers: dict[str, str], durable: bool, continues: bool) -> None:
@@ -153,9 +154,34 @@ async def test_how_long_it_may_take() -> None:
     assert (await read(a_request(), target, synchronous=False)).timeout == timedelta(seconds=50)
 
 
+async def test_a_call_that_a_run_waits_for_has_no_more_time_than_that_run_has_left() -> None:
+    target = Target(OWNER, "greet", "ver_1", "public", Limits(timedelta(seconds=50), timedelta(hours=1)))
+    for left, time in ((7, 7), (70, 50), (-1, 0)):
+        call = await read(a_request(who=nested(deadline=NOW + timedelta(seconds=left))), target)
+        assert call.timeout == call.limits.sync_timeout == timedelta(seconds=time)
+    on_its_own = await read(a_request(who=nested(deadline=NOW)), target, synchronous=False)
+    assert on_its_own.timeout == timedelta(hours=1)
+
+
+async def test_retries_and_priority() -> None:
+    target = Target(OWNER, "greet", "ver_1", "public", Limits(retries=3))
+    plain = (await read(a_request(), target)).spec
+    assert (plain.retries, plain.priority) == (3, 0)
+    asked = (await read(a_request(headers={"x-retries": "0", "x-priority": "High"}), target)).spec
+    assert (asked.retries, asked.priority) == (0, -1)
+    assert not {"x-retries", "x-priority"} & {name for name, _ in asked.request.headers}
+    assert (await read(a_request(headers={"x-priority": "low"}))).spec.priority == 1
+
+
 @pytest.mark.parametrize(
     "headers",
     [
+        {"idempotency-key": "x" * 256},
+        {"idempotency-key": "caf\xe9"},
+        {"x-retries": "101"},
+        {"x-retries": "-1"},
+        {"x-retries": "\u0663"},
+        {"x-priority": "urgent"},
         {"x-on-timeout": "maybe"},
         {"run-as-template": "perhaps"},
         {"x-correlation-id": "x" * 201},

@@ -266,3 +266,35 @@ async def test_a_scheduler_that_is_away_for_a_moment_is_waited_for() -> None:
         await soon(lambda: bool(mesh_.clock._sleepers))
         await mesh_.clock.advance(1)
     assert await body_of(await task) == b"x"
+
+
+async def test_what_makes_two_requests_equal() -> None:
+    mesh_ = mesh()
+    key = {"idempotency-key": "mine"}
+    calls = [
+        await mesh_.call(b"a", **key),
+        await mesh_.call(b"a", **key, accept="text/plain"),
+        await mesh_.call(b"b", **key),
+        replace(await mesh_.call(b"a" * 70_000, **key)),
+    ]
+    other = await mesh_.call(b"a", **key)
+    request = replace(other.spec.request, query="x=1")
+    calls.append(replace(other, spec=replace(other.spec, request=request)))
+    prints = [(await mesh_.durable._submission(call)).fingerprint for call in calls]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 4
+
+
+async def test_the_same_key_again_waits_for_the_same_run_and_kills_nothing() -> None:
+    mesh_ = mesh(OK, b"x", asyncio.Event())
+    key = {"idempotency-key": "mine"}
+    first = await mesh_.run(await mesh_.call(b"a", **key))
+    call = await mesh_.call(b"a", **key)
+    run_id = await mesh_.durable.submit(call)
+    second = await mesh_.durable.answer(call, run_id)
+    assert dict(first.headers)["x-request-id"] == dict(second.headers)["x-request-id"] == run_id
+    assert not isinstance(second.body, bytes)
+    await anext(second.body)
+    await second.body.aclose()  # type: ignore[attr-defined]
+    await mesh_.settled()
+    assert mesh_.runs.cancelled == []

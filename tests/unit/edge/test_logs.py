@@ -135,6 +135,13 @@ async def test_a_finished_log_without_a_line_is_stored_nowhere() -> None:
     assert messages(await mesh.read()) == []
 
 
+async def test_the_attempts_of_a_run_are_one_log() -> None:
+    mesh = Mesh(a_record(Status.SUCCEEDED))
+    first, second = mesh.archive(line(1)), mesh.archive(line(1_000_000_001))
+    mesh.change(log_digest=second, earlier_logs=(first,))
+    assert [each["seq"] for each in await mesh.read()] == [1, 1_000_000_001]
+
+
 @pytest.mark.parametrize("archived", [True, False])
 async def test_after_a_time_only_what_is_later(archived: bool) -> None:
     mesh = Mesh(a_record(Status.SUCCEEDED if archived else Status.RUNNING))

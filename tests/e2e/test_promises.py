@@ -1,0 +1,178 @@
+"""What the platform promises about a run, as its caller sees it: control, the queue, another attempt."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.mesh import Mesh, mesh_up, until
+
+pytestmark = pytest.mark.timeout(180)
+
+# Calls itself: asynchronously or not, and then sleeps.
+TREE = """
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["fastapi>=0.115", "uvicorn[standard]>=0.34", "httpx>=0.27"]
+# ///
+import asyncio, os, time
+import httpx, uvicorn
+from fastapi import FastAPI, Request
+
+app = FastAPI()
+
+@app.post("/tree")
+async def tree(request: Request):
+    inputs = await request.json()
+    print(f"here {inputs['name']}", flush=True)
+    async with httpx.AsyncClient(base_url=os.environ["CODEWORDS_RUNTIME_URI"], timeout=100) as client:
+        headers = {"authorization": os.environ["CODEWORDS_API_KEY"]}
+        for way, below in inputs.get("calls", []):
+            await client.post(f"/{way}/tree/tree", json=below, headers=headers)
+    await asyncio.sleep(inputs.get("sleep", 0))
+    return {"name": inputs["name"]}
+
+@app.post("/deadline")
+async def deadline(request: Request):
+    inputs = await request.json()
+    if inputs.get("below"):
+        async with httpx.AsyncClient(base_url=os.environ["CODEWORDS_RUNTIME_URI"], timeout=100) as client:
+            headers = {"authorization": os.environ["CODEWORDS_API_KEY"]}
+            answer = await client.post("/run/tree/deadline", json={}, headers=headers)
+        return [request.headers["x-deadline"], *answer.json()]
+    return [request.headers["x-deadline"]]
+
+@app.post("/fails")
+async def fails(request: Request):
+    print("trying", flush=True)
+    os._exit(3)
+
+if __name__ == "__main__":
+    uvicorn.run(app, port=int(os.environ["PORT"]))
+"""
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    with mesh_up(env={"RUNMESH_ORGANIZATION_RUNS": "3", "RUNMESH_ORGANIZATION_QUEUE": "5"}) as mesh:
+        mesh.deploy("tree", TREE)
+        yield mesh
+
+
+def start(mesh: Mesh, **inputs: Any) -> str:
+    """A tree that is started asynchronously; its root's id."""
+    with mesh.http() as client:
+        answer = client.post("/run_async/tree/tree", json={"name": "root", **inputs})
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["request_id"])
+
+
+def states(mesh: Mesh) -> dict[str, str]:
+    """Of the newest runs, by their ids."""
+    with mesh.http() as client:
+        return {run["id"]: run["status"] for run in client.get("/requests", params={"limit": 20}).json()["items"]}
+
+
+def test_a_cancel_reaches_everything_below(mesh: Mesh) -> None:
+    before = set(states(mesh))
+    leaf = {"name": "leaf", "sleep": 100}
+    root = start(mesh, calls=[("run_async", leaf), ("run", {"name": "middle", "calls": [("run", leaf)]})], sleep=100)
+    until(lambda: [state for run, state in states(mesh).items() if run not in before] == ["running"] * 4, 60)
+    with mesh.http() as client:
+        assert client.delete(f"/request/{root}").status_code == 200
+        until(lambda: {state for run, state in states(mesh).items() if run not in before} == {"cancelled"}, 10)
+        assert client.delete(f"/request/{root}").status_code == 200
+        assert client.get(f"/request/{root}").json()["code"] == "cancelled"
+
+
+def test_a_nested_call_inherits_the_time_that_is_left(mesh: Mesh) -> None:
+    with mesh.http() as client:
+        outer, inner = client.post("/run/tree/deadline", json={"below": True}).json()
+    assert outer
+    assert inner <= outer
+
+
+def test_one_idempotency_key_is_one_run_and_one_answer(mesh: Mesh) -> None:
+    def call(_: int) -> httpx.Response:
+        with mesh.http() as client:
+            headers = {"idempotency-key": "the same"}
+            return client.post("/run/tree/tree", json={"name": "x", "sleep": 0.5}, headers=headers)
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(call, range(32)))
+    assert {answer.status_code for answer in answers} == {200}, [answer.text for answer in answers]
+    assert {answer.text for answer in answers} == {'{"name":"x"}'}
+    assert len({answer.headers["x-request-id"] for answer in answers}) == 1
+    with mesh.http() as client:
+        other = client.post("/run/tree/tree", json={"name": "y"}, headers={"idempotency-key": "the same"})
+    assert (other.status_code, other.json()["code"]) == (409, "conflict")
+
+
+def test_the_queue_tells_places_and_has_an_end(mesh: Mesh) -> None:
+    running = [start(mesh, sleep=60) for _ in range(3)]
+    until(lambda: [states(mesh)[run] for run in running] == ["running"] * 3, 30)
+    with mesh.http() as client:
+        refused = client.post("/run/tree/tree", json={"name": "too many"})
+        assert (refused.status_code, refused.json()["code"]) == (429, "too_many_runs")
+        assert int(refused.headers["retry-after"]) >= 1
+        waiting = [start(mesh) for _ in range(4)]
+        hurried = client.post("/run_async/tree/tree", json={"name": "x"}, headers={"x-priority": "high"}).json()
+        first = client.get(f"/result/{hurried['request_id']}")
+        assert (first.status_code, first.json()["queue"]["position"]) == (408, 1)
+        last = client.get(f"/result/{waiting[-1]}")
+        assert last.json()["queue"]["position"] == 5
+        assert "number 5" in last.json()["detail"]
+        assert last.headers["retry-after"]
+        full = client.post("/run_async/tree/tree", json={"name": "x"})
+        assert (full.status_code, full.json()["code"]) == (429, "too_many_runs")
+        elsewhere = mesh.new_organization("other")
+        with mesh.http(elsewhere["key"]) as theirs:
+            assert theirs.get("/requests").status_code == 200
+        for run in running:
+            client.delete(f"/request/{run}")
+    for run in (*waiting, hurried["request_id"]):
+        assert mesh.finished(run, 60)["status"] == "succeeded"
+
+
+def test_a_workflow_that_fails_is_tried_again_if_the_call_asks(mesh: Mesh) -> None:
+    with mesh.http() as client:
+        answer = client.post("/run_async/tree/fails", json={}, headers={"x-retries": "2"})
+        record = mesh.finished(answer.json()["request_id"], 60)
+        assert (record["status"], record["code"], record["attempt"]) == ("failed", "workflow_crashed", 3)
+        log = client.get(f"/logs/{record['id']}", headers={"accept": "application/x-ndjson"}).text
+        assert log.count("trying") == 3
+        once = client.post("/run_async/tree/fails", json={})
+        assert mesh.finished(once.json()["request_id"], 60)["attempt"] == 1
+
+
+def test_a_lost_executor_is_another_attempt(mesh: Mesh) -> None:
+    run = start(mesh, sleep=4)
+    with mesh.http() as client:
+        until(lambda: client.get(f"/request/{run}").json()["status"] == "running", 30)
+    time.sleep(1)
+    os.kill(pid_of(mesh, "executor"), signal.SIGKILL)
+    record = mesh.finished(run, 60)
+    assert (record["status"], record["attempt"]) == ("succeeded", 2)
+    assert record["usage"]["wallSeconds"] >= 4
+
+
+def pid_of(mesh: Mesh, service: str) -> int:
+    """Of one of the mesh's own processes."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            line = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            parent = re.search(r"PPid:\t(\d+)", (entry / "status").read_text(errors="replace"))
+        except OSError:
+            continue
+        if line[1:3] == ["-m", service] and parent and int(parent[1]) == mesh.process.pid:
+            return int(entry.name)
+    raise AssertionError(f"no {service} below {mesh.process.pid}")
