@@ -6,6 +6,7 @@ from filestore.backend import Backend
 from filestore.files import FileStore
 from filestore.model import PASSING
 from kit.clock import Clock
+from kit.telemetry import tried_again
 
 PAUSE_SECONDS = 60.0
 BLOB_PAUSE_SECONDS = 3600.0
@@ -26,7 +27,8 @@ async def sweep_once(files: FileStore, backend: Backend, clock: Clock) -> int:
 async def sweep(files: FileStore, backend: Backend, clock: Clock) -> None:
     """Every minute, for ever."""
     while True:
-        await sweep_once(files, backend, clock)
+        with tried_again("filestore.sweep"):
+            await sweep_once(files, backend, clock)
         await clock.sleep(PAUSE_SECONDS)
 
 

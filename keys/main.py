@@ -40,6 +40,7 @@ async def build(
     keys = KeysServicer(Verify(store, key_hash, clock), Issue(store, key_hash, clock), organizations)
     secrets = SecretsServicer(Vault(SqlSecretStore(db), envelope, clock))
     server = RpcServer(settings.address("keys"), grace=settings.drain_seconds)
+    server.needs(db.answers)
     server.add(keys_pb2_grpc.add_KeysServicer_to_server, keys, "mesh.keys.v1.Keys")
     server.add(secrets_pb2_grpc.add_SecretsServicer_to_server, secrets, "mesh.keys.v1.Secrets")
     return await stack.enter_async_context(server)

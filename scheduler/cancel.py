@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from kit.clock import Clock
-from kit.errors import NotFound, Problem
+from kit.errors import NotFound, Problem, Unavailable
 from scheduler.model import Asker, Event, Outcome, Provision, Run, Runs, Status, unknown_run
 from scheduler.settle import settle
 
@@ -97,7 +97,11 @@ class Cancel:
 
     async def _end_late(self, run_id: str, outcome: Outcome) -> None:
         await self._clock.sleep(PATIENCE_SECONDS)
-        await self._end(run_id, outcome)
+        while True:
+            try:
+                return await self._end(run_id, outcome)
+            except Unavailable:
+                await self._clock.sleep(1.0)
 
     async def _end(self, run_id: str, outcome: Outcome) -> None:
         await self._journal.write(lambda tx: settle(tx, [run_id], outcome, self._clock.now()))

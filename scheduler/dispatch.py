@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 from kit.clock import Clock
 from kit.errors import Conflict, Problem, Unavailable
+from kit.telemetry import tried_again
 from scheduler.fleet import Fleet
 from scheduler.model import STARVED, Outcome, Queued, Run, Status
 from scheduler.place import STARTS_AT_ONCE, Executor
@@ -73,7 +74,8 @@ class Dispatch:
         try:
             while True:
                 self._wake.clear()
-                await self.once()
+                with tried_again("dispatch"):
+                    await self.once()
                 await self._woken()
         finally:
             tasks = list(self._starting.values())
@@ -112,7 +114,11 @@ class Dispatch:
         self._fresh.clear()  # the store has these too
         room = self._fleet.room()
         limit = max(room, STARTS_AT_ONCE)
-        batch = await self._queue.queued(nested_only=room == 0, without=tuple(self._starting), limit=limit)
+        try:
+            batch = await self._queue.queued(nested_only=room == 0, without=tuple(self._starting), limit=limit)
+        except Unavailable:
+            self._behind = True
+            raise
         if self._fresh:  # offered while we read: these may be in the batch as well
             self._fresh.clear()
             self._behind = True
@@ -170,9 +176,17 @@ class Dispatch:
                 await tx.save([after])
             return before
 
-        before = await self._queue.write(work)
+        before = await self._written(work)
         if before is not None and before.status.over and not before.executor:
             self._stop(replace(before, executor=address))
 
     async def _end(self, run: Run, outcome: Outcome) -> None:
-        await self._queue.write(lambda tx: settle(tx, [run.id], outcome, self._clock.now()))
+        await self._written(lambda tx: settle(tx, [run.id], outcome, self._clock.now()))
+
+    async def _written(self, work: Callable[[Settling], Awaitable[T]]) -> T:
+        """What has happened is written, however long the store is away; until then the run isn't started once more."""
+        while True:
+            try:
+                return await self._queue.write(work)
+            except Unavailable:
+                await self._clock.sleep(TICK_SECONDS)

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
 from kit.clock import Clock
+from kit.telemetry import tried_again
 from scheduler.fleet import Fleet
 from scheduler.model import LOST, PROVISION_LIFE, STARVED, TIMED_OUT, Outcome, Run, Status
 from scheduler.settle import Settling, settle
@@ -68,7 +69,8 @@ class Reap:
     async def run(self) -> None:
         """For ever."""
         while True:
-            await self.once()
+            with tried_again("reap"):
+                await self.once()
             await self._clock.sleep(TICK_SECONDS)
 
     async def once(self) -> None:
@@ -117,8 +119,9 @@ class Sweep:
     async def run(self) -> None:
         """For ever: small batches, so that no writer waits long."""
         while True:
-            while await self.once():
-                await self._clock.sleep(TICK_SECONDS / 10)
+            with tried_again("sweep"):
+                while await self.once():
+                    await self._clock.sleep(TICK_SECONDS / 10)
             await self._clock.sleep(SWEEP_SECONDS)
 
     async def once(self) -> bool:
