@@ -28,6 +28,7 @@ from kit.settings import BadSettings, private_dir, read_key
 BIN = Path(sys.executable).parent
 EXAMPLE = Path(__file__).parent.parent / "deploy" / "examples" / "hello.py"
 MODULES = {name: name for name in ("filestore", "keys", "scheduler", "executor", "edge")}
+HAVE_A_DATABASE = ("filestore", "keys", "scheduler")
 SERVICE_READY = '"event": "service.ready"'
 
 
@@ -92,14 +93,19 @@ async def start(
     refuse_taken_port(settings)
     private_dir(settings.run_dir)
     mesh_env = {**environ, "RUNMESH_HOME": str(settings.home), "PYTHONUNBUFFERED": "1"}
+    database = mesh_env.pop("RUNMESH_DATABASE_URL", "")  # its password is nobody else's business
     mesh_env.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling every import again would cost seconds at each start
     if not settings.nats_url:
         port = _free_port()
         token = read_key(settings.key_file("nats")).hex()
         mesh_env["RUNMESH_NATS_URL"] = f"nats://{token}@127.0.0.1:{port}"
         await supervisor.start(_nats(settings, port, token, mesh_env))
-    await supervisor.finish(Program("migrate", [sys.executable, "-m", "migrations"], mesh_env))
-    services = {name: _service(name, module, mesh_env) for name, module in modules.items()}
+    with_database = mesh_env | ({"RUNMESH_DATABASE_URL": database} if database else {})
+    await supervisor.finish(Program("migrate", [sys.executable, "-m", "migrations"], with_database))
+    services = {
+        name: _service(name, module, with_database if name in HAVE_A_DATABASE else mesh_env)
+        for name, module in modules.items()
+    }
     edge = services.pop("edge")
     await supervisor.start(*services.values())
     await supervisor.start(_envoy(settings, mesh_env), edge)

@@ -5,10 +5,10 @@ at once, not when a statement's time is up. A slow statement is another matter: 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 from weakref import WeakSet
 
@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 30.0  # at the start: services and server may be started in a
 PROBE_SECONDS = 0.2  # from one answer to the next question
 SILENCE_SECONDS = 0.7  # no answer for so long: it is away. Together below a second
 CONNECT_SECONDS = 5.0
-STATEMENT_SECONDS = 10.0
+STATEMENT_SECONDS, CLIENT_SECONDS = 10.0, 12.0  # by the server's clock, by ours
 _SESSION = {
     # A row that another transaction holds: those of ours take milliseconds.
     "lock_timeout": "500ms",
@@ -36,20 +36,13 @@ _SESSION = {
     "timezone": "UTC",
     "jit": "off",  # our statements are done before it has compiled them
 }
-# SQLSTATEs, or their classes, that say nothing against the statement.
-_NOT_NOW = (
-    *("08", "53", "57P", "58"),  # connection; out of room, memory, connections; being shut down; its files
-    *("25006", "25P03"),  # turned into a standby; a transaction that was idle too long
-    *("40001", "40P01", "55P03", "57014"),  # lost to another transaction; a lock, or the statement, took too long
-)
+_POOL: Any = {"max_overflow": 0, "pool_timeout": 0.9, "pool_use_lifo": True, "hide_parameters": True}
+# SQLSTATEs, or their classes, that say nothing against the statement: connection; out of room, memory, connections;
+# being shut down; its files; turned into a standby; a transaction idle too long; lost to another one; waited too long.
+_NOT_NOW = ("08", "53", "57P", "58", "25006", "25P03", "40001", "40P01", "55P03", "57014")
 _BAD_VALUE = ("22001", "22021", "22P05")  # too long; U+0000 or no UTF-8
-_REFUSED = (
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.ClientConfigurationError,
-)
+_REFUSED = ("28", "3D")  # who we say we are; no such database
 FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-T = TypeVar("T")
 
 
 async def connect(url: str, settings: Mapping[str, str], **options: Any) -> asyncpg.Connection:
@@ -79,11 +72,12 @@ class Link:
             async with asyncio.timeout(CONNECT_SECONDS) as limit:
                 self._opening.add(limit)
                 try:
-                    connection = await connect(self._url, _SESSION | settings, command_timeout=STATEMENT_SECONDS + 2)
+                    connection = await connect(self._url, _SESSION | settings, command_timeout=CLIENT_SECONDS)
                 finally:
                     self._opening.discard(limit)
         except FAILURES as error:
-            log().warning("db.not_connected", reason=reason(error))
+            if not _gone(error):  # else the probe says so, once
+                log().warning("db.not_connected", reason=reason(error))
             raise away() from error
         self._open.add(connection)
         return connection
@@ -98,10 +92,10 @@ class Link:
         until = asyncio.get_running_loop().time() + patience
         while True:
             try:
-                return await _soon(self._ask(), CONNECT_SECONDS, self._hang_up)
-            except _REFUSED as error:
-                raise BadSettings([f"RUNMESH_DATABASE_URL: {error}"]) from error
+                return await _soon(self._ask(), CONNECT_SECONDS, self.hang_up)
             except FAILURES as error:
+                if isinstance(error, asyncpg.ClientConfigurationError) or _state(error).startswith(_REFUSED):
+                    raise BadSettings([f"RUNMESH_DATABASE_URL: {error}"]) from error
                 if asyncio.get_running_loop().time() > until:
                     raise Unavailable(f"no PostgreSQL answers: {reason(error)}") from error
             await asyncio.sleep(0.2)
@@ -110,11 +104,11 @@ class Link:
         """For ever."""
         while True:
             try:
-                await _soon(self._ask(), SILENCE_SECONDS, self._hang_up)
+                await _soon(self._ask(), SILENCE_SECONDS, self.hang_up)
                 self._back()
             except FAILURES as error:
-                self._hang_up()
-                if (getattr(error, "sqlstate", None) or "08").startswith(("08", "57P")):
+                self.hang_up()
+                if _gone(error):
                     self._lost(reason(error))
                 else:  # a refusal, such as of one more connection, is an answer, too
                     self._back()
@@ -136,16 +130,14 @@ class Link:
         self.answers = False
         for connection in list(self._open):
             connection.terminate()
-        self._open.clear()
         for limit in self._opening:
             limit.reschedule(asyncio.get_running_loop().time())
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
+        """The probe's end."""
         if self._probe is not None:
             self._probe.terminate()
         self._probe = None
-
-    close = _hang_up
 
 
 class Postgres:
@@ -180,11 +172,15 @@ class Postgres:
 
     def refuses(self, error: Exception) -> bool:
         """Whether a value can't be kept."""
-        return isinstance(error, DBAPIError) and _state(error).startswith(_BAD_VALUE)
+        return _state(error).startswith(_BAD_VALUE)
 
 
-def _state(error: DBAPIError) -> str:
-    return str(getattr(error.orig, "sqlstate", None) or "")
+def _state(error: BaseException) -> str:
+    return str(getattr(getattr(error, "orig", error), "sqlstate", None) or "")
+
+
+def _gone(error: BaseException) -> bool:
+    return (_state(error) or "08").startswith(("08", "57P"))
 
 
 def away() -> Unavailable:
@@ -194,9 +190,7 @@ def away() -> Unavailable:
 
 @asynccontextmanager
 async def open_postgres(url: str) -> AsyncIterator[Postgres]:
-    """`postgresql://…/DATABASE?schema=SERVICE`; `pool_size` connections to read, as many to write, and the probe's.
-    Errors: Unavailable, BadSettings.
-    """
+    """`pool_size` connections to read, as many to write, and the probe's. Errors: Unavailable, BadSettings."""
     link = Link(url)
     await link.first(PATIENCE_SECONDS)
     watching = asyncio.create_task(link.watch())
@@ -208,23 +202,15 @@ async def open_postgres(url: str) -> AsyncIterator[Postgres]:
         await driver.writer.dispose()
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
-        link.close()
+        link.hang_up()
 
 
 def _engine(link: Link, pool_size: int, isolation: Any, **settings: str) -> AsyncEngine:
     async def opened() -> asyncpg.Connection:
         return await link.connect(**settings)
 
-    engine = create_async_engine(
-        "postgresql+asyncpg://",
-        async_creator=opened,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=0.9,
-        pool_use_lifo=True,
-        isolation_level=isolation,
-        hide_parameters=True,  # errors are logged
-    )
+    pool = _POOL | {"async_creator": opened, "pool_size": pool_size, "isolation_level": isolation}
+    engine = create_async_engine("postgresql+asyncpg://", **pool)
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def on_error(context: Any) -> None:
@@ -241,9 +227,9 @@ def _engine(link: Link, pool_size: int, isolation: Any, **settings: str) -> Asyn
     return engine
 
 
-async def _soon(work: Awaitable[T], seconds: float, give_up: Callable[[], None]) -> T:
-    """What `work` returns. Errors: TimeoutError. Time is taken in slices: a pause of this process costs only one."""
-    task = asyncio.ensure_future(work)
+async def _soon(work: Coroutine[Any, Any, None], seconds: float, give_up: Callable[[], None]) -> None:
+    """Errors: TimeoutError, work's. Time is taken in slices: a pause of this process costs only one."""
+    task = asyncio.create_task(work)
     try:
         for _ in range(10):
             await asyncio.wait({task}, timeout=seconds / 10)

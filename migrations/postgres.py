@@ -27,7 +27,7 @@ async def upgrade_postgres(service: str, url: str, apply: Callable[[Connection, 
     """
     link = Link(url)
     await link.first(PATIENCE_SECONDS)
-    link.close()
+    link.hang_up()
 
     async def opened() -> asyncpg.Connection:
         return await connect(url, _SESSION)

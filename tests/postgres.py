@@ -12,12 +12,16 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import asyncpg
+
+from migrations.__main__ import SERVICES, upgrade
 
 PASSWORD = "pg-$ecret/1"
 _QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
@@ -26,12 +30,13 @@ _SMALL = ("shared_buffers=16MB", "max_connections=60", "autovacuum=off", "loggin
 
 @dataclass
 class Server:
-    """A cluster. `url` names its first database; each `fresh()` is one more."""
+    """A cluster."""
 
     directory: Path
     port: int
     user: int | None
     process: "subprocess.Popen[bytes] | None" = None
+    template: str = ""
 
     def url(self, database: str = "postgres", *, tcp: bool = False) -> str:
         """By its socket, or by the loopback and a password."""
@@ -41,18 +46,31 @@ class Server:
             )
         return f"postgresql://mesh@/{database}?host={self.directory}&port={self.port}"
 
-    def fresh(self, *, tcp: bool = False) -> str:
-        """The URL of a new, empty database. Not inside of an event loop."""
+    def empty(self, template: str = "template1") -> str:
+        """The name of a new database."""
         name = f"db_{secrets.token_hex(6)}"
-        asyncio.run(self._execute(f"CREATE DATABASE {name} STRATEGY wal_log"))
-        return self.url(name, tcp=tcp)
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log")
+        return name
 
-    async def _execute(self, statement: str) -> None:
-        connection = await asyncpg.connect(self.url())
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
+    def migrated(self) -> str:
+        """The name of a new database that holds every service's schema, and nothing in them."""
+        if not self.template:
+            self.template = self.empty()
+            for service in SERVICES:
+                elsewhere(upgrade, service, f"{self.url(self.template)}&schema={service}")
+        return self.empty(self.template)
+
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        """One statement."""
+
+        async def once() -> None:
+            connection = await asyncpg.connect(self.url(database))
+            try:
+                await connection.execute(statement)
+            finally:
+                await connection.close()
+
+        elsewhere(asyncio.run, once())
 
     def start(self) -> None:
         """Returns when it answers."""
@@ -75,7 +93,7 @@ class Server:
         deadline = time.monotonic() + 30
         while True:
             try:
-                asyncio.run(self._execute("SELECT 1"))
+                self.execute("SELECT 1")
                 return
             except (OSError, asyncpg.PostgresError):
                 ended = self.process.poll() is not None
@@ -127,6 +145,12 @@ class Server:
             command, capture_output=True, text=True, check=False, cwd="/", user=self.user, group=self.user
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def elsewhere(call: Callable[..., Any], *arguments: Any) -> Any:
+    """In a thread: what starts an event loop of its own can't do so inside of one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(call, *arguments).result()
 
 
 def binaries() -> Path:

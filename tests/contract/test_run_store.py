@@ -1,4 +1,4 @@
-"""The scheduler's store: one suite, on SQLite and on the fake that the unit tests use."""
+"""The scheduler's store: one suite, on SQLite, on PostgreSQL and on the fake that the unit tests use."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,6 +29,7 @@ from scheduler.model import (
 )
 from scheduler.store.database import open_store
 from scheduler.workflow import EnvVar, Limits, Visibility
+from tests.databases import database_url
 from tests.fakes.memory_runs import MemoryStore
 from tests.fakes.scheduling import INPUT, START, VERSION, WORKFLOW, a_run
 
@@ -42,14 +43,18 @@ class Rig:
     changed: list[Run]
 
 
-@pytest.fixture(params=["sqlite", "memory"])
-async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of the database; empty for the fake."""
+    return "" if request.param == "memory" else database_url(request, request.param, tmp_path, "scheduler")
+
+
+@pytest.fixture
+async def rig(url: str) -> AsyncIterator[Rig]:
     changed: list[Run] = []
-    if request.param == "memory":
+    if not url:
         yield Rig(MemoryStore(changed.append), changed)
         return
-    url = f"sqlite+aiosqlite:///{tmp_path}/scheduler.db"
-    upgrade("scheduler", url)
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(open_db(url))
         yield Rig(await stack.enter_async_context(open_store(db, changed.append)), changed)
@@ -152,7 +157,7 @@ async def test_one_time_keys_are_unique(rig: Rig) -> None:
     await accepted(rig, a_run(one_time_key_id="key_1"), a_run(), a_run())
     assert await rig.store.write(lambda tx: tx.one_time_used("key_1"))
     assert not await rig.store.write(lambda tx: tx.one_time_used("key_2"))
-    with pytest.raises(Exception, match=r"UNIQUE|twice"):
+    with pytest.raises(Exception, match=r"UNIQUE|unique|twice"):
         await accepted(rig, a_run(one_time_key_id="key_1"))
 
 

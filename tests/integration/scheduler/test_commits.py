@@ -1,23 +1,24 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.db import Database, open_db
-from migrations.__main__ import upgrade
 from scheduler.model import Asker, Run
 from scheduler.store.database import Store, open_store
 from tests.fakes.scheduling import INPUT, a_run
 
 
 @pytest.fixture
-async def db(tmp_path: Path) -> AsyncIterator[Database]:
-    url = f"sqlite+aiosqlite:///{tmp_path}/scheduler.db"
-    await asyncio.to_thread(upgrade, "scheduler", url)
+def url(database: Callable[[str], str]) -> str:
+    return database("scheduler")
+
+
+@pytest.fixture
+async def db(url: str) -> AsyncIterator[Database]:
     async with open_db(url) as opened:
         yield opened
 
