@@ -9,6 +9,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -50,7 +51,7 @@ class Sqlite:
         came = now()
         async with self._one_writer:
             if self._locked_out >= came:
-                raise Unavailable("the database is locked by another process")
+                raise Unavailable("the database is locked by another process", retry_after=timedelta(seconds=1))
             try:
                 yield
             except DBAPIError as error:

@@ -43,10 +43,9 @@ def with_connection(url: str, call: Callable[[Connection], Any]) -> Any:
     """What `call` returns; it gets a connection whose search path is the service's schema."""
 
     async def connected() -> Any:
-        postgres = url.startswith("postgresql://")
         engine = (
             create_async_engine("postgresql+asyncpg://", async_creator=lambda: connect(url, {}), poolclass=NullPool)
-            if postgres
+            if is_postgres(url)
             else create_async_engine(url, poolclass=NullPool)
         )
         async with engine.connect() as connection:
@@ -60,3 +59,7 @@ def with_connection(url: str, call: Callable[[Connection], Any]) -> Any:
 def differences(url: str, metadata: MetaData) -> list[Any]:
     """What Alembic would still have to change."""
     return list(with_connection(url, lambda one: compare_metadata(MigrationContext.configure(one), metadata)))
+
+
+def is_postgres(url: str) -> bool:
+    return url.startswith("postgresql://")

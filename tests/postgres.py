@@ -24,7 +24,7 @@ import asyncpg
 from migrations.__main__ import SERVICES, upgrade
 
 PASSWORD = "pg-$ecret/1"
-_QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+_QUICK = ("fsync=off", "full_page_writes=off")
 _SMALL = ("shared_buffers=16MB", "max_connections=60", "autovacuum=off", "logging_collector=off")
 
 
