@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
+from kit.errors import Unavailable
 from scheduler.model import Answer, Asker, Event, History, Input, Provision, Queued, Run, Runs, Status
 from scheduler.workflow import Version, Visibility, Workflow
 
@@ -112,7 +113,9 @@ class MemoryTx:
 
 
 class MemoryStore:
-    """`changed` as in the real one. `state.events`: what was told."""
+    """`changed` as in the real one. `state.events`: what was told. `away`: the database is."""
+
+    away = False
 
     def __init__(self, changed: Callable[[Run], None] = lambda _: None) -> None:
         self.state = MemoryTx()
@@ -120,6 +123,7 @@ class MemoryStore:
         self._one_writer = asyncio.Lock()
 
     async def write(self, work: Callable[[MemoryTx], Awaitable[T]]) -> T:
+        self._check()
         async with self._one_writer:
             tx = self.state.copy()
             result = await work(tx)
@@ -128,7 +132,12 @@ class MemoryStore:
             self._changed(run)
         return result
 
+    def _check(self) -> None:
+        if self.away:
+            raise Unavailable("the database is away")
+
     def _runs(self, status: Status) -> list[Run]:
+        self._check()
         rows = [run for run in self.state.run_rows.values() if run.status is status]
         return sorted(rows, key=lambda run: (run.depth == 0, run.created_at, run.id))
 

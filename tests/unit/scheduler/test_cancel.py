@@ -97,3 +97,17 @@ async def test_a_cancelled_provision_starts_nothing(scheduler: Scheduler) -> Non
     kept = await scheduler.store.find_provision(provision.id)
     assert kept is not None
     assert not kept.usable_by(frozenset({"org_caller"}), START)
+
+
+async def test_an_end_is_written_once_the_store_is_back(scheduler: Scheduler) -> None:
+    await scheduler.accepted(run := running())
+    async with scheduler.cancel.lingering():
+        await scheduler.cancel(ME, run.id, CANCELLED)
+        await settled()
+        scheduler.store.away = True
+        await scheduler.clock.advance(15)
+        await settled()
+        scheduler.store.away = False
+        await scheduler.clock.advance(5)
+        await settled()
+    assert scheduler.run(run.id).status is Status.CANCELLED

@@ -159,3 +159,36 @@ async def test_a_failure_of_the_store_ends_the_loop(scheduler: Scheduler) -> Non
     with pytest.raises(RuntimeError, match="disk"):
         await task
     assert scheduler.run(run.id).status is Status.QUEUED
+
+
+async def test_a_start_is_written_down_once_the_store_is_back(scheduler: Scheduler) -> None:
+    """Until then the run waits in the store: it mustn't be started a second time."""
+    scheduler.fleet.heard(Heartbeat(HOME, "one", 0, 4))
+    scheduler.executors.gate[HOME] = asyncio.Event()
+    async with dispatching(scheduler):
+        run = await scheduler.submit(a_submission())
+        await settled()
+        scheduler.store.away = True
+        scheduler.executors.gate[HOME].set()
+        for _ in range(5):
+            await settled()
+            await scheduler.clock.advance(1)
+        scheduler.store.away = False
+        for _ in range(3):
+            await settled()
+            await scheduler.clock.advance(1)
+        await settled()
+        assert scheduler.run(run.id).status is Status.RUNNING
+        assert scheduler.executors.started == [(HOME, run.id)]
+
+
+async def test_what_waits_starts_once_the_store_is_back(scheduler: Scheduler) -> None:
+    await scheduler.accepted(run := a_run())
+    scheduler.store.away = True
+    async with dispatching(scheduler):
+        await scheduler.clock.advance(5)
+        await settled()
+        scheduler.store.away = False
+        await scheduler.clock.advance(1)
+        await settled()
+        assert scheduler.run(run.id).status is Status.RUNNING
