@@ -1,6 +1,7 @@
 """The scheduler's store: one suite, on SQLite, on PostgreSQL and on the fake that the unit tests use."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -11,9 +12,9 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from kit import postgres
 from kit.db import open_db
 from kit.errors import NotFound
-from migrations.__main__ import upgrade
 from scheduler.model import (
     CANCELLED,
     Answer,
@@ -29,7 +30,7 @@ from scheduler.model import (
 )
 from scheduler.store.database import open_store
 from scheduler.workflow import EnvVar, Limits, Visibility
-from tests.databases import database_url
+from tests.databases import database_url, is_postgres
 from tests.fakes.memory_runs import MemoryStore
 from tests.fakes.scheduling import INPUT, START, VERSION, WORKFLOW, a_run
 
@@ -305,16 +306,27 @@ async def test_workflows_are_listed(rig: Rig) -> None:
     assert [one.id for one in visible] == ["wfl_2", "wfl_4"]
 
 
-async def test_what_has_ended_costs_the_queue_and_look_ups_nothing(tmp_path: Path) -> None:
-    """SQLite reads `runs` by an index in every statement that isn't about a single row's whole history."""
-    url = f"sqlite+aiosqlite:///{tmp_path}/scheduler.db"
-    await asyncio.to_thread(upgrade, "scheduler", url)
+async def test_whatever_a_sandbox_printed_is_kept(database: Callable[[str], str]) -> None:
+    """PostgreSQL's text has no U+0000, and a report that can't be written is never taken."""
+    run = a_run().ended(Outcome(Status.FAILED, "workflow_crashed", "a\0b"), at=START)
+    run = replace(run, log_tail=("\0", "\ud800"), answer=Answer(b"\0", b"\xff\0", "", 2))
+    async with open_db(database("scheduler")) as db, open_store(db, lambda _: None) as store:
+        await store.write(lambda tx: tx.insert([run]))
+        assert await store.find_run(ME, run.id) == replace(run, detail="a\ufffdb")
+
+
+async def test_what_has_ended_costs_the_queue_and_look_ups_nothing(
+    database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`runs` is read by an index in every statement that isn't about a single row's whole history."""
+    monkeypatch.setitem(postgres._SESSION, "enable_seqscan", "off")  # the tables are empty
+    url = database("scheduler")
     async with open_db(url) as db, open_store(db, lambda _: None) as store:
         plans: list[str] = []
 
         def explain(_connection: Any, cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
-            cursor.execute("EXPLAIN QUERY PLAN " + statement, parameters)
-            plans.append(str([row[3] for row in cursor.fetchall()]))
+            cursor.execute(("EXPLAIN " if is_postgres(url) else "EXPLAIN QUERY PLAN ") + statement, parameters)
+            plans.append(str([row[-1] for row in cursor.fetchall()]))
 
         event.listen(db._reader.sync_engine, "before_cursor_execute", explain)
         calls: dict[str, Callable[[], Awaitable[object]]] = {
@@ -331,5 +343,6 @@ async def test_what_has_ended_costs_the_queue_and_look_ups_nothing(tmp_path: Pat
         for index, call in calls.items():
             plans.clear()
             await call()
-            assert index in plans[-1]
-            assert "'SCAN runs'" not in plans[-1]
+            wanted = index.removeprefix("INDEX ").rstrip("'").split(" ")[0] if is_postgres(url) else index
+            assert wanted in plans[-1]
+            assert not re.search("'SCAN runs'|Seq Scan on runs", plans[-1])

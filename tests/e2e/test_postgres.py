@@ -69,7 +69,9 @@ def test_the_password_is_shown_to_nobody(mesh: Mesh) -> None:
     knowing = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            arguments, environ = ((process / name).read_bytes().decode(errors="replace") for name in ("cmdline", "environ"))
+            arguments, environ = (
+                (process / name).read_bytes().decode(errors="replace") for name in ("cmdline", "environ")
+            )
         except OSError:
             continue
         if f"RUNMESH_HOME={mesh.home}\0" in environ:

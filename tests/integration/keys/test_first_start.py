@@ -13,7 +13,8 @@ from kit.db import open_db
 
 
 async def test_one_first_organization_and_one_admin_key(database: Callable[[str], str]) -> None:
-    url, handed, key_hash = database("keys"), [], PepperedHash(b"p" * 32)
+    url, key_hash = database("keys"), PepperedHash(b"p" * 32)
+    handed: list[str] = []
     async with AsyncExitStack() as stack:
         stores = [SqlKeyStore(await stack.enter_async_context(open_db(url))) for _ in range(5)]
         starting = [Organizations(store, key_hash, SystemClock()).ensure_first(handed.append) for store in stores]

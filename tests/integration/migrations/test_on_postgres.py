@@ -22,7 +22,9 @@ HEADS = {"filestore": "filestore_0001", "keys": "keys_0001", "scheduler": "sched
 
 def migrating(url: str, home: Path) -> "subprocess.Popen[str]":
     environ = {"PATH": os.environ["PATH"], "RUNMESH_DATABASE_URL": url, "RUNMESH_HOME": str(home)}
-    return subprocess.Popen([sys.executable, "-m", "migrations"], env=environ, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "migrations"], env=environ, cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:

@@ -103,21 +103,23 @@ async def test_two_processes_share_the_outbox(postgres: Server) -> None:
 
 
 async def test_a_relay_outlives_its_database(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    bus = FussyBus()
-    async with open_db(url) as db:
+    bus, looks = FussyBus(), 0
 
-        @asynccontextmanager
-        async def away() -> AsyncIterator[AsyncConnection]:
+    @asynccontextmanager
+    async def away() -> AsyncIterator[AsyncConnection]:
+        nonlocal looks
+        looks += 1
+        if looks:
             raise Unavailable("away")
-            yield
+        yield cast(AsyncConnection, None)
 
+    async with open_db(url) as db:
         with monkeypatch.context() as patched:
             patched.setattr(db, "read", away)
             patched.setattr(db, "write", away)
-            relays = relaying(db, bus)
-            await relays.__aenter__()
-            await asyncio.sleep(0.05)
-        await told(db, range(3))
-        await until_none_is_left(db)
-        await relays.__aexit__(None, None, None)
-    assert len(bus.taken) == 3
+            async with relaying(db, bus):
+                await asyncio.sleep(0.05)
+                patched.undo()
+                await told(db, range(3))
+                await until_none_is_left(db)
+    assert (looks, len(bus.taken)) == (1, 3)
