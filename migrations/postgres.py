@@ -59,5 +59,6 @@ async def _take_turn(connection: AsyncConnection, service: str) -> None:
         if asyncio.get_running_loop().time() > until:
             raise Unavailable("another process migrates this database; start it again when that is over")
         await asyncio.sleep(0.1)
-    await connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {service}"))
+    if await connection.scalar(text("SELECT to_regnamespace(:name) IS NULL"), {"name": service}):
+        await connection.execute(text(f"CREATE SCHEMA {service}"))
     await connection.commit()

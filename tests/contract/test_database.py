@@ -129,3 +129,22 @@ async def test_a_statement_that_is_wrong_is_a_bug(db: Database) -> None:
         async with db.read() as tx:
             await tx.execute(text("SELECT secret FROM nowhere WHERE a = :value"), {"value": "sealed"})
     assert "sealed" not in str(raised.value)
+
+
+async def test_a_disk_that_is_full_is_unavailable(db: Database, url: str) -> None:
+    """The errors that a database makes when it has no room; that of PostgreSQL is made up by a function."""
+    if is_postgres(url):
+        full = "DO $$ BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = 'disk_full'; END $$"
+    else:
+        full = "CREATE TABLE large AS SELECT zeroblob(10000000)"
+
+    async def fill() -> None:
+        async with db.write() as tx:
+            if not is_postgres(url):
+                await tx.execute(text("PRAGMA max_page_count = 100"))
+            await tx.execute(text(full))
+
+    with pytest.raises(Unavailable):
+        await fill()
+    await add(db, "a")
+    assert await count(db) == 1

@@ -94,6 +94,17 @@ def test_one_that_has_to_wait_for_others_gives_up(postgres: Server, monkeypatch:
     assert with_connection(url, version) == "scheduler_0003"
 
 
+def test_a_user_who_may_make_no_schemas(postgres: Server) -> None:
+    name = postgres.empty()
+    postgres.execute("CREATE ROLE modest LOGIN")
+    postgres.execute("CREATE SCHEMA keys AUTHORIZATION modest", name)
+    url = postgres.url(name).replace("mesh@", "modest@")
+    upgrade("keys", f"{url}&schema=keys")
+    assert of_schema(url, "keys", version) == "keys_0001"
+    with pytest.raises(Exception, match="permission denied for database"):
+        upgrade("scheduler", f"{url}&schema=scheduler")
+
+
 def test_its_turn_comes_or_it_says_so(postgres: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"{postgres.url(postgres.empty())}&schema=keys"
     monkeypatch.setattr(on_postgres, "TURN_SECONDS", 0.3)
