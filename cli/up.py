@@ -28,6 +28,7 @@ from kit.settings import BadSettings, private_dir, read_key
 BIN = Path(sys.executable).parent
 EXAMPLE = Path(__file__).parent.parent / "deploy" / "examples" / "hello.py"
 MODULES = {name: name for name in ("filestore", "keys", "scheduler", "executor", "edge")}
+HAVE_A_DATABASE = ("filestore", "keys", "scheduler")
 SERVICE_READY = '"event": "service.ready"'
 
 
@@ -92,6 +93,7 @@ async def start(
     refuse_taken_port(settings)
     private_dir(settings.run_dir)
     mesh_env = {**environ, "RUNMESH_HOME": str(settings.home), "PYTHONUNBUFFERED": "1"}
+    database = mesh_env.pop("RUNMESH_DATABASE_URL", "")  # its password is nobody else's business
     mesh_env.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling every import again would cost seconds at each start
     files_env, mesh_env = mesh_env, {name: value for name, value in mesh_env.items() if not name.startswith("AWS_")}
     if not settings.nats_url:
@@ -99,11 +101,11 @@ async def start(
         token = read_key(settings.key_file("nats")).hex()
         mesh_env["RUNMESH_NATS_URL"] = f"nats://{token}@127.0.0.1:{port}"
         await supervisor.start(_nats(settings, port, token, mesh_env))
-    await supervisor.finish(Program("migrate", [sys.executable, "-m", "migrations"], mesh_env))
-    files_env = {**files_env, **mesh_env}  # the credentials of its bucket are for the filestore alone
-    services = {
-        name: _service(name, module, files_env if name == "filestore" else mesh_env) for name, module in modules.items()
-    }
+    with_database = mesh_env | ({"RUNMESH_DATABASE_URL": database} if database else {})
+    await supervisor.finish(Program("migrate", [sys.executable, "-m", "migrations"], with_database))
+    own = dict.fromkeys(HAVE_A_DATABASE, with_database)
+    own["filestore"] = {**files_env, **with_database}  # the credentials of its bucket are for it alone
+    services = {name: _service(name, module, own.get(name, mesh_env)) for name, module in modules.items()}
     edge = services.pop("edge")
     await supervisor.start(*services.values())
     await supervisor.start(_envoy(settings, mesh_env), edge)

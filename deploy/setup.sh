@@ -31,9 +31,17 @@ if [ -n "$missing" ]; then
 	sudo=""
 	[ "$(id -u)" = 0 ] || sudo="sudo -n"
 	echo "setup: installing$missing" >&2
+	own_cluster=/etc/postgresql-common/createcluster.d/runmesh-setup.conf
+	case "$missing" in
+	*" postgresql"*) # its programs are wanted, not a server of the system's own
+		$sudo mkdir -p "${own_cluster%/*}"
+		echo "create_main_cluster = false" | $sudo tee "$own_cluster" >/dev/null
+		;;
+	esac
 	# shellcheck disable=SC2086
 	{ $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $missing; } >/dev/null 2>&1 ||
-		fail "could not install$missing; run: apt-get install$missing"
+		{ $sudo rm -f "$own_cluster"; fail "could not install$missing; run: apt-get install$missing"; }
+	$sudo rm -f "$own_cluster"
 fi
 
 if [ "${1:-}" = tests ] && ! command -v runsc >/dev/null; then # not everywhere: what tests gVisor is skipped then

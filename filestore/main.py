@@ -31,7 +31,8 @@ async def build(
     clock = clock or SystemClock()
     backend = backend or await _backend(settings)
     addresses = Addresses(read_key(settings.key_file("files")), settings.public_url)
-    store = SqlFileStore(await stack.enter_async_context(open_db(settings.database_url("filestore"))))
+    db = await stack.enter_async_context(open_db(settings.database_url("filestore")))
+    store = SqlFileStore(db)
     files = Files(
         store,
         backend,
@@ -45,6 +46,7 @@ async def build(
     grace = settings.drain_seconds / 2  # the two servers drain one after the other
     await stack.enter_async_context(http_server(app(files), settings.http_socket, grace))
     server = RpcServer(settings.address("filestore"), grace=grace)
+    server.needs(db.answers)
     server.add(files_pb2_grpc.add_FilesServicer_to_server, FilesServicer(files), "mesh.filestore.v1.Files")
     blobs = BlobsServicer(Blobs(backend, settings.max_blob_bytes))
     server.add(blobs_pb2_grpc.add_BlobsServicer_to_server, blobs, "mesh.filestore.v1.Blobs")

@@ -1,15 +1,12 @@
 """What has had its time. Files: bytes first, then the row, so that nothing is forgotten when it is interrupted."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 
 from filestore.backend import Backend
 from filestore.files import FileStore
 from filestore.model import INCOMING, PASSING
 from kit.clock import Clock
-from kit.errors import Unavailable
-from kit.telemetry import log
+from kit.telemetry import tried_again
 
 PAUSE_SECONDS = 60.0
 BLOB_PAUSE_SECONDS = 3600.0
@@ -33,7 +30,7 @@ async def sweep_once(files: FileStore, backend: Backend, clock: Clock) -> int:
 async def sweep(files: FileStore, backend: Backend, clock: Clock) -> None:
     """Every minute, for ever."""
     while True:
-        with _later():
+        with tried_again("filestore.sweep"):
             await sweep_once(files, backend, clock)
         await clock.sleep(PAUSE_SECONDS)
 
@@ -41,16 +38,7 @@ async def sweep(files: FileStore, backend: Backend, clock: Clock) -> None:
 async def sweep_blobs(backend: Backend, lifetime: timedelta, clock: Clock) -> None:
     """Every hour, for ever: blobs that don't last go `lifetime` after they were last put."""
     while True:
-        with _later():
+        with tried_again("filestore.sweep"):
             await backend.delete_old(PASSING, clock.now() - lifetime)
             await backend.delete_old(INCOMING, clock.now() - INCOMING_LIFETIME)
         await clock.sleep(BLOB_PAUSE_SECONDS)
-
-
-@contextmanager
-def _later() -> Iterator[None]:
-    """A store that is away is no reason to end: the next round finds the same."""
-    try:
-        yield
-    except Unavailable as problem:
-        log().warning("sweep.waiting", reason=problem.message)

@@ -44,6 +44,7 @@ async def build(
     secrets = SecretsServicer(Vault(SqlSecretStore(db), envelope, clock))
     webhooks = WebhooksServicer(Webhooks(SqlWebhookStore(db), envelope, clock))
     server = RpcServer(settings.address("keys"), grace=settings.drain_seconds)
+    server.needs(db.answers)
     server.add(keys_pb2_grpc.add_KeysServicer_to_server, keys, "mesh.keys.v1.Keys")
     server.add(secrets_pb2_grpc.add_SecretsServicer_to_server, secrets, "mesh.keys.v1.Secrets")
     server.add(webhooks_pb2_grpc.add_WebhooksServicer_to_server, webhooks, "mesh.keys.v1.Webhooks")

@@ -9,14 +9,16 @@ from keys.issue import Issued, mint
 from keys.model import ALL_SCOPES, SYSTEM_ORGANIZATION, Key, KeyKind, Organization, check_name
 from keys.verify import KeyHash
 from kit.clock import Clock
-from kit.errors import Invalid
+from kit.errors import Conflict, Invalid
 from kit.names import new_id
 
 
 class OrganizationChange(Protocol):
     """One transaction on organizations and their first keys."""
 
-    async def add_organization(self, organization: Organization) -> None: ...
+    async def add_organization(self, organization: Organization) -> None:
+        """Errors: Conflict when it, or a first one, is there."""
+        ...
 
     async def organization_exists(self, *, first: bool) -> bool:
         """`first`: the first organization; else the system's."""
@@ -60,8 +62,15 @@ class Organizations:
         """Makes the system's organization and the first one where they are missing.
 
         `hand_over` gets the first admin key and must have it safe when it returns: only then is the organization
-        committed. A crash in between repeats all of it, with another key.
+        committed. A crash in between repeats all of it, with another key. Who lost against another process that starts
+        at the same time finds them there.
         """
+        try:
+            await self._ensure_first(hand_over)
+        except Conflict:
+            await self._ensure_first(hand_over)
+
+    async def _ensure_first(self, hand_over: Callable[[str], None]) -> None:
         async with self._organizations.change() as change:
             if not await change.organization_exists(first=False):
                 await change.add_organization(

@@ -21,14 +21,14 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from keys.model import SYSTEM_ORGANIZATION, Key, KeyKind, Organization, SecretInfo
 from keys.wire import key_revoked, secret_changed
 from kit.db import Database, UtcDateTime, emit, outbox_table
-from kit.errors import NotFound
+from kit.errors import Conflict, NotFound
 
 metadata = MetaData()
 
@@ -107,7 +107,7 @@ class SqlKeyChange:
 
     async def get(self, organization_id: str, key_id: str) -> Key | None:
         mine = (keys.c.organization_id == organization_id) & (keys.c.id == key_id)
-        row = (await self._tx.execute(select(*_KEY_COLUMNS).where(mine))).first()
+        row = (await self._tx.execute(select(*_KEY_COLUMNS).where(mine).with_for_update())).first()
         return None if row is None else _key(row)
 
     async def add(self, key: Key, digest: bytes) -> None:
@@ -124,7 +124,11 @@ class SqlKeyChange:
             await emit(self._tx, outbox, key_revoked(key.id))
 
     async def add_organization(self, organization: Organization) -> None:
-        await self._tx.execute(organizations.insert().values(**asdict(organization)))
+        """Errors: Conflict when another process made it, or the first one, meanwhile."""
+        try:
+            await self._tx.execute(organizations.insert().values(**asdict(organization)))
+        except IntegrityError as error:
+            raise Conflict("this organization has just been made") from error
 
     async def organization_exists(self, *, first: bool) -> bool:
         which = organizations.c.first if first else organizations.c.id == SYSTEM_ORGANIZATION
@@ -140,8 +144,9 @@ class SqlSecretStore:
     async def put(self, organization_id: str, secret: SecretInfo, sealed: bytes) -> None:
         """Errors: NotFound for an organization that there is not."""
         values = {"sealed": sealed, "hosts": json.dumps(secret.hosts), "updated_at": secret.updated_at}
-        row = insert(secrets).values(organization_id=organization_id, name=secret.name, **values)
         async with self._db.write() as tx:
+            insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
+            row = insert(secrets).values(organization_id=organization_id, name=secret.name, **values)
             with _known_organization():
                 await tx.execute(row.on_conflict_do_update(index_elements=["organization_id", "name"], set_=values))
             await emit(tx, outbox, secret_changed(organization_id, secret.name))

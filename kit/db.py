@@ -1,19 +1,14 @@
-"""SQL through SQLAlchemy's async core; the outbox, and the relay that publishes it.
+"""SQL through SQLAlchemy's async core, on SQLite (kit.sqlite) or PostgreSQL (kit.postgres); the outbox, and the relay
+that publishes it. State and the events about it commit together; the relay sends them afterwards.
 
-SQLite: WAL, `synchronous=FULL`, one writer connection that begins IMMEDIATE (an upgrade from a read transaction would
-ignore `busy_timeout`), a few readers. State and the events about it commit together; the relay sends them afterwards.
-
-Statements to SQLite here touch a few rows by an index: microseconds. They run on the event loop; only what may
-wait, for a lock or the disk, runs in a thread (docs/decisions/0005: a thread hop a statement costs more than the rest).
+A database that is away, locked or out of room is Unavailable, on both: whoever works in the background tries again.
 """
 
 import asyncio
-import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
 
 from google.protobuf.message import Message
 from sqlalchemy import (
@@ -30,22 +25,24 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.engine import Dialect, make_url
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from kit.bus import Bus
-from kit.errors import Unavailable
+from kit.errors import Invalid, Unavailable
 from kit.names import new_id
-from kit.settings import private_dir
+from kit.postgres import open_postgres
+from kit.sqlite import open_sqlite
 from kit.telemetry import log
 
-_BEGIN_WRITE = "BEGIN IMMEDIATE"
-_EMITTED = "emitted"
+AWAY = "the database can't be used now; try again in a moment"
+_EMITTED, _FAILED = "emitted", "failed"
 _MOST_AT_ONCE = 100
 _GATHERING_SECONDS = 0.02  # one look into the outbox for all that is committed meanwhile
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware datetime; SQLite keeps no zone, so it is stored as UTC."""
+    """An aware datetime, stored as UTC without a zone: SQLite keeps none."""
 
     impl = DateTime
     cache_ok = True
@@ -68,133 +65,104 @@ def outbox_table(metadata: MetaData) -> Table:
     )
 
 
-class Database:
-    """`async with db.write() as tx` commits on leaving, rolls back on an error; `db.read()` sees committed state."""
+class Driver(Protocol):
+    """What differs between the engines. `shared`: other processes of the same service may be at work on it."""
 
-    def __init__(self, writer: AsyncEngine, reader: AsyncEngine) -> None:
-        self._writer = writer
-        self._reader = reader
-        self._one_writer = asyncio.Lock()
+    @property
+    def writer(self) -> AsyncEngine: ...
+
+    @property
+    def reader(self) -> AsyncEngine: ...
+
+    @property
+    def shared(self) -> bool: ...
+
+    @property
+    def answers(self) -> bool: ...
+
+    def writing(self) -> AbstractAsyncContextManager[None]:
+        """Around each write transaction. Errors: Unavailable."""
+        ...
+
+    def away(self, error: Exception) -> bool:
+        """Whether it is the database that can't be used now, not the statement that is wrong."""
+        ...
+
+    def refuses(self, error: Exception) -> bool:
+        """Whether a value is one that it can't keep."""
+        ...
+
+
+class Database:
+    """`async with db.write() as tx` commits on leaving, rolls back on an error; `db.read()` sees committed state.
+
+    Errors of both: Unavailable; Invalid for text that can't be stored. A statement that failed takes its transaction
+    with it, whatever the block does about the error: PostgreSQL would commit nothing, and say that it had.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._writer = driver.writer
+        self._reader = driver.reader
         self.emitted = asyncio.Event()  # events were committed
+        event.listen(self._writer.sync_engine, "handle_error", _remember)
+
+    @property
+    def shared(self) -> bool:
+        """Whether several processes may be at work on it."""
+        return self._driver.shared
+
+    def answers(self) -> bool:
+        """Whether it can be used, as far as is known."""
+        return self._driver.answers
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
-        async with self._one_writer, self._writer.begin() as connection:
-            connection.info[_EMITTED] = False
-            yield connection
-            emitted = connection.info[_EMITTED]
+        with self._problems():
+            async with self._driver.writing(), self._writer.begin() as connection:
+                info = connection.info
+                info[_EMITTED], info[_FAILED] = False, None
+                yield connection
+                if info[_FAILED] is not None:
+                    raise info[_FAILED]
+                emitted = info[_EMITTED]
         if emitted:
             self.emitted.set()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
-        async with self._reader.connect() as connection:
-            yield connection
+        with self._problems():
+            async with self._reader.connect() as connection:
+                yield connection
+
+    @contextmanager
+    def _problems(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, PoolTimeout) or self._driver.away(error):
+                log().warning("db.unavailable", reason=str(getattr(error, "orig", error)))
+                raise Unavailable(AWAY, retry_after=timedelta(seconds=1)) from error
+            if self._driver.refuses(error):
+                raise Invalid("a text is too long, or has a character in it that can't be kept") from error
+            raise
+
+
+def _remember(context: Any) -> None:
+    """A statement failed in a write transaction."""
+    if context.connection is not None and not context.connection.invalidated:
+        info, error = context.connection.info, context.sqlalchemy_exception or context.original_exception
+        info[_FAILED] = info.get(_FAILED) or error
 
 
 @asynccontextmanager
 async def open_db(url: str) -> AsyncIterator[Database]:
-    """`url` is SQLAlchemy's, `sqlite+aiosqlite:///PATH`. The schema is the migrations' business."""
-    database = make_url(url).database
-    if database is None:
-        raise ValueError("a database URL names a file")
-    private_dir(Path(database).parent)
-    writer, reader = _engine(url, database, writes=True), _engine(url, database, writes=False)
-    try:
-        yield Database(writer, reader)
-    finally:
-        await reader.dispose()
-        await writer.dispose()
-
-
-def _engine(url: str, database: str, *, writes: bool) -> AsyncEngine:
-    async def connect() -> _Connection:
-        return _Connection(database)
-
-    engine = create_async_engine(
-        url, pool_size=1 if writes else 4, max_overflow=0, pool_timeout=30, async_creator=connect
-    )
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def on_connect(connection: Any, _record: Any) -> None:
-        cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON"):
-            cursor.execute(f"PRAGMA {pragma}")
-        if not writes:
-            cursor.execute("PRAGMA query_only=ON")
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def on_begin(connection: Any) -> None:
-        connection.exec_driver_sql(_BEGIN_WRITE if writes else "BEGIN")
-
-    return engine
-
-
-class _Cursor:
-    """aiosqlite's cursor as far as SQLAlchemy uses it."""
-
-    def __init__(self, cursor: sqlite3.Cursor) -> None:
-        self._cursor = cursor
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
-        if sql == _BEGIN_WRITE:  # waits for other processes' locks
-            await _in_thread(lambda: self._cursor.execute(sql))
-        else:
-            self._cursor.execute(sql, parameters)
-
-    async def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> None:
-        self._cursor.executemany(sql, parameters)
-
-    async def fetchall(self) -> list[Any]:
-        return self._cursor.fetchall()
-
-    async def close(self) -> None:
-        self._cursor.close()
-
-    def __getattr__(self, name: str) -> Any:  # description, rowcount, lastrowid
-        return getattr(self._cursor, name)
-
-
-class _Connection:
-    """aiosqlite's connection as far as SQLAlchemy uses it. Transactions begin and end by statements of ours only."""
-
-    def __init__(self, database: str) -> None:
-        self._connection = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
-
-    def cursor(self) -> _Cursor:
-        return _Cursor(self._connection.cursor())
-
-    async def commit(self) -> None:
-        await _in_thread(self._connection.commit)
-
-    async def rollback(self) -> None:
-        self._connection.rollback()
-
-    async def create_function(self, *arguments: Any, **options: Any) -> None:
-        self._connection.create_function(*arguments, **options)
-
-    async def close(self) -> None:
-        self._connection.close()
-
-    def stop(self) -> None:
-        self._connection.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-
-async def _in_thread(call: Callable[[], object]) -> None:
-    """Waits for the end even if cancelled: nobody else may use the connection before."""
-    running = asyncio.get_running_loop().run_in_executor(None, call)
-    try:
-        await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise
+    """`url` as kit.settings makes it: `sqlite+aiosqlite:///PATH` or `postgresql://…?schema=SERVICE`. The schema is the
+    migrations' business. Errors: Unavailable when a server doesn't answer for long; BadSettings when it refuses us.
+    """
+    opened = open_postgres(url) if make_url(url).get_backend_name() == "postgresql" else open_sqlite(url)
+    async with opened as driver:
+        yield Database(driver)
 
 
 async def emit(tx: AsyncConnection, outbox: Table, *events: tuple[str, Message]) -> None:
@@ -209,28 +177,54 @@ async def relay(db: Database, outbox: Table, bus: Bus, *, gathering: float = _GA
     """Publishes the outbox, oldest first, for ever: `gathering` seconds after events were committed, and now and then
     to be sure.
     """
-    oldest = select(outbox).order_by(outbox.c.id).limit(_MOST_AT_ONCE)
-    gone = delete(outbox).where(outbox.c.id == bindparam("which"))
+    some = _publish_taken if db.shared else _publish_all
     while True:
         db.emitted.clear()
-        rows: Sequence[Any] = ()
         try:
-            async with db.read() as tx:
-                rows = (await tx.execute(oldest)).all()
-            # All at once: one by one each would cost a system call and a wait of its own.
-            sent = await asyncio.gather(
-                *(bus.publish(row.subject, row.payload, event_id=row.id) for row in rows), return_exceptions=True
-            )
-            for failure in filter(None, sent):
-                raise failure
-            if rows:
-                async with db.write() as tx:
-                    await tx.execute(gone, [{"which": row.id} for row in rows])
+            sent = await some(db, outbox, bus)
         except Unavailable as problem:
             log().warning("outbox.waiting", reason=problem.message)
             await asyncio.sleep(1.0)
             continue
-        if len(rows) < _MOST_AT_ONCE:
+        if sent < _MOST_AT_ONCE:
             with suppress(TimeoutError):
                 await asyncio.wait_for(db.emitted.wait(), timeout=1.0)
             await asyncio.sleep(gathering)
+
+
+async def _publish_all(db: Database, outbox: Table, bus: Bus) -> int:
+    """Nobody else publishes: writers needn't wait meanwhile."""
+    async with db.read() as tx:
+        rows = (await tx.execute(_oldest(outbox))).all()
+    await _publish(bus, rows)
+    if rows:
+        async with db.write() as tx:
+            await _forget(tx, outbox, rows)
+    return len(rows)
+
+
+async def _publish_taken(db: Database, outbox: Table, bus: Bus) -> int:
+    """Rows that are locked while they go out, so that two processes don't send the same ones."""
+    async with db.write() as tx:
+        rows = (await tx.execute(_oldest(outbox).with_for_update(skip_locked=True))).all()
+        await _publish(bus, rows)
+        if rows:
+            await _forget(tx, outbox, rows)
+    return len(rows)
+
+
+def _oldest(outbox: Table) -> Any:
+    return select(outbox).order_by(outbox.c.id).limit(_MOST_AT_ONCE)
+
+
+async def _publish(bus: Bus, rows: Sequence[Any]) -> None:
+    # All at once: one by one each would cost a system call and a wait of its own.
+    sent = await asyncio.gather(
+        *(bus.publish(row.subject, row.payload, event_id=row.id) for row in rows), return_exceptions=True
+    )
+    for failure in filter(None, sent):
+        raise failure
+
+
+async def _forget(tx: AsyncConnection, outbox: Table, rows: Sequence[Any]) -> None:
+    await tx.execute(delete(outbox).where(outbox.c.id == bindparam("which")), [{"which": row.id} for row in rows])

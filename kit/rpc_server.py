@@ -48,7 +48,7 @@ class RpcServer:
                 ("grpc.absolute_max_metadata_size", 256 * 1024),
             ],
         )
-        self._health = HealthServicer()
+        self._health = _Health()
         self._names = [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self.add(telemetry_pb2_grpc.add_TelemetryServicer_to_server, _Telemetry(), "mesh.telemetry.v1.Telemetry")
@@ -62,6 +62,10 @@ class RpcServer:
     def last_words(self, tell: Callable[[], None]) -> None:
         """`tell` is called when the grace is over and calls are under way: LAST_WORDS_SECONDS later they are cut."""
         self._last_words = tell
+
+    def needs(self, holds: Callable[[], bool]) -> None:
+        """Health checks are told NOT_SERVING, too, while this doesn't hold; calls are taken all the same."""
+        self._health.conditions.append(holds)
 
     async def serving(self, now: bool) -> None:
         """What health checks are told."""
@@ -89,6 +93,17 @@ class RpcServer:
         if not stopping.done():
             self._last_words()
         await stopping
+
+
+class _Health(HealthServicer):  # type: ignore[misc]  # it has no types
+    def __init__(self) -> None:
+        super().__init__()
+        self.conditions: list[Callable[[], bool]] = []
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:
+        if not request.service and not all(holds() for holds in self.conditions):
+            return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING)
+        return await super().Check(request, context)
 
 
 class _Telemetry(telemetry_pb2_grpc.TelemetryServicer):

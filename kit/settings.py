@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import math
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 T = TypeVar("T")
 
@@ -28,9 +29,11 @@ class BadSettings(Exception):
         self.faults = faults
 
 
-def env(name: str, default: Any, parse: Callable[[str], Any] = str) -> Any:
-    """A dataclass field that reads the variable `name`; `parse` raises ValueError on a bad value."""
-    return field(default=default, metadata={"env": name, "parse": parse})
+def env(name: str, default: Any, parse: Callable[[str], Any] = str, *, shown: bool = True) -> Any:
+    """A dataclass field that reads the variable `name`; `parse` raises ValueError on a bad value. Not `shown`: it holds
+    a password.
+    """
+    return field(default=default, metadata={"env": name, "parse": parse}, repr=shown)
 
 
 def flag(text: str) -> bool:
@@ -85,6 +88,29 @@ def web_address(text: str) -> str:
     return text
 
 
+_POSTGRES_OPTIONS = {"host", "port", "passfile", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "pool_size"}
+
+
+def postgres(text: str) -> str:
+    """The URL of a PostgreSQL database. No error repeats it: a password may be in it."""
+    form = "it must be of the form postgresql://user:password@host/database; leave it unset for SQLite"
+    try:
+        parts = urlsplit(text)
+        options = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
+        good = parts.scheme in {"postgresql", "postgres"} and parts.port != 0
+    except ValueError:
+        raise ValueError(f"{form}, and names one host; write @, / and the like in a password as %40, %2F") from None
+    if not good or parts.fragment or parts.netloc.count("@") > 1:
+        raise ValueError(form)
+    if not re.fullmatch(r"/[^/]+", parts.path):
+        raise ValueError(f"it names no database; {form}")
+    if unknown := sorted(options.keys() - _POSTGRES_OPTIONS):
+        raise ValueError(f"it has {', '.join(unknown)} in it; known are {', '.join(sorted(_POSTGRES_OPTIONS))}")
+    if not re.fullmatch(r"[1-9]\d{0,3}", size := options.get("pool_size", "5")) or int(size) < 2:
+        raise ValueError("pool_size is a number of connections, 2 or more")
+    return "postgresql" + text.removeprefix(parts.scheme)
+
+
 def level(text: str) -> str:
     """A level of the logging module."""
     if text.upper() not in logging.getLevelNamesMapping():
@@ -109,6 +135,7 @@ class MeshSettings:
     tls_cert: Path | None = env("RUNMESH_TLS_CERT", None, absolute)
     public_url_setting: str = env("RUNMESH_PUBLIC_URL", "", web_address)
     nats_url: str = env("RUNMESH_NATS_URL", "")
+    database: str = env("RUNMESH_DATABASE_URL", "", postgres, shown=False)
     isolation: str = env("RUNMESH_ISOLATION", "bubblewrap", isolation)
     log_level: str = env("RUNMESH_LOG_LEVEL", "INFO", level)
     otlp_endpoint: str = env("OTEL_EXPORTER_OTLP_ENDPOINT", "")
@@ -145,7 +172,9 @@ class MeshSettings:
         return os.environ.get(f"RUNMESH_{service.upper()}_ADDRESS") or f"unix:{self.run_dir / service}.sock"
 
     def database_url(self, service: str) -> str:
-        """A SQLite file per service in `home`."""
+        """A schema of the PostgreSQL database per service, or else a SQLite file in `home`."""
+        if self.database:
+            return f"{self.database}{'&' if '?' in self.database else '?'}schema={service}"
         return f"sqlite+aiosqlite:///{quote(str(self.home / 'data' / service))}.db"
 
     def key_file(self, name: str) -> Path:

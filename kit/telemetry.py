@@ -19,6 +19,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from kit.errors import Unavailable
+
 _propagator = TraceContextTextMapPropagator()
 _SAMPLED = trace.TraceFlags(trace.TraceFlags.SAMPLED)
 _provider: TracerProvider | None = None
@@ -67,6 +69,15 @@ def announce(event: str, **fields: Any) -> None:
     """A line that is out whatever the level: somebody waits for it."""
     always = structlog.make_filtering_bound_logger(logging.INFO)
     structlog.wrap_logger(structlog.PrintLogger(sys.stderr), wrapper_class=always).info(event, **fields)
+
+
+@contextmanager
+def tried_again(work: str) -> Iterator[None]:
+    """Around one round of a loop that comes again: what it needs is Unavailable now, which is logged."""
+    try:
+        yield
+    except Unavailable as problem:
+        log().warning("background.waiting", work=work, reason=problem.message)
 
 
 def current_traceparent() -> str:

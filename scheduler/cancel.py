@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from kit.clock import Clock
-from kit.errors import NotFound, Problem
+from kit.errors import NotFound, Problem, Unavailable
 from scheduler.model import CANCELLED, Asker, Event, Outcome, Provision, Run, Runs, Status, unknown_run
 from scheduler.settle import settle
 
@@ -119,7 +119,11 @@ class Cancel:
 
     async def _end_late(self, run: Run, outcome: Outcome) -> None:
         await self._clock.sleep(PATIENCE_SECONDS)
-        await self._end(run, outcome)
+        while True:
+            try:
+                return await self._end(run, outcome)
+            except Unavailable:
+                await self._clock.sleep(1.0)
 
     async def _end(self, run: Run, outcome: Outcome) -> None:
         """And once more what is below: it may have called somebody just before it died."""

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 from kit.clock import Clock
 from kit.errors import Conflict, Problem, Unavailable
-from kit.telemetry import log
+from kit.telemetry import log, tried_again
 from scheduler.fleet import Fleet
 from scheduler.model import STARVED, Outcome, Queued, Run, Status
 from scheduler.place import Executor
@@ -132,11 +132,8 @@ class Dispatch:
         try:
             while True:
                 self._wake.clear()
-                try:
+                with tried_again("dispatch"):
                     await self.once()
-                except Unavailable as problem:
-                    log().warning("dispatch.waiting", reason=problem.message)
-                    await self._clock.sleep(TICK_SECONDS)
                 await self._woken()
         finally:
             tasks = list(self._starting.values())
@@ -226,11 +223,8 @@ class Dispatch:
     def _begun(self, run_id: str, executor: Executor, task: "asyncio.Task[None]") -> None:
         executor.starting -= 1
         del self._starting[run_id]
-        failure = None if task.cancelled() else task.exception()
-        if isinstance(failure, Unavailable):  # the store's: what the executor reports comes later, or it is resumed
-            log().warning("start.unmarked", run_id=run_id, reason=failure.message)
-        elif failure is not None:
-            self._failure = failure
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = task.exception()
         if self._waiting or self._failure:
             self._wake.set()
 
@@ -264,7 +258,7 @@ class Dispatch:
             await tx.save([after])
             return after
 
-        released = await self._queue.write(work)
+        released = await self._written(work)
         if released is not None:
             self.waits(released)
 
@@ -280,12 +274,20 @@ class Dispatch:
                 await tx.save([after])
             return before
 
-        before = await self._queue.write(work)
+        before = await self._written(work)
         if before is not None and before.status.over and before.epoch == run.epoch and before.started_at is None:
             self._stop(replace(before, executor=run.executor))
 
     async def _end(self, run: Run, outcome: Outcome) -> None:
-        await self._queue.write(lambda tx: settle(tx, [run.id], outcome, self._clock.now()))
+        await self._written(lambda tx: settle(tx, [run.id], outcome, self._clock.now()))
+
+    async def _written(self, work: Callable[[Claiming], Awaitable[T]]) -> T:
+        """What has happened is written, however long the store is away; until then the run isn't started once more."""
+        while True:
+            try:
+                return await self._queue.write(work)
+            except Unavailable:
+                await self._clock.sleep(TICK_SECONDS)
 
 
 def _refused(problem: Unavailable) -> bool:

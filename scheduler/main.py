@@ -80,6 +80,7 @@ async def build(settings: Settings, stack: AsyncExitStack, *, clock: Clock | Non
     for loop in (dispatch.run(), reap.run(), sweep.run(), fire.run(), stock.run()):
         await enter(background(loop))
     server = RpcServer(settings.address("scheduler"), grace=settings.drain_seconds)
+    server.needs(db.answers)
     server.add(runs_pb2_grpc.add_RunsServicer_to_server, runs, "mesh.runs.v1.Runs")
     server.add(deliveries_pb2_grpc.add_DeliveriesServicer_to_server, deliveries, "mesh.runs.v1.Deliveries")
     server.add(workflows_pb2_grpc.add_WorkflowsServicer_to_server, workflows, "mesh.workflows.v1.Workflows")

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from kit.clock import Clock
 from kit.errors import Unavailable
-from kit.telemetry import log
+from kit.telemetry import log, tried_again
 from scheduler.fleet import Fleet, Lease
 from scheduler.model import LOST, STARVED, TIMED_OUT, Outcome, Queued, Run, RunEnded, Status
 from scheduler.renew import LEASE
@@ -94,11 +94,12 @@ class Reap:
     async def run(self) -> None:
         """For ever."""
         while True:
-            try:
-                await self.once()
-            except Unavailable as problem:
-                log().warning("reap.waiting", reason=problem.message)
-                self._steady = self._clock.now()
+            with tried_again("reap"):
+                try:
+                    await self.once()
+                except Unavailable:
+                    self._steady = self._clock.now()
+                    raise
             await self._clock.sleep(TICK_SECONDS)
 
     async def once(self) -> None:

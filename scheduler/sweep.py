@@ -5,8 +5,7 @@ from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
 from kit.clock import Clock
-from kit.errors import Unavailable
-from kit.telemetry import log
+from kit.telemetry import tried_again
 from scheduler.model import IDEMPOTENCY_LIFE, PROVISION_LIFE
 
 PAUSE_SECONDS = 0.1
@@ -46,11 +45,9 @@ class Sweep:
     async def run(self) -> None:
         """For ever: small batches, so that no writer waits long."""
         while True:
-            try:
+            with tried_again("sweep"):
                 while await self.once():
                     await self._clock.sleep(PAUSE_SECONDS)
-            except Unavailable as problem:
-                log().warning("sweep.waiting", reason=problem.message)
             await self._clock.sleep(SWEEP_SECONDS)
 
     async def once(self) -> bool:

@@ -1,10 +1,13 @@
-"""A skipped test fails the run unless its reason is in `tests/allowed_skips.txt`."""
+"""A skipped test fails the run unless its reason is in `tests/allowed_skips.txt`. Databases of both engines."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.databases import ENGINES, database_url
+from tests.postgres import Server, postgres_server
 from tests.s3_server import S3Server, s3_server
 
 _ALLOWED = {
@@ -37,3 +40,25 @@ def s3() -> Iterator[S3Server]:
     """One server for all; a test takes a prefix of its own in its bucket."""
     with s3_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """One PostgreSQL for the tests of this process."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=ENGINES)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
+    """`database(service)` is the URL of a service's own, new and migrated database: on each engine in turn."""
+    return partial(database_url, request, request.param, tmp_path)
+
+
+@pytest.fixture(params=ENGINES)
+def database_setting(request: pytest.FixtureRequest) -> str:
+    """What RUNMESH_DATABASE_URL says: nothing, or a new and migrated database."""
+    if request.param == "sqlite":
+        return ""
+    server: Server = request.getfixturevalue("postgres")
+    return server.url(server.migrated())

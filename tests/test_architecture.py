@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SERVICES = ("edge", "executor", "filestore", "keys", "scheduler")
 KIT = {
-    "addresses", "bus", "clock", "db", "errors", "lifecycle", "names", "rpc_client", "rpc_errors", "rpc_server",
-    "settings", "telemetry",
+    "addresses", "bus", "clock", "db", "errors", "lifecycle", "names", "postgres", "rpc_client", "rpc_errors",
+    "rpc_server", "settings", "sqlite", "telemetry",
 }  # fmt: skip
 CODE = sorted(
     path for folder in (*SERVICES, "kit", "cli", "migrations", "tests") for path in (ROOT / folder).rglob("*.py")
@@ -41,7 +41,7 @@ def test_the_kit_is_the_closed_list() -> None:
 def test_the_kit_stays_small() -> None:
     lines = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "kit").glob("*.py")}
     assert max(lines.values()) <= 250
-    assert sum(lines.values()) <= 1500
+    assert sum(lines.values()) <= 1900
 
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))

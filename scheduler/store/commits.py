@@ -7,9 +7,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, Protocol, TypeVar
 
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.db import Database
+from kit.errors import Unavailable
 from kit.telemetry import log
 
 MOST_AT_ONCE = 256
@@ -33,8 +35,9 @@ Work = Callable[[W], Awaitable[Any]]
 class GroupCommit(Generic[W]):
     """Runs works one after another inside shared transactions.
 
-    A work that raises before it wrote fails alone. One that raises after a write takes its transaction with it, and the
-    others are done again, each by itself: so a work must have no effects but those on its transaction.
+    A work that raises before it wrote fails alone. One that raises after a write, or because a statement failed, takes
+    its transaction with it, and the others are done again, each by itself: so a work must have no effects but those on
+    its transaction. Who ran into a unique key is done again as well: its own checks see who was faster, and say so.
     """
 
     def __init__(self, db: Database, begin: Callable[[AsyncConnection], W]) -> None:
@@ -68,9 +71,18 @@ class GroupCommit(Generic[W]):
                     future.cancel()  # only those that got no result: the process is ending
 
     async def _commit(self, batch: list[tuple[Work[W], "asyncio.Future[Any]"]]) -> None:
-        async with self._db.write() as connection:
-            tx = self._begin(connection)
-            results = [await _attempt(work, tx) for work, _ in batch]
+        working = False
+        try:
+            async with self._db.write() as connection:
+                working = True
+                tx = self._begin(connection)
+                results = [await _attempt(work, tx) for work, _ in batch]
+                working = False
+        except Unavailable as away:
+            if working:
+                raise
+            _fail(batch, away)  # it didn't begin, or nobody knows whether it was committed: it isn't done again
+            return
         for (_, future), (value, error) in zip(batch, results, strict=True):
             if future.done():
                 continue
@@ -84,14 +96,28 @@ class GroupCommit(Generic[W]):
             log().exception("commit.not_told")
 
     async def _apart(self, batch: list[tuple[Work[W], "asyncio.Future[Any]"]], error: Exception) -> None:
-        if len(batch) > 1:
-            for one in batch:
-                try:
-                    await self._commit([one])
-                except Exception as its:  # noqa: BLE001  # it belongs to whoever waits for the work
-                    await self._apart([one], its)
-        elif not batch[0][1].done():
-            batch[0][1].set_exception(error)
+        if len(batch) == 1 and not isinstance(error, IntegrityError):
+            _fail(batch, error)
+            return
+        for index, one in enumerate(batch):
+            try:
+                await self._commit([one])
+            except Unavailable as away:  # the others would wait as long, one after another
+                _fail(batch[index:], away)
+                return
+            except IntegrityError as lost:
+                if len(batch) > 1:
+                    await self._apart([one], lost)
+                else:
+                    _fail([one], lost)
+            except Exception as its:  # noqa: BLE001  # it belongs to whoever waits for the work
+                _fail([one], its)
+
+
+def _fail(batch: list[tuple[Work[W], "asyncio.Future[Any]"]], error: Exception) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(error)
 
 
 async def _attempt(work: Work[W], tx: W) -> tuple[Any, Exception | None]:
@@ -99,6 +125,6 @@ async def _attempt(work: Work[W], tx: W) -> tuple[Any, Exception | None]:
     try:
         return await work(tx), None
     except Exception as error:
-        if tx.writes != before:
+        if tx.writes != before or isinstance(error, SQLAlchemyError):  # the whole transaction is lost with a statement
             raise
         return None, error

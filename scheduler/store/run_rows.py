@@ -6,7 +6,19 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, or_, select, tuple_, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    CursorResult,
+    Row,
+    Select,
+    bindparam,
+    delete,
+    or_,
+    select,
+    tuple_,
+    union_all,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.db import Database, emit
@@ -43,9 +55,12 @@ _SAVE = (
 )
 # Made once: building a statement costs more than executing it.
 _PROVISION = select(provisions).where(provisions.c.id == bindparam("which"))
+# What a write transaction reads stays as it is until its end, whoever else is at work. (SQLite has one writer anyway.)
+_PROVISION_HELD = _PROVISION.with_for_update()
 _OF_ONE_TIME_KEY = select(runs.c.id).where(runs.c.one_time_key_id == bindparam("key_id"))
 _VERSION = select(versions.c.id).where(versions.c.id == bindparam("which"))
-_RUNS = select(*RUN).where(runs.c.id.in_(bindparam("ids", expanding=True)))
+# In one order for all, so that two don't wait for each other.
+_RUNS_HELD = select(*RUN).where(runs.c.id.in_(bindparam("ids", expanding=True))).order_by(runs.c.id).with_for_update()
 _IDEMPOTENT = select(idempotency).where(
     idempotency.c.organization_id == bindparam("organization"), idempotency.c.key == bindparam("its_key")
 )
@@ -65,8 +80,7 @@ class RunRows:
         await self._connection.execute(statement, rows)
 
     async def provision(self, provision_id: str) -> Provision | None:
-        row = (await self._connection.execute(_PROVISION, {"which": provision_id})).first()
-        return None if row is None else Provision(**row._mapping)  # noqa: SLF001  # SQLAlchemy's public name
+        return _to_provision(await self._connection.execute(_PROVISION_HELD, {"which": provision_id}))
 
     async def add_provision(self, provision: Provision) -> None:
         await self._write(provisions.insert(), vars(provision))
@@ -85,7 +99,7 @@ class RunRows:
 
     async def runs(self, ids: Collection[str]) -> Runs:
         """Those that exist; their kept answers aren't read."""
-        rows = await self._connection.execute(_RUNS, {"ids": list(ids)}) if ids else ()
+        rows = await self._connection.execute(_RUNS_HELD, {"ids": list(ids)}) if ids else ()
         return {row.id: to_run(row) for row in rows}
 
     async def idempotent(self, organization_id: str, key: str) -> Idempotent | None:
@@ -169,7 +183,7 @@ class RunReads:
 
     async def find_provision(self, provision_id: str) -> Provision | None:
         async with self._db.read() as connection:
-            return await RunRows(connection).provision(provision_id)
+            return _to_provision(await connection.execute(_PROVISION, {"which": provision_id}))
 
     async def find_run(self, asker: Asker, request_id: str, *, content: bool = True) -> Run | None:
         """The run of this id, or the newest that was submitted with it as its provisioned id; of the asker's one-time
@@ -243,12 +257,18 @@ def _half(asked: History, mine: ColumnElement[bool], start: Row[*tuple[Any, ...]
     return half.order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(asked.limit)
 
 
+def _to_provision(found: CursorResult[Any]) -> Provision | None:
+    row = found.first()
+    return None if row is None else Provision(**row._mapping)  # noqa: SLF001  # SQLAlchemy's public name
+
+
 def _row(run: Run) -> dict[str, Any]:
     row = {name: value for name, value in vars(run).items() if name not in {"answer", "usage"}}
     row.update(vars(run.usage) if run.usage else dict.fromkeys(_USAGE))
     row.update(status=int(run.status), trigger=int(run.trigger), log_tail=list(run.log_tail))
     row.update(due_at=run.due_at or run.created_at, earlier=[asdict(one) for one in run.earlier])
     row.update(provision_id=run.provision_id or None, one_time_key_id=run.one_time_key_id or None)
+    row.update(detail=run.detail.replace("\0", "\ufffd"))  # sandboxes print it, PostgreSQL's text can't have it
     return row
 
 

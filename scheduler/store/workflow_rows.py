@@ -23,7 +23,7 @@ class WorkflowRows(QueueRows):
     """The part of a write transaction that is about workflows."""
 
     async def workflow(self, organization_id: str, service_id: str) -> Workflow | None:
-        return await _find(self._connection, organization_id, service_id)
+        return await _find(self._connection, organization_id, service_id, held=True)
 
     async def insert_workflow(self, workflow: Workflow) -> None:
         await self._write(workflows.insert(), _row(workflow))
@@ -96,13 +96,16 @@ def _versions() -> Select[Any]:
     return select(*_VERSION).join(workflows)
 
 
-async def _find(connection: AsyncConnection, organization_id: str, service_id: str) -> Workflow | None:
+async def _find(
+    connection: AsyncConnection, organization_id: str, service_id: str, *, held: bool = False
+) -> Workflow | None:
+    """`held`: nobody else changes it until the transaction is over."""
     query = select(workflows).where(
         workflows.c.organization_id == organization_id,
         workflows.c.service_id == service_id,
         workflows.c.deleted_at.is_(None),
     )
-    row = (await connection.execute(query)).first()
+    row = (await connection.execute(query.with_for_update() if held else query)).first()
     return None if row is None else _to_workflow(row)
 
 

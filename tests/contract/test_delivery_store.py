@@ -17,19 +17,19 @@ from scheduler.delivery import Delivery, State
 from scheduler.model import CANCELLED, Asker, Run, RunEnded
 from scheduler.store.database import open_store
 from scheduler.store.tables import outbox
+from tests.databases import database_url
 from tests.fakes.memory_runs import MemoryStore
 from tests.fakes.scheduling import INPUT, START, a_run
 
 URL = "https://a.example/hook?token=1"
 
 
-@pytest.fixture(params=["sqlite", "memory"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
     if request.param == "memory":
         yield MemoryStore()
         return
-    url = f"sqlite+aiosqlite:///{tmp_path}/scheduler.db"
-    await asyncio.to_thread(upgrade, "scheduler", url)
+    url = database_url(request, request.param, tmp_path, "scheduler")
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(open_db(url))
         yield await stack.enter_async_context(open_store(db))

@@ -12,7 +12,7 @@ from filestore.model import Content, File, Stored
 from filestore.store import SqlFileStore
 from kit.db import open_db
 from kit.errors import Conflict
-from migrations.__main__ import upgrade
+from tests.databases import database_url
 from tests.fakes.memory_files import MemoryFileStore
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -21,13 +21,17 @@ CONTENT = Content("text/plain", Stored("ab" * 32, 6 * 2**30), "files/_1/file_1/1
 Store = MemoryFileStore | SqlFileStore
 
 
-@pytest.fixture(params=["memory", "sql"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    if request.param == "memory":
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of the database; empty for the fake."""
+    return "" if request.param == "memory" else database_url(request, request.param, tmp_path, "filestore")
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[Store]:
+    if not url:
         yield MemoryFileStore()
         return
-    url = f"sqlite+aiosqlite:///{tmp_path}/filestore.db"
-    await asyncio.to_thread(upgrade, "filestore", url)
     async with open_db(url) as database:
         yield SqlFileStore(database)
 

@@ -1,6 +1,5 @@
 """The ports of keys/issue.py, organizations.py, verify.py and vault.py: on the fakes and on SQL."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,7 +13,7 @@ from keys.model import Key, KeyKind, Organization, SecretInfo
 from keys.store import SqlKeyStore, SqlSecretStore, outbox
 from kit.db import Database, open_db
 from kit.errors import NotFound
-from migrations.__main__ import upgrade
+from tests.databases import database_url
 from tests.fakes.memory_keys import MemoryKeyStore, MemorySecretStore
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -41,29 +40,38 @@ async def waiting(db: Database, subject: str) -> list[bytes]:
         return [row.payload for row in rows]
 
 
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of the database; empty for the fakes."""
+    return "" if request.param == "memory" else database_url(request, request.param, tmp_path, "keys")
+
+
 @pytest.fixture
-async def db(tmp_path: Path) -> AsyncIterator[Database]:
-    url = f"sqlite+aiosqlite:///{tmp_path}/keys.db"
-    await asyncio.to_thread(upgrade, "keys", url)
+async def db(url: str) -> AsyncIterator[Database | None]:
+    if not url:
+        yield None
+        return
     async with open_db(url) as database:
         yield database
 
 
-@pytest.fixture(params=["memory", "sql"])
-async def store(request: pytest.FixtureRequest, db: Database) -> MemoryKeyStore | ToldKeyStore:
-    made = MemoryKeyStore() if request.param == "memory" else ToldKeyStore(db)
+@pytest.fixture
+async def store(db: Database | None) -> MemoryKeyStore | ToldKeyStore:
+    made = MemoryKeyStore() if db is None else ToldKeyStore(db)
     async with made.change() as change:
         await change.add_organization(Organization("org_a", "a", first=True, created_at=NOW))
         await change.add_organization(Organization("org_b", "b", first=False, created_at=NOW))
     return made
 
 
-@pytest.fixture(params=["memory", "sql"])
-async def secret_store(request: pytest.FixtureRequest, db: Database) -> MemorySecretStore | ToldSecretStore:
+@pytest.fixture
+async def secret_store(db: Database | None) -> MemorySecretStore | ToldSecretStore:
+    if db is None:
+        return MemorySecretStore()
     async with SqlKeyStore(db).change() as change:
         for name in ("org_a", "org_b"):
             await change.add_organization(Organization(name, name, first=False, created_at=NOW))
-    return MemorySecretStore() if request.param == "memory" else ToldSecretStore(db)
+    return ToldSecretStore(db)
 
 
 Store = MemoryKeyStore | ToldKeyStore

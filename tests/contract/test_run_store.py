@@ -1,7 +1,7 @@
-"""The scheduler's store: one suite, on SQLite and on the fake that the unit tests use."""
+"""The scheduler's store: one suite, on SQLite, on PostgreSQL and on the fake that the unit tests use."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -12,7 +12,6 @@ import pytest
 
 from kit.db import open_db
 from kit.errors import NotFound
-from migrations.__main__ import upgrade
 from scheduler.model import (
     CANCELLED,
     Answer,
@@ -29,6 +28,7 @@ from scheduler.model import (
 )
 from scheduler.store.database import open_store
 from scheduler.workflow import EnvVar, Limits, Visibility
+from tests.databases import database_url
 from tests.fakes.memory_runs import MemoryStore
 from tests.fakes.scheduling import INPUT, START, VERSION, WORKFLOW, a_run
 
@@ -42,16 +42,20 @@ class Rig:
     changed: list[Run]
 
 
-@pytest.fixture(params=["sqlite", "memory"])
-async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of the database; empty for the fake."""
+    return "" if request.param == "memory" else database_url(request, request.param, tmp_path, "scheduler")
+
+
+@pytest.fixture
+async def rig(url: str) -> AsyncIterator[Rig]:
     changed: list[Run] = []
-    if request.param == "memory":
+    if not url:
         memory = MemoryStore()
         memory.listeners.append(changed.append)
         yield Rig(memory, changed)
         return
-    url = f"sqlite+aiosqlite:///{tmp_path}/scheduler.db"
-    upgrade("scheduler", url)
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(open_db(url))
         store = await stack.enter_async_context(open_store(db))
@@ -162,7 +166,7 @@ async def test_one_time_keys_are_unique(rig: Rig) -> None:
     await accepted(rig, a_run(one_time_key_id="key_1"), a_run(), a_run())
     assert await rig.store.write(lambda tx: tx.one_time_used("key_1"))
     assert not await rig.store.write(lambda tx: tx.one_time_used("key_2"))
-    with pytest.raises(Exception, match=r"UNIQUE|twice"):
+    with pytest.raises(Exception, match=r"UNIQUE|unique|twice"):
         await accepted(rig, a_run(one_time_key_id="key_1"))
 
 
@@ -286,3 +290,12 @@ async def test_workflows_are_listed(rig: Rig) -> None:
     assert [one.id for one in private] == ["wfl_1"]
     visible = await rig.store.list_visible(Visibility.PUBLIC, limit=9, after="")
     assert [one.id for one in visible] == ["wfl_2", "wfl_4"]
+
+
+async def test_whatever_a_sandbox_printed_is_kept(database: Callable[[str], str]) -> None:
+    """PostgreSQL's text has no U+0000, and a report that can't be written is never taken."""
+    run = a_run().ended(Outcome(Status.FAILED, "workflow_crashed", "a\0b"), at=START)
+    run = replace(run, log_tail=("\0", "\ud800"), answer=Answer(b"\0", b"\xff\0", "", 2))
+    async with open_db(database("scheduler")) as db, open_store(db) as store:
+        await store.write(lambda tx: tx.insert([run]))
+        assert await store.find_run(ME, run.id) == replace(run, detail="a\ufffdb")

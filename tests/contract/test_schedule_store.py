@@ -15,6 +15,7 @@ from kit.db import open_db
 from migrations.__main__ import upgrade
 from scheduler.schedule import Schedule
 from scheduler.store.database import open_store
+from tests.databases import database_url
 from tests.fakes.memory_runs import MemoryStore
 from tests.fakes.scheduling import START, WORKFLOW, a_schedule
 
@@ -22,15 +23,14 @@ DUE = START + timedelta(minutes=1)
 NEXT = START + timedelta(minutes=2)
 
 
-@pytest.fixture(params=["sqlite", "memory"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
     if request.param == "memory":
         memory = MemoryStore()
         await memory.write(lambda tx: tx.insert_workflow(WORKFLOW))
         yield memory
         return
-    url = f"sqlite+aiosqlite:///{tmp_path}/scheduler.db"
-    upgrade("scheduler", url)
+    url = database_url(request, request.param, tmp_path, "scheduler")
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(open_store(await stack.enter_async_context(open_db(url))))
         await opened.write(lambda tx: tx.insert_workflow(WORKFLOW))

@@ -14,7 +14,7 @@ from keys.webhook_store import SqlWebhookStore
 from keys.webhooks import SealedPair
 from kit.db import open_db
 from kit.errors import NotFound
-from migrations.__main__ import upgrade
+from tests.databases import database_url
 from tests.fakes.memory_keys import MemoryWebhookStore
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -22,13 +22,12 @@ FIRST = SealedPair(b"1", NOW)
 Store = MemoryWebhookStore | SqlWebhookStore
 
 
-@pytest.fixture(params=["memory", "sql"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     if request.param == "memory":
         yield MemoryWebhookStore()
         return
-    url = f"sqlite+aiosqlite:///{tmp_path}/keys.db"
-    await asyncio.to_thread(upgrade, "keys", url)
+    url = database_url(request, request.param, tmp_path, "keys")
     async with open_db(url) as db:
         async with SqlKeyStore(db).change() as change:
             for name in ("org_a", "org_b"):

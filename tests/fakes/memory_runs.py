@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
+from kit.errors import Unavailable
 from scheduler import delivery
 from scheduler.delivery import Delivery
 from scheduler.fleet import Lease
@@ -234,7 +235,9 @@ class MemoryTx:
 
 
 class MemoryStore:
-    """`listeners` as in the real one. `state.events`: what was told."""
+    """`listeners` as in the real one. `state.events`: what was told. `away`: the database is."""
+
+    away = False
 
     def __init__(self) -> None:
         self.state = MemoryTx()
@@ -242,6 +245,7 @@ class MemoryStore:
         self._one_writer = asyncio.Lock()
 
     async def write(self, work: Callable[[MemoryTx], Awaitable[T]]) -> T:
+        self._check()
         async with self._one_writer:
             tx = self.state.copy()
             result = await work(tx)
@@ -251,7 +255,12 @@ class MemoryStore:
                 changed(run)
         return result
 
+    def _check(self) -> None:
+        if self.away:
+            raise Unavailable("the database is away")
+
     def _runs(self, status: Status) -> list[Run]:
+        self._check()
         rows = [run for run in self.state.run_rows.values() if run.status is status]
         return sorted(rows, key=lambda run: (run.depth == 0, run.created_at, run.id))
 

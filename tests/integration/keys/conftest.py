@@ -54,8 +54,8 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, nats_url: str) -> Settings:
-    return Settings(home=tmp_path / "home", nats_url=nats_url, drain_seconds=1.0)
+def settings(tmp_path: Path, nats_url: str, database_setting: str) -> Settings:
+    return Settings(home=tmp_path / "home", nats_url=nats_url, drain_seconds=1.0, database=database_setting)
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
-"""Keys and organizations over gRPC, on SQLite and NATS."""
+"""Keys and organizations over gRPC, on SQLite and PostgreSQL, and NATS."""
 
 import asyncio
 import signal
-from pathlib import Path
 
 import pytest
 from mesh.events.v1 import events_pb2
@@ -12,6 +11,7 @@ from keys.settings import Settings
 from kit.bus import open_bus
 from kit.errors import Conflict, Denied, Invalid, NotFound, Unauthenticated
 from kit.rpc_client import unary
+from tests.databases import kept
 from tests.integration.keys.conftest import Service, running
 from tests.integration.service_process import service_process
 
@@ -128,19 +128,16 @@ async def test_a_new_organization_is_a_world_of_its_own(service: Service, admin:
 async def test_the_data_holds_no_key(settings: Settings) -> None:
     async with running(settings) as service:
         secret = (await issue(service, await service.admin())).secret
-        assert not holding(settings.home / "data", secret)
-        assert holding(settings.home / "data", secret[:8])
-
-
-def holding(directory: Path, text: str) -> list[Path]:
-    return [path for path in directory.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+        assert secret.encode() not in kept(settings)
+        assert secret[:8].encode() in kept(settings)
 
 
 async def test_the_process_ends_cleanly_on_sigterm(settings: Settings, nats_url: str) -> None:
     async with running(settings):
         pass  # migrated, with an admin key
     key = (settings.home / "admin.key").read_text()
-    with service_process("keys", RUNMESH_HOME=str(settings.home), RUNMESH_NATS_URL=nats_url) as process:
+    environ = {"RUNMESH_HOME": str(settings.home), "RUNMESH_DATABASE_URL": settings.database}
+    with service_process("keys", RUNMESH_NATS_URL=nats_url, **environ) as process:
         process.send_signal(signal.SIGTERM)
         _, said = await asyncio.to_thread(process.communicate, timeout=15)
     assert process.returncode == 0, said

@@ -1,21 +1,23 @@
 """Secrets over gRPC, and what lies on the disk."""
 
 import asyncio
-import sqlite3
-from contextlib import closing
-from pathlib import Path
 
 import grpc
 import pytest
 from mesh.events.v1 import events_pb2
 from mesh.keys.v1 import secrets_pb2
+from sqlalchemy import select, update
 
+from keys.store import secrets
 from kit.bus import open_bus
+from kit.db import open_db
 from kit.errors import Invalid, NotFound
 from kit.rpc_client import unary
+from tests.databases import kept
 from tests.integration.keys.conftest import Service
 
 PLAIN = "correct horse battery staple"
+_HEX = PLAIN.encode().hex().encode()  # as a dump shows bytes
 
 
 @pytest.fixture
@@ -78,23 +80,22 @@ async def test_the_platforms_names_are_refused(service: Service, organization: s
 
 async def test_no_plaintext_lies_on_the_disk(service: Service, organization: str) -> None:
     await put(service, organization, "TOKEN", PLAIN)
-    files = [path for path in service.settings.home.rglob("*") if path.is_file()]
-    assert any(b"TOKEN" in path.read_bytes() for path in files)
-    assert not [path for path in files if PLAIN.encode() in path.read_bytes()]
+    assert b"TOKEN" in kept(service.settings)
+    files = [path.read_bytes() for path in service.settings.home.rglob("*") if path.is_file()]
+    assert not [data for data in (*files, kept(service.settings)) if PLAIN.encode() in data or _HEX in data]
 
 
-def swap(path: Path) -> None:
-    """In a thread: the service, on the event loop, must be able to end what it is writing."""
-    with closing(sqlite3.connect(path)) as database, database:
-        sealed = dict(database.execute("SELECT name, sealed FROM secrets").fetchall())
-        database.execute("UPDATE secrets SET sealed = ? WHERE name = 'ONE'", (sealed["TWO"],))
-        database.execute("UPDATE secrets SET sealed = ? WHERE name = 'TWO'", (sealed["ONE"],))
+async def swap(url: str) -> None:
+    async with open_db(url) as db, db.write() as tx:
+        sealed = {row.name: row.sealed for row in await tx.execute(select(secrets.c.name, secrets.c.sealed))}
+        for name, other in (("ONE", "TWO"), ("TWO", "ONE")):
+            await tx.execute(update(secrets).where(secrets.c.name == name).values(sealed=sealed[other]))
 
 
 async def test_swapped_ciphertexts_dont_open(service: Service, organization: str) -> None:
     await put(service, organization, "ONE", "1")
     await put(service, organization, "TWO", "2")
-    await asyncio.to_thread(swap, service.settings.home / "data" / "keys.db")
+    await swap(service.settings.database_url("keys"))
     for name in ("ONE", "TWO"):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await resolve(service, organization, name)

@@ -15,8 +15,14 @@ def nats_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, nats_url: str) -> Settings:
-    return Settings(home=tmp_path / "home", nats_url=nats_url, drain_seconds=1.0, library=tmp_path / "library")
+def settings(tmp_path: Path, nats_url: str, database_setting: str) -> Settings:
+    return Settings(
+        home=tmp_path / "home",
+        nats_url=nats_url,
+        drain_seconds=1.0,
+        library=tmp_path / "library",
+        database=database_setting,
+    )
 
 
 @pytest.fixture

@@ -1,23 +1,33 @@
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from kit.clock import SystemClock
 from kit.db import Database, open_db
-from migrations.__main__ import upgrade
-from scheduler.model import Asker, Run
+from kit.errors import Unauthenticated, Unavailable
+from scheduler.dispatch import Dispatch
+from scheduler.fleet import Fleet
+from scheduler.model import CANCELLED, Asker, Run
+from scheduler.settle import settle
+from scheduler.shares import Shares
 from scheduler.store.database import Store, open_store
-from tests.fakes.scheduling import INPUT, a_run
+from scheduler.submit import Submission, Submit
+from tests.fakes.scheduling import INPUT, START, VERSION, WORKFLOW, FakeExecutors, a_run
 
 
 @pytest.fixture
-async def db(tmp_path: Path) -> AsyncIterator[Database]:
-    url = f"sqlite+aiosqlite:///{tmp_path}/scheduler.db"
-    await asyncio.to_thread(upgrade, "scheduler", url)
+def url(database: Callable[[str], str]) -> str:
+    return database("scheduler")
+
+
+@pytest.fixture
+async def db(url: str) -> AsyncIterator[Database]:
     async with open_db(url) as opened:
         yield opened
 
@@ -34,6 +44,27 @@ def count_transactions(db: Database, monkeypatch: pytest.MonkeyPatch) -> list[in
 
     monkeypatch.setattr(db, "write", counted)
     return begun
+
+
+class Process:
+    """A scheduler's part that accepts runs, with connections of its own."""
+
+    def __init__(self, db: Database) -> None:
+        self.store = Store(db)
+        clock, nobody = SystemClock(), FakeExecutors()
+        dispatch = Dispatch(self.store, Fleet(clock), Shares(100), nobody, lambda _: None, clock)
+        self.submit = Submit(self.store, dispatch, clock)
+
+
+@pytest.fixture
+async def two(url: str) -> AsyncIterator[tuple[Process, Process]]:
+    async with open_db(url) as one, open_db(url) as other:
+        first, second = Process(one), Process(other)
+        await first.store.write(lambda tx: tx.insert_workflow(WORKFLOW))
+        await first.store.write(lambda tx: tx.insert_version(VERSION))
+        yield first, second
+        await first.store.drain()
+        await second.store.drain()
 
 
 async def accept(store: Store, run: Run) -> None:
@@ -75,3 +106,102 @@ async def test_a_broken_watcher_doesnt_repeat_the_work(db: Database) -> None:
         await store.write(work)
         await store.write(lambda tx: tx.runs([run.id]))
     assert works == [1]
+
+
+async def test_a_statement_that_fails_before_a_write_harms_nobody_else(db: Database) -> None:
+    """PostgreSQL ignores all else in the transaction, and says that it has committed: no run may get lost."""
+
+    async def broken(tx: Any) -> None:
+        await tx._connection.execute(text("SELECT * FROM nowhere"))
+
+    async with open_store(db) as store:
+        for at in (2, 1, 0):  # nothing comes after it; something does; it comes first
+            works = [accept(store, a_run()), accept(store, a_run())]
+            works.insert(at, store.write(broken))
+            results = await asyncio.gather(*works, return_exceptions=True)
+            assert isinstance(results.pop(at), DBAPIError)
+            assert results == [None, None]
+        assert await store.count_queued() == 6
+
+
+async def test_one_key_starts_one_run_among_several_schedulers(two: tuple[Process, Process]) -> None:
+    async def submit(number: int) -> str:
+        organization = ("org_a",) * 4
+        wanted = Submission(*organization, "hello", VERSION.id, INPUT, one_time_key_id=f"key_{number // 10}")
+        run, _ = await two[number % 2].submit(wanted)
+        return run.id
+
+    results = await asyncio.gather(*(submit(number) for number in range(100)), return_exceptions=True)
+    accepted = [result for result in results if isinstance(result, str)]
+    assert len(accepted) == 10
+    assert {type(result) for result in results if not isinstance(result, str)} == {Unauthenticated}
+    assert await two[0].store.count_queued() == 10
+
+
+async def test_what_one_scheduler_is_about_to_change_another_one_waits_for(two: tuple[Process, Process]) -> None:
+    runs = [a_run() for _ in range(3)]
+    for run in runs:
+        await accept(two[0].store, run)
+    ids, begun = [run.id for run in runs], asyncio.Event()
+
+    async def end(tx: Any) -> list[Run]:
+        await tx.runs(ids)
+        begun.set()
+        await asyncio.sleep(0.2)
+        return await settle(tx, ids, CANCELLED, START)
+
+    first = asyncio.create_task(two[0].store.write(end))
+    await begun.wait()
+    second: list[Run] | None = None
+    while second is None:
+        with suppress(Unavailable):  # it waits half a second at most
+            second = await two[1].store.write(lambda tx: settle(tx, ids[::-1], CANCELLED, START))
+    assert (len(await first), second) == (3, [])
+
+
+async def test_a_race_that_is_lost_for_ever_is_told(db: Database) -> None:
+    run, works = a_run(), []
+
+    async def work(tx: Any) -> None:
+        works.append(1)
+        await tx.accept(run, INPUT)
+
+    async with open_store(db) as store:
+        await accept(store, run)
+        with pytest.raises(IntegrityError):
+            await store.write(work)
+        assert len(works) == 2
+
+
+async def test_what_may_have_been_committed_isnt_done_again(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server goes away between the commit and its answer."""
+    write = db.write
+
+    @asynccontextmanager
+    async def unheard() -> AsyncIterator[AsyncConnection]:
+        async with write() as connection:
+            yield connection
+        raise Unavailable("gone")
+
+    async with open_store(db) as store:
+        monkeypatch.setattr(db, "write", unheard)
+        told = await asyncio.gather(*(accept(store, a_run()) for _ in range(5)), return_exceptions=True)
+        assert {type(one) for one in told} == {Unavailable}
+        assert await store.count_queued() == 5
+
+
+async def test_while_it_is_away_everybody_is_told_at_once(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+
+    @asynccontextmanager
+    async def away() -> AsyncIterator[AsyncConnection]:
+        begun.append(1)
+        if begun:
+            raise Unavailable("away")
+        yield cast(AsyncConnection, None)
+
+    async with open_store(db) as store:
+        monkeypatch.setattr(db, "write", away)
+        told = await asyncio.gather(*(accept(store, a_run()) for _ in range(50)), return_exceptions=True)
+    assert {type(one) for one in told} == {Unavailable}
+    assert len(begun) == 1

@@ -79,6 +79,50 @@ def test_a_database_under_any_path() -> None:
     assert make_url(settings(RUNMESH_HOME=home).database_url("keys")).database == f"{home}/data/keys.db"
 
 
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("postgresql://u:p%40@db.example/mesh", "postgresql://u:p%40@db.example/mesh?schema=keys"),
+        ("postgres://[::1]:5433/mesh?sslmode=require", "postgresql://[::1]:5433/mesh?sslmode=require&schema=keys"),
+        ("postgresql:///mesh?host=/run/pg&pool_size=2", "postgresql:///mesh?host=/run/pg&pool_size=2&schema=keys"),
+    ],
+)
+def test_a_postgresql_database_for_all(given: str, url: str) -> None:
+    assert settings(RUNMESH_DATABASE_URL=given).database_url("keys") == url
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("mysql://me:secret@db/mesh", "postgresql://user:password@host/database"),
+        ("sqlite:////tmp/secret.db", "leave it unset for SQLite"),
+        ("postgresql+asyncpg://me:secret@db/mesh", "postgresql://user:password@host/database"),
+        ("postgresql://me:secret@db", "names no database"),
+        ("postgresql://me:secret@db/", "names no database"),
+        ("postgresql://me:se@cret@db/mesh", "postgresql://user:password@host/database"),
+        ("postgresql://me:sec/ret@db/mesh", "in a password as %40, %2F"),
+        ("postgresql://me:secret@a:1,b:2/mesh", "one host"),
+        ("postgresql://me@db/mesh?password=secret", "it has password in it"),
+        ("postgresql://me@db/mesh?schema=secret", "it has schema in it"),
+        ("postgresql://me:secret@db/mesh?options", "postgresql://user:password@host/database"),
+        ("postgresql://me:secret@db/mesh?pool_size=1", "2 or more"),
+        ("postgresql://me:secret@db/mesh?pool_size=many", "2 or more"),
+        ("host=db password=secret", "postgresql://user:password@host/database"),
+    ],
+)
+def test_any_other_database_is_refused_without_its_password(text: str, why: str) -> None:
+    with pytest.raises(BadSettings) as bad:
+        settings(RUNMESH_DATABASE_URL=text)
+    (fault,) = bad.value.faults
+    assert fault.startswith("RUNMESH_DATABASE_URL: ")
+    assert why in fault
+    assert "secret" not in fault
+
+
+def test_settings_dont_show_a_password() -> None:
+    assert "secret" not in repr(settings(RUNMESH_DATABASE_URL="postgresql://me:secret@db/mesh"))
+
+
 def test_sockets_of_a_long_home_lie_elsewhere(tmp_path: Path) -> None:
     assert settings(RUNMESH_HOME=str(tmp_path)).run_dir == tmp_path / "run"
     long = settings(RUNMESH_HOME=str(tmp_path / ("x" * 90)))

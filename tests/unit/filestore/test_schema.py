@@ -1,16 +1,8 @@
-from pathlib import Path
-
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
-from sqlalchemy import create_engine
+from collections.abc import Callable
 
 from filestore.store import metadata
-from migrations.__main__ import upgrade
+from tests.databases import differences
 
 
-def test_the_migrations_make_the_tables_of_the_store(tmp_path: Path) -> None:
-    upgrade("filestore", f"sqlite+aiosqlite:///{tmp_path}/filestore.db")
-    engine = create_engine(f"sqlite:///{tmp_path}/filestore.db")
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-    engine.dispose()
+def test_the_migrations_make_the_tables_of_the_store(database: Callable[[str], str]) -> None:
+    assert differences(database("filestore"), metadata) == []

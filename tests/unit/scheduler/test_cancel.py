@@ -150,3 +150,17 @@ async def test_what_was_called_in_the_last_moment_falls_too(scheduler: Scheduler
         await scheduler.clock.advance(11)
         await settled()
     assert scheduler.run(late.id).status is Status.CANCELLED
+
+
+async def test_an_end_is_written_once_the_store_is_back(scheduler: Scheduler) -> None:
+    await scheduler.accepted(run := running())
+    async with scheduler.cancel.lingering():
+        await scheduler.cancel(ME, run.id, CANCELLED)
+        await settled()
+        scheduler.store.away = True
+        await scheduler.clock.advance(15)
+        await settled()
+        scheduler.store.away = False
+        await scheduler.clock.advance(5)
+        await settled()
+    assert scheduler.run(run.id).status is Status.CANCELLED

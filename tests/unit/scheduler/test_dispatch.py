@@ -230,8 +230,9 @@ async def test_nobody_overtakes_those_who_wait(scheduler: Scheduler) -> None:
         first = await scheduler.submitted(a_submission())
         await settled()
         del scheduler.executors.refusal[HOME]
-        scheduler.fleet.reported(HOME, started=0, ended=1)
+        await scheduler.clock.advance(0.1)
         second = await scheduler.submitted(a_submission())
+        scheduler.fleet.reported(HOME, started=0, ended=1)
         await settled(200)
         assert [run_id for _, run_id in scheduler.executors.started] == [first.id, second.id]
 
@@ -267,3 +268,36 @@ async def test_a_caller_that_is_gone_doesnt_keep_its_run_from_starting(scheduler
         task.cancel()
         await settled()
         assert len(scheduler.executors.started) == 1
+
+
+async def test_a_start_is_written_down_once_the_store_is_back(scheduler: Scheduler) -> None:
+    """Until then the run waits in the store: it mustn't be started a second time."""
+    scheduler.executors.gate[HOME] = asyncio.Event()
+    async with dispatching(scheduler):
+        run = await scheduler.submitted(a_submission())
+        await settled()
+        scheduler.store.away = True
+        scheduler.executors.gate[HOME].set()
+        for _ in range(5):
+            await settled()
+            await scheduler.clock.advance(1)
+        scheduler.store.away = False
+        for _ in range(3):
+            await settled()
+            await scheduler.clock.advance(1)
+        await settled()
+        assert scheduler.run(run.id).status is Status.RUNNING
+        assert scheduler.executors.started == [(HOME, run.id)]
+
+
+async def test_what_waits_starts_once_the_store_is_back(scheduler: Scheduler) -> None:
+    await scheduler.accepted(run := a_run())
+    await scheduler.here()
+    scheduler.store.away = True
+    async with dispatching(scheduler):
+        await scheduler.clock.advance(5)
+        await settled()
+        scheduler.store.away = False
+        await scheduler.clock.advance(1)
+        await settled()
+        assert scheduler.run(run.id).status is Status.RUNNING

@@ -1,3 +1,4 @@
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -146,3 +147,23 @@ async def test_old_runs_are_swept(scheduler: Scheduler) -> None:
     await scheduler.clock.advance(7 * 86400)
     await sweep.once()
     assert list(scheduler.store.state.run_rows) == [waiting.id]
+
+
+@pytest.mark.parametrize("what", ["reap", "sweep"])
+async def test_it_goes_on_once_the_store_is_back(scheduler: Scheduler, what: str) -> None:
+    old = a_run().ended(Outcome(Status.SUCCEEDED), at=START - KEEP - timedelta(seconds=1))
+    await scheduler.accepted(a_run(deadline=START - timedelta(seconds=1)), old)
+    loop = scheduler.reap if what == "reap" else Sweep(scheduler.store, KEEP, scheduler.clock)
+    scheduler.store.away = True
+    task = asyncio.create_task(loop.run())
+    await scheduler.clock.advance(100)
+    await settled()
+    scheduler.store.away = False
+    await scheduler.clock.advance(100)
+    await settled()
+    assert not task.done()
+    task.cancel()
+    if what == "reap":
+        assert scheduler.queue_lengths[-1] == 0
+    else:
+        assert old.id not in scheduler.store.state.run_rows

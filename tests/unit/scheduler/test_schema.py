@@ -1,47 +1,42 @@
+from collections.abc import Callable
 from pathlib import Path
 
 from alembic import command
-from alembic.autogenerate import compare_metadata
 from alembic.config import Config
-from alembic.migration import MigrationContext
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, text
 
 import migrations
-from migrations.__main__ import upgrade
 from scheduler.store.tables import metadata
+from tests.databases import differences, with_connection
 
 RUN = """INSERT INTO runs (id, owner_id, caller_id, acting_id, requester_id, service_id, version_id, status, created_at,
     deadline, trigger, correlation_id, parent_id, root_id, depth, traceparent, trace_id, attempt, epoch, key_id,
     synchronous, code, detail, log_tail, executor, incarnation, log_digest, lane)
     VALUES ('run_1', 'o', 'o', 'o', 'o', 's', 'v', 4, '2026-01-01', '2026-01-01', 1, '', '', '', 0, '', '', 1, 0, '',
-    0, '', '', '[]', '', '', '', 1)"""
+    FALSE, '', '', '[]', '', '', '', 1)"""
 
 
-def test_the_migrations_make_the_tables_of_the_store(tmp_path: Path) -> None:
-    upgrade("scheduler", f"sqlite+aiosqlite:///{tmp_path}/scheduler.db")
-    engine = create_engine(f"sqlite:///{tmp_path}/scheduler.db")
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-    engine.dispose()
+def test_the_migrations_make_the_tables_of_the_store(database: Callable[[str], str]) -> None:
+    assert differences(database("scheduler"), metadata) == []
 
 
-def test_usage_comes_and_goes_with_the_runs_that_are_there(tmp_path: Path) -> None:
-    engine = create_engine(f"sqlite:///{tmp_path}/scheduler.db")
-    with engine.connect() as connection:
+def test_usage_comes_and_goes_with_the_runs_that_are_there(database: Callable[[str], str]) -> None:
+    def there_and_back(connection: Connection) -> None:
         config = _config(connection)
-        command.upgrade(config, "scheduler_0001")
+        command.downgrade(config, "scheduler_0001")
         connection.execute(text(RUN))
         command.upgrade(config, "scheduler@head")
         row = connection.execute(text("SELECT * FROM runs")).one()
-        assert (row.id, row.cpu_seconds, row.egress_bytes) == ("run_1", None, None)
-        connection.execute(text("UPDATE runs SET egress_bytes = 1 << 40, cpu_seconds = 0.5"))
+        assert (row.id, row.cpu_seconds, row.egress_bytes, row.egress_digest) == ("run_1", None, None, "")
+        connection.execute(text("UPDATE runs SET egress_bytes = 1099511627776, cpu_seconds = 0.5"))
         command.downgrade(config, "scheduler_0001")
         assert "cpu_seconds" not in connection.execute(text("SELECT * FROM runs")).one()._fields
-    engine.dispose()
+
+    with_connection(database("scheduler"), there_and_back)
 
 
 def _config(connection: Connection) -> Config:
-    """As `migrations.__main__.upgrade` makes it."""
+    """As `migrations.__main__.apply` makes it."""
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     config.set_main_option("path_separator", "os")
