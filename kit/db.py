@@ -34,6 +34,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from kit.bus import Bus
 from kit.errors import Unavailable
+from kit.lifecycle import failpoint
 from kit.names import new_id
 from kit.settings import private_dir
 from kit.telemetry import log
@@ -224,6 +225,7 @@ async def relay(db: Database, outbox: Table, bus: Bus, *, gathering: float = _GA
             for failure in filter(None, sent):
                 raise failure
             if rows:
+                failpoint("published")
                 async with db.write() as tx:
                     await tx.execute(gone, [{"which": row.id} for row in rows])
         except Unavailable as problem:
