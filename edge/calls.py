@@ -31,6 +31,7 @@ _OURS = frozenset({
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
     "transfer-encoding", "upgrade", "expect",
     "x-request-id", "x-correlation-id", "codewords-caller-id", "x-scheduled-request-id", "x-deadline", "traceparent",
+    "x-attempt",
 })  # fmt: skip
 
 

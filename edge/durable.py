@@ -11,7 +11,7 @@ from typing import Protocol
 
 from edge.answers import LOST, Frame, first, relay
 from edge.calls import Call
-from edge.direct import framed
+from edge.direct import framed, refused
 from edge.http import Answer
 from edge.patience import Errands, within
 from edge.run_model import (
@@ -26,11 +26,15 @@ from edge.run_model import (
     Submission,
 )
 from kit.clock import Clock
-from kit.errors import NotFound, Problem, Unavailable
+from kit.errors import NotFound, Precondition, Problem, Unavailable
 from kit.telemetry import log
 
 # How long after its deadline a run may still be reported.
 GRACE = timedelta(seconds=60)
+UNSURE = (
+    "the runtime broke off while it accepted the run, which may be done or not: GET /requests tells; with an "
+    "Idempotency-Key it can be asked for again"
+)
 
 
 class Runs(Protocol):
@@ -83,7 +87,7 @@ class Durable:
     async def submit(self, call: Call) -> str:
         """The run's id: from then on it is ours to finish. A caller that hangs up just then is told of nobody, so the
         run is cancelled unless it may go on, or was somebody's before. Errors: those of the scheduler; Invalid
-        (too_large).
+        (too_large); Precondition (runtime_error) when nobody knows whether it is accepted.
         """
         submission = await self._submission(call)
         submitting = asyncio.create_task(self._runs.submit(submission))
@@ -93,6 +97,11 @@ class Durable:
             if not call.continues:
                 self._errands.send(self._abandon(call, submitting))
             raise
+        except Unavailable as problem:
+            if refused(problem):
+                raise
+            log().warning("run.submit_unsure", reason=problem.message)
+            raise Precondition(UNSURE, code="runtime_error") from problem
         call.begun.append(run_id)
         if known:
             call.shared.append(run_id)

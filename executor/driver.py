@@ -74,6 +74,11 @@ class BubblewrapDriver:
         return self._spawner
 
     @property
+    def lost(self) -> bool:
+        """As executor.sandbox.Driver."""
+        return self._spawner.lost.is_set()
+
+    @property
     def bases(self) -> Bases:
         """What its templates are forked from."""
         return self._bases

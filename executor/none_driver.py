@@ -95,6 +95,11 @@ class NoneDriver:
         """What starts its processes."""
         return self._spawner
 
+    @property
+    def lost(self) -> bool:
+        """As executor.sandbox.Driver."""
+        return self._spawner.lost.is_set()
+
     async def start(self, launch: Launch) -> BubblewrapSandbox:
         """A new process, whatever isolation it asks for. Errors: Unavailable; Precondition for one with fill-ins."""
         if launch.certificates is not None:

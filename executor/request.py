@@ -14,6 +14,7 @@ def head_for(spec: Spec, traceparent: str) -> Head:
     """The platform's own headers replace whatever the caller sent under their names."""
     ours = {
         "x-request-id": spec.run_id,
+        "x-attempt": str(max(1, spec.attempt)),
         "x-correlation-id": spec.correlation_id or spec.run_id,
         "codewords-caller-id": spec.caller_id,
         "traceparent": traceparent,

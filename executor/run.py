@@ -43,10 +43,12 @@ from executor.variables import Given, Variables
 from executor.versions import Versions
 from executor.wayout import WayOut
 from kit.clock import Clock
+from kit.lifecycle import failpoint
 from kit.telemetry import current_traceparent, log, span
 
 # More lines than any log can have (SPEC §3: 10 MiB).
 LINES_AN_ATTEMPT = 1_000_000_000
+SANDBOX_LOST = Outcome.failed("runtime_error", "the executor lost its sandboxes")
 
 
 class Holding(Protocol):
@@ -183,6 +185,8 @@ class Run:
                 # The caller has a whole answer; what the app did after it is lost.
                 log().info("run.ended_early", run_id=self.spec.run_id, reason=str(error))
                 return Outcome.answered(self._status)
+            if self._host.driver.lost and isinstance(error, Crashed | StartFailed):
+                return SANDBOX_LOST
             if isinstance(error, Crashed | StartFailed) and self._used.oom_kills:
                 return Outcome.failed("out_of_memory", _out_of_memory(self._bounds))
             return outcome_of(error)
@@ -311,6 +315,7 @@ class Run:
         self, outcome: Outcome, kept: KeptAnswer | None = None, log_digest: str = "", egress_digest: str = ""
     ) -> None:
         spec = self.spec
+        failpoint("ended")
         now = self._host.clock.now()
         carried = self._contacts.bytes_carried
         used = RunUsage(self._used.cpu_seconds, self._wall_seconds, self._used.memory_peak, carried)

@@ -11,6 +11,7 @@ from executor.capacity import RETRY_AFTER
 from executor.model import AnswerEvent, Outcome, Spec
 from executor.run import Host, Run
 from kit.errors import Conflict, Exhausted, Invalid, NotFound, Unavailable
+from kit.lifecycle import failpoint
 from kit.names import is_id
 from kit.telemetry import log
 
@@ -25,7 +26,8 @@ CONCLUDE_SECONDS = 10.0
 SHUT_DOWN = Outcome.failed("runtime_error", "the executor was shut down before the run had finished")
 SUPERSEDED = Outcome.failed("runtime_error", "the run was given to another attempt")
 LEASE_LOST = Outcome.failed("runtime_error", "the executor lost touch with the scheduler")
-# Attempts that were started here, so that none is started twice however late its Start is repeated.
+# Attempts that were started here, so that none is started twice however late its Start is repeated, and that were
+# refused: their runs are given away under another epoch then.
 MOST_STARTED = 20_000
 
 
@@ -40,6 +42,7 @@ class Runs:
         # Runs whose caller asked and may have to attach yet, and what kills those that it has to.
         self._unheld: dict[str, asyncio.Task[None] | None] = {}
         self._started: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._refused: OrderedDict[tuple[str, int], None] = OrderedDict()
 
     async def ask(self, spec: Spec, body: AsyncIterator[bytes]) -> WholeAnswer | Outcome | None:
         """Direct way: a small answer when it is whole, or the outcome of a run without one. None: its answer is long or
@@ -81,6 +84,19 @@ class Runs:
             raise Unavailable("the run was given to another life of this executor", retry_after=RETRY_AFTER)
         if attempt in self._started:
             raise Conflict(f"{spec.run_id} was started already")
+        if attempt in self._refused:  # a Start that came late: the run has been given to somebody else meanwhile
+            raise Unavailable(f"{spec.run_id} was refused already", retry_after=RETRY_AFTER)
+        answers = self._refused
+        try:
+            self._start(spec, body)
+            answers = self._started
+        finally:
+            answers[attempt] = None
+            while len(answers) > MOST_STARTED:
+                answers.popitem(last=False)
+        failpoint("taken")
+
+    def _start(self, spec: Spec, body: AsyncIterator[bytes]) -> None:
         if spec.run_id in self._live:  # an attempt before this one, which is about to be told that it is over
             self._live[spec.run_id].stop(SUPERSEDED)
             raise Unavailable("an earlier attempt has to end first", retry_after=RETRY_AFTER)
@@ -88,9 +104,6 @@ class Runs:
             self._take_on(spec, body, known=True)
         except Exhausted as full:  # it can wait
             raise Unavailable(full.message, retry_after=full.retry_after) from full
-        self._started[attempt] = None
-        while len(self._started) > MOST_STARTED:
-            self._started.popitem(last=False)
 
     async def attach(self, run_id: str, *, hold: bool = False) -> AsyncGenerator[AnswerEvent, None]:
         """The answer from its first byte, live. Leaving changes nothing, but with `hold` it kills a run whose answer
@@ -168,8 +181,10 @@ class Runs:
             raise Invalid("a run needs an id")
         if not self._host.lease.held:
             raise Unavailable("this executor has no lease from the scheduler at present", retry_after=RETRY_AFTER)
+        if self._host.driver.lost:
+            raise Unavailable("this executor can have no sandboxes any more", retry_after=RETRY_AFTER)
         if self._host.reporter.overdue:
-            raise Unavailable("the scheduler hasn't taken this executor's reports for a while")
+            raise Unavailable("the scheduler hasn't taken this executor's reports for a while", retry_after=RETRY_AFTER)
         place = self._host.capacity.take(spec.caller_id, nested=spec.depth > 0 and spec.synchronous)
         run = self._live[spec.run_id] = Run(self._host, spec, body, place, known=known)
         task = asyncio.create_task(self._follow(run))

@@ -158,5 +158,9 @@ class Sandbox(Protocol):
 class Driver(Protocol):
     """Starts sandboxes."""
 
+    @property
+    def lost(self) -> bool:
+        """Those that were there have died with what started them, and no other can be had."""
+
     async def start(self, launch: Launch) -> Sandbox:
         """Errors: kit.errors.Unavailable when the host can't (no process, no space)."""

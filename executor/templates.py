@@ -77,6 +77,10 @@ class Template(Protocol):
 class Starter(Protocol):
     """The driver below."""
 
+    @property
+    def lost(self) -> bool:
+        """As executor.sandbox.Driver."""
+
     async def start(self, launch: Launch) -> Sandbox:
         """A new process. Errors: Unavailable."""
 
@@ -116,6 +120,11 @@ class Templates:
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = Idle(clock)
         self._closed = False
+
+    @property
+    def lost(self) -> bool:
+        """As the driver below."""
+        return self._driver.lost
 
     async def start(self, launch: Launch) -> Sandbox:
         """Errors: Unavailable."""

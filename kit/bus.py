@@ -5,14 +5,14 @@ Two streams: EVENTS (`event.>`, a day) and LOGS (`log.>`, a day, 1 GiB). A lost 
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import DiscardPolicy, StreamConfig
+from nats.js.errors import NoStreamResponseError
 
 from kit.errors import Unavailable
 from kit.telemetry import log
@@ -35,6 +35,10 @@ class Bus:
         """Stored by JetStream before it returns; a repeated `event_id` is dropped. Errors: Unavailable."""
         try:
             await self._jetstream.publish(subject, payload, timeout=5, headers={"Nats-Msg-Id": event_id})
+        except NoStreamResponseError as error:  # its store is lost, or the server has only just begun
+            with suppress(NatsError, TimeoutError):
+                await make_streams(self._client)
+            raise Unavailable(f"the event bus had no stream for {subject}") from error
         except (NatsError, TimeoutError) as error:
             raise Unavailable(f"the event bus doesn't take {subject}") from error
 
@@ -92,8 +96,7 @@ async def open_bus(url: str, name: str, *, patience: float = 30.0) -> AsyncItera
     """Connects (waiting up to `patience` seconds for the server) and makes the streams. Errors: Unavailable."""
     client = await _connected(url, name, patience)
     try:
-        for config in STREAMS:
-            await client.jetstream().add_stream(config)
+        await make_streams(client)
         yield Bus(client)
     finally:
         if client.is_connected:
@@ -102,16 +105,37 @@ async def open_bus(url: str, name: str, *, patience: float = 30.0) -> AsyncItera
             await client.close()
 
 
-async def _connected(url: str, name: str, patience: float) -> Client:
-    async def on_error(error: Exception) -> None:
-        log().warning("bus.error", error=str(error))
+async def make_streams(client: Client) -> None:
+    """Those that aren't there. Errors: nats.errors.Error, TimeoutError."""
+    for config in STREAMS:
+        await client.jetstream().add_stream(config)
 
-    options: dict[str, Any] = {"name": name, "max_reconnect_attempts": -1, "reconnect_time_wait": 0.5}
+
+async def _connected(url: str, name: str, patience: float) -> Client:
     until = asyncio.get_running_loop().time() + patience
     while True:
         try:
-            return await nats.connect(url, error_cb=on_error, allow_reconnect=True, **options)
+            return await _client(url, name)
         except (NatsError, OSError) as error:
             if asyncio.get_running_loop().time() > until:
                 raise Unavailable(f"no NATS server answers at {url}") from error
             await asyncio.sleep(0.2)
+
+
+async def _client(url: str, name: str) -> Client:
+    client = Client()
+
+    async def on_error(error: Exception) -> None:
+        log().warning("bus.error", error=str(error))
+
+    async def on_return() -> None:
+        """The server may have lost its store; lines of logs, which nobody sends twice, need their stream again."""
+        try:
+            await make_streams(client)
+        except (NatsError, TimeoutError) as error:  # an event that is refused makes them, too
+            log().warning("bus.no_streams", error=repr(error))
+
+    options: dict[str, Any] = {"name": name, "max_reconnect_attempts": -1, "reconnect_time_wait": 0.5}
+    callbacks: dict[str, Any] = {"error_cb": on_error, "reconnected_cb": on_return}
+    await client.connect(url, allow_reconnect=True, **options, **callbacks)
+    return client

@@ -198,6 +198,7 @@ async def _publish_all(db: Database, outbox: Table, bus: Bus) -> int:
         rows = (await tx.execute(_oldest(outbox))).all()
     await _publish(bus, rows)
     if rows:
+        failpoint("published")
         async with db.write() as tx:
             await _forget(tx, outbox, rows)
     return len(rows)
@@ -209,6 +210,7 @@ async def _publish_taken(db: Database, outbox: Table, bus: Bus) -> int:
         rows = (await tx.execute(_oldest(outbox).with_for_update(skip_locked=True))).all()
         await _publish(bus, rows)
         if rows:
+            failpoint("published")
             await _forget(tx, outbox, rows)
     return len(rows)
 

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import uvloop
@@ -22,6 +22,17 @@ from kit.settings import BadSettings, MeshSettings, load
 
 S = TypeVar("S", bound=MeshSettings)
 SPREAD_SECONDS = 0.2
+# For tests of what a crash leaves: a directory. A process that passes a point of which there is a file takes the file
+# away and dies.
+_FAILPOINTS = os.environ.get("RUNMESH_FAILPOINTS", "")
+
+
+def failpoint(name: str) -> None:
+    """Where a crash is worth a test (docs/decisions/0018). Does nothing unless RUNMESH_FAILPOINTS is set."""
+    if _FAILPOINTS:
+        with suppress(OSError):
+            os.unlink(os.path.join(_FAILPOINTS, name))  # noqa: PTH108, PTH118  # of any number of processes one dies
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main(name: str, settings_type: type[S], build: Callable[[S, AsyncExitStack], Awaitable[RpcServer]]) -> None:

@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 
 from kit.clock import Clock
 from kit.errors import Conflict, Problem, Unavailable
+from kit.lifecycle import failpoint
 from kit.telemetry import log, tried_again
 from scheduler.fleet import Fleet
 from scheduler.model import STARVED, Outcome, Queued, Run, Status
@@ -222,7 +223,8 @@ class Dispatch:
 
     def _begun(self, run_id: str, executor: Executor, task: "asyncio.Task[None]") -> None:
         executor.starting -= 1
-        del self._starting[run_id]
+        if self._starting.get(run_id) is task:  # it may be the next attempt's by now
+            del self._starting[run_id]
         if not task.cancelled() and task.exception() is not None:
             self._failure = task.exception()
         if self._waiting or self._failure:
@@ -230,6 +232,7 @@ class Dispatch:
 
     async def _start(self, queued: Queued, executor: Executor) -> None:
         run = queued.run
+        failpoint("claimed")
         if run.deadline <= self._clock.now():
             await self._end(run, STARVED)
             return
@@ -267,15 +270,15 @@ class Dispatch:
 
         async def work(tx: Claiming) -> Run | None:
             before = (await tx.runs([run.id])).get(run.id)
-            if before is None or before.epoch != run.epoch:
-                return before
+            if before is None or (before.epoch, before.attempt) != (run.epoch, run.attempt):
+                return None
             after = before.started(executor=run.executor, incarnation=run.incarnation, at=self._clock.now())
             if after is not before:
                 await tx.save([after])
             return before
 
         before = await self._written(work)
-        if before is not None and before.status.over and before.epoch == run.epoch and before.started_at is None:
+        if before is not None and before.status.over and before.started_at is None:
             self._stop(replace(before, executor=run.executor))
 
     async def _end(self, run: Run, outcome: Outcome) -> None:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 from kit.clock import Clock
+from kit.lifecycle import failpoint
 from scheduler.fleet import Fleet
 from scheduler.model import NOTHING, Event, Outcome, Result, Run, RunEnded, Runs, Status
 
@@ -108,6 +109,8 @@ class Report:
             return taken
 
         taken = await self._journal.write(work)
+        if batch.ended:
+            failpoint("reported")
         ended = len(taken.over) + len(taken.again)
         self._fleet.reported(batch.executor, started=len(taken.born), ended=ended)
         for run in taken.astray:

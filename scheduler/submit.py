@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 from kit.clock import Clock
 from kit.errors import Conflict, Exhausted, Invalid, NotFound, Unauthenticated
+from kit.lifecycle import failpoint
 from kit.names import new_id
 from scheduler.dispatch import Seat
 from scheduler.model import (
@@ -159,6 +160,7 @@ class Submit:
             if seat is not None:
                 self._dispatch.leave(seat)
             raise
+        failpoint("accepted")
         if seat is not None and new:
             self._dispatch.begin(Queued(run, submission.input), seat)
         elif seat is not None:

@@ -23,7 +23,7 @@ _NFT = shutil.which("nft") or "/usr/sbin/nft"
 def census(mesh: Mesh, temporary: Path) -> dict[str, object]:
     """What there is, by name. `temporary`: the TMPDIR of the mesh. A process that ends meanwhile isn't counted."""
     found: dict[str, object] = {}
-    pids = sorted(_below(mesh.process.pid))
+    pids = sorted(below(mesh.process.pid))
     found["processes"] = Counter(filter(None, map(_name, pids)))
     for kind in _KINDS:
         found[f"{kind} namespaces"] = len({_link(f"/proc/{pid}/ns/{kind}") for pid in pids} - {""})
@@ -62,13 +62,13 @@ def differences(before: dict[str, object], after: dict[str, object]) -> dict[str
     return told
 
 
-def _below(pid: int) -> Iterator[int]:
+def below(pid: int) -> Iterator[int]:
     """A process and all that descend from it."""
     yield pid
     with suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             for child in (task / "children").read_text().split():
-                yield from _below(int(child))
+                yield from below(int(child))
 
 
 def _name(pid: int) -> str:

@@ -24,7 +24,7 @@ from edge.run_model import (
     Target,
     WholeAnswer,
 )
-from kit.errors import NotFound, Unauthenticated, Unavailable
+from kit.errors import NotFound, Problem, Unauthenticated, Unavailable
 from kit.names import new_id
 
 NOW = datetime(2030, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
@@ -116,6 +116,7 @@ class FakeRuns:
         self.submitting = asyncio.Event()
         self.submitting.set()
         self.away = 0
+        self.breaks: Problem | None = None  # what a submission comes to
         self._changed = asyncio.Event()
 
     def put(self, record: RunRecord) -> RunRecord:
@@ -134,6 +135,8 @@ class FakeRuns:
     async def submit(self, submission: Submission) -> tuple[str, bool]:
         await self.submitting.wait()
         self.submissions.append(submission)
+        if self.breaks is not None:
+            raise self.breaks
         if submission.idempotency_key in self.by_key:
             return self.by_key[submission.idempotency_key], True
         if submission.one_time_key_id in self.spent:

@@ -50,6 +50,7 @@ class FakeDriver:
     fails: Exception | None = None
     refuses: Exception | None = None
     never_ready: bool = False
+    lost: bool = False
     used: Usage = Usage()
     started: list["FakeSandbox"] = field(default_factory=list)
 

@@ -243,4 +243,7 @@ async def test_an_edge_that_is_killed_in_the_middle_of_a_call(tmp_path: Path) ->
         envoy_running(tmp_path) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,
     ):
-        check_stopped(await client.get("/run/x", headers={"traceparent": TRACEPARENT}))
+        reply = await client.get("/run/x", headers={"traceparent": TRACEPARENT})
+        check_shape(reply, 500, "runtime_error")  # no 503: a caller would repeat what may have been done
+        assert "may have been done" in reply.json()["detail"]
+        assert "retry-after" not in reply.headers

@@ -184,7 +184,7 @@ async def test_a_lost_spawner_takes_everything_along(spawner: SpawnerClient, san
         with pytest.raises((StartFailed, Crashed)):
             await session.sandbox.ready(READY_SECONDS)
         await until_gone(marker)
-        assert spawner.lost.is_set()
+        assert driver.lost
         assert (await session.end()) == Exit(signal=9)
         with pytest.raises(Unavailable, match="spawner is gone"):
             await driver.start(Launch("run_d", OUR_ENVIRONMENT, b"", "w.py", {}))

@@ -16,7 +16,7 @@ from edge.patience import Errands
 from edge.reading import Reading
 from edge.run_model import AnswerHead, BodyComplete, KeptAnswer, Outcome, RunRecord, Status
 from kit.clock import FakeClock
-from kit.errors import NotFound, Unavailable
+from kit.errors import NotFound, Precondition, Unavailable
 from tests.fakes.edge_runs import (
     KEY,
     NOW,
@@ -121,6 +121,27 @@ async def test_an_answer_too_large_to_keep_still_comes_from_the_executor() -> No
     mesh_ = mesh(OK, b"big", BodyComplete(), DONE)
     mesh_.runs.after_submit = over(executor="unix:one", answer=KeptAnswer(OK, size=99))
     assert await body_of(await mesh_.run()) == b"big"
+
+
+@pytest.mark.parametrize("told", ["Socket closed", "Deadline Exceeded"])
+async def test_a_run_of_which_nobody_knows_whether_it_is_accepted_isnt_called_refused(told: str) -> None:
+    mesh_ = mesh()
+    mesh_.runs.breaks = Unavailable(told)
+    call = await mesh_.call()
+    with pytest.raises(Precondition, match="GET /requests") as caught:
+        await mesh_.durable.submit(call)
+    assert caught.value.code == "runtime_error"
+
+
+@pytest.mark.parametrize(
+    "problem", [Unavailable("no database", retry_after=timedelta(seconds=1)), Unavailable("failed to connect to it")]
+)
+async def test_a_run_that_is_surely_not_accepted_is_refused(problem: Unavailable) -> None:
+    mesh_ = mesh()
+    mesh_.runs.breaks = problem
+    call = await mesh_.call()
+    with pytest.raises(Unavailable):
+        await mesh_.durable.submit(call)
 
 
 @pytest.mark.parametrize("problem", [NotFound("forgotten"), Unavailable("Socket closed")])

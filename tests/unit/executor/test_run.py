@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from executor.cgroups import Usage
-from executor.model import HUNG_UP, AnswerEvent, BodyComplete, Limits, Outcome, Spec, Status
-from executor.run import Run
+from executor.model import HUNG_UP, OURS, AnswerEvent, BodyComplete, Limits, Outcome, Spec, Status
+from executor.run import SANDBOX_LOST, Run
 from executor.sandbox import AnswerEnd, Crashed, Event, Finished, Head, StartFailed
 from kit.errors import Invalid, Unavailable
 from tests.fakes.executor import START, VERSION, World, chunks, make_spec
@@ -82,6 +82,7 @@ async def test_the_workflow_gets_the_callers_request_and_the_platforms_headers(w
     assert dict(got)["x-request-id"] == spec.run_id
     assert dict(got)["x-correlation-id"] == "corr"
     assert dict(got)["codewords-caller-id"] == "org_caller"
+    assert dict(got)["x-attempt"] == "1"
     assert dict(got)["x-deadline"] == "2026-11-22T12:01:00.000Z"
     assert dict(got)["traceparent"].split("-")[1] == "1" * 32
 
@@ -242,6 +243,14 @@ async def test_whom_the_kernel_killed_for_memory_is_told_so(world: World) -> Non
     await run(world)
     assert world.outcome.code == "out_of_memory"
     assert "raise `memory`" in world.outcome.detail
+
+
+async def test_a_sandbox_that_died_with_all_others_is_no_crash_of_the_workflows(world: World) -> None:
+    """It is ours: an asynchronous run gets another attempt."""
+    world.driver.app, world.driver.lost = killed, True
+    await run(world)
+    assert world.outcome == SANDBOX_LOST
+    assert world.outcome.code in OURS
 
 
 async def test_a_child_killed_for_memory_is_no_end_of_the_run(world: World) -> None:

@@ -256,10 +256,38 @@ async def test_a_full_host_refuses_and_nested_runs_pass(world: World) -> None:
     await runs.drain(0)
 
 
+async def test_what_was_refused_stays_refused(world: World) -> None:
+    """Somebody else may have it by the time when the same Start comes again, late."""
+    world.driver.app = hang
+    runs = Runs(world.host)
+    spec = make_spec()
+    others = [make_spec() for _ in range(4)]
+    for other in others:
+        runs.start(other, chunks(), LIFE)
+    with pytest.raises(Unavailable, match="room"):
+        runs.start(spec, chunks(), LIFE)
+    for other in others:
+        runs.stop(other.run_id, STOPPED)
+    await until(lambda: len(world.reporter.ended) == 4)
+    with pytest.raises(Unavailable, match="refused") as refused:
+        runs.start(spec, chunks(), LIFE)
+    assert refused.value.retry_after
+    runs.start(replace(spec, epoch=spec.epoch + 1), chunks(), LIFE)
+    await runs.drain(0)
+
+
 async def test_nothing_is_taken_on_when_nobody_takes_reports(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(world.reporter), "overdue", True)
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable) as refused:
         Runs(world.host).start(make_spec(), chunks(), LIFE)
+    assert refused.value.retry_after  # else whoever asks can't know that nothing was begun
+
+
+async def test_nothing_is_taken_on_when_no_sandbox_can_be_had(world: World) -> None:
+    world.driver.lost = True
+    with pytest.raises(Unavailable) as refused:
+        Runs(world.host).start(make_spec(), chunks(), LIFE)
+    assert refused.value.retry_after
 
 
 async def test_draining_lets_runs_end_and_kills_the_rest(world: World) -> None:

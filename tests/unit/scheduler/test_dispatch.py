@@ -2,12 +2,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from kit.errors import Conflict, Exhausted, Invalid, Unavailable
-from scheduler.model import CANCELLED, Asker, RunEnded, Status
+from scheduler.model import CANCELLED, Asker, Outcome, RunEnded, Status
 from scheduler.place import STARTS_AT_ONCE
+from scheduler.report import Batch, Ended
 from tests.fakes.scheduler_rig import Scheduler
 from tests.fakes.scheduling import HOME, START, a_run, a_submission, settled
 
@@ -301,3 +303,43 @@ async def test_what_waits_starts_once_the_store_is_back(scheduler: Scheduler) ->
         await scheduler.clock.advance(1)
         await settled()
         assert scheduler.run(run.id).status is Status.RUNNING
+
+
+async def test_the_answer_of_a_start_that_comes_after_its_attempt_has_ended_starts_nothing(
+    scheduler: Scheduler,
+) -> None:
+    """The next attempt isn't taken for this one: nobody would ever start it."""
+    gate = scheduler.executors.gate[HOME] = asyncio.Event()
+    async with dispatching(scheduler):
+        run = await scheduler.submitted(a_submission())
+        await settled()
+        lost = Ended(run.id, run.attempt, run.epoch, Outcome(Status.FAILED, "runtime_error", "we failed"))
+        assert await scheduler.report(Batch(HOME, "inc_1", ended=[lost])) == []
+        gate.set()
+        await settled()
+        after = scheduler.run(run.id)
+        assert (after.status, after.attempt, after.executor) == (Status.QUEUED, 2, "")
+        await scheduler.clock.advance(2)
+        await settled()
+        after = scheduler.run(run.id)
+        assert (after.status, after.attempt) == (Status.RUNNING, 2)
+        assert len(scheduler.executors.started) == 2
+
+
+async def test_the_next_attempt_may_be_starting_when_a_start_comes_to_its_end(scheduler: Scheduler) -> None:
+    gate = scheduler.executors.gate[HOME] = asyncio.Event()
+    broken: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: broken.append(context))
+    async with dispatching(scheduler):
+        run = await scheduler.submitted(a_submission())
+        await settled()
+        lost = Ended(run.id, 1, run.epoch, Outcome(Status.FAILED, "runtime_error", "we failed"), handed_back=True)
+        await scheduler.report(Batch(HOME, "inc_1", ended=[lost]))
+        await settled()
+        assert scheduler.run(run.id).claimed_at is not None
+        gate.set()
+        await settled()
+        assert (scheduler.run(run.id).status, scheduler.run(run.id).attempt) == (Status.RUNNING, 2)
+        assert scheduler.dispatch._starting == {}
+        assert broken == []
+        assert all(executor.starting == 0 for executor in scheduler.fleet)

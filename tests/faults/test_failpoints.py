@@ -1,0 +1,62 @@
+"""The mesh where it hurts most: a process dies just after it has done one thing and before it does the next."""
+
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.mesh import until
+from tests.faults.caller import Callers
+from tests.faults.campaign import SERVICE, Field, in_the_field, settle
+from tests.faults.promise import History, summary, violations
+
+pytestmark = pytest.mark.timeout(240)
+# What has happened when a process dies there, and nobody knows yet.
+POINTS = {
+    "accepted": "a run is committed; the caller hasn't heard of it",
+    "claimed": "a run is given to an executor by a commit; the executor hasn't heard of it",
+    "taken": "an executor has taken a run on; nobody has heard of it",
+    "ended": "a run has done its work; its executor hasn't reported it",
+    "reported": "a report is taken; its executor hasn't heard of it",
+    "published": "events are on the bus; the outbox still has them",
+}
+LOSES_AN_ATTEMPT = {"taken", "ended"}
+
+
+class Rig:
+    """One mesh for all points."""
+
+    def __init__(self, there: Field, history: History, points: Path) -> None:
+        self.there, self.points = there, points
+        self.callers = Callers(there.mesh, SERVICE, random.Random(1), history)
+
+
+@pytest.fixture(scope="module")
+def rig() -> Iterator[Rig]:
+    history = History()
+    with tempfile.TemporaryDirectory() as points, in_the_field(history, Path(points)) as there:
+        yield Rig(there, history, Path(points))
+    assert violations(history) == [], summary(history)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_crash_between_two_steps_breaks_no_promise(rig: Rig, point: str) -> None:
+    history = rig.callers.history
+    before = set(history.listed)
+    (rig.points / point).touch()
+    rig.callers.ask(3, 0, 0.5)
+    until(lambda: not (rig.points / point).exists(), 20)
+    rig.there.note()
+    rig.callers.ask(2, 2, 0.5)
+    settle(rig.callers, time.monotonic())
+    assert rig.callers.failures == []
+    assert violations(history) == [], summary(history)
+    attempts = [record.attempt for run_id, record in history.records.items() if run_id not in before]
+    assert (max(attempts) > 1) == (point in LOSES_AN_ATTEMPT), attempts
+
+
+def test_without_its_file_a_point_does_nothing(rig: Rig) -> None:
+    assert list(rig.points.iterdir()) == []
