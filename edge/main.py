@@ -8,6 +8,7 @@ from edge.auth import Auth
 from edge.calls import Calls
 from edge.clients import CatalogueClient, FilesClient, KeysClient, PeerClient, SecretsClient
 from edge.contacts import Contacts
+from edge.diff import Diffs
 from edge.direct import Direct
 from edge.durable import Durable
 from edge.endpoints import endpoints
@@ -20,6 +21,7 @@ from edge.logs import Logs
 from edge.patience import Errands
 from edge.platform import PlatformHandlers
 from edge.reading import Reading
+from edge.replay import Replays
 from edge.results import Results
 from edge.rpc import mount
 from edge.run_clients import BlobsClient, ExecutorClient, LogBus, RunsClient, WorkflowsClient
@@ -78,13 +80,17 @@ async def _runs(
     executor = await stack.enter_async_context(ExecutorClient(settings.address("executor")))
     runs, blobs = RunsClient(channels["scheduler"]), BlobsClient(channels["filestore"])
     reading = Reading(runs, clock)
+    durable = Durable(runs, reading, executor, blobs, clock, errands, settings.public_url)
+    versions = WorkflowsClient(channels["scheduler"])
     return RunHandlers(
         calls=Calls(targets, clock),
         direct=Direct(executor, clock, errands, settings.public_url),
-        durable=Durable(runs, reading, executor, blobs, clock, errands, settings.public_url),
+        durable=durable,
         provisioning=runs,
         results=Results(reading, blobs, clock),
         history=History(runs, reading),
         logs=Logs(reading, LogBus(bus), blobs, clock),
         contacts=Contacts(reading, blobs, clock),
+        replays=Replays(reading, runs, targets, versions, durable, blobs, clock),
+        diffs=Diffs(reading, blobs),
     )

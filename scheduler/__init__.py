@@ -6,5 +6,5 @@ Calls: executors (Validate, Start, Stop, health), filestore (PutBlob, for a work
 Stores: workflows, versions, provisions, runs, inputs, answers, outbox.
 Sends: event.run.queued, event.runs.ended, event.workflow.changed.
 A run only ever moves forward, queued → running → one of the ends, whoever reports and however often (`model.py`).
-Read: model, submit, place, fleet, dispatch, report, cancel, watch, reap; workflow, deploy, catalog; rpc, main.
+Read: model, submit, place, fleet, dispatch, report, cancel, watch, recall, reap; workflow, deploy, catalog; rpc, main.
 """

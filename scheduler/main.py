@@ -21,6 +21,7 @@ from scheduler.dispatch import Dispatch
 from scheduler.estimate import Estimate
 from scheduler.fleet import Fleet
 from scheduler.reap import Reap
+from scheduler.recall import Recall
 from scheduler.renew import Renew
 from scheduler.report import Report
 from scheduler.settings import Settings
@@ -59,6 +60,7 @@ async def build(settings: Settings, stack: AsyncExitStack, *, clock: Clock | Non
         Report(store, fleet, cancel.sweep_up, dispatch.waits, clock),
         Renew(store, fleet, clock),
         estimate,
+        Recall(store),
     )
     workflows = rpc.Workflows(Deploy(store, executors, blobs, clock), Catalog(store, clock, settings.most))
 

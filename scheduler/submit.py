@@ -100,6 +100,9 @@ class Submission:
     priority: int = 0
     idempotency_key: str = ""
     fingerprint: str = ""
+    replay_of: str = ""
+    offline_digest: str = ""
+    record: bool = False
 
     @property
     def urgent(self) -> bool:
@@ -268,4 +271,7 @@ def _run(submission: Submission, run_id: str, now: datetime, provision: Provisio
         retries=0 if submission.synchronous else submission.retries,
         priority=submission.priority,
         due_at=now,
+        replay_of=submission.replay_of,
+        offline_digest=submission.offline_digest,
+        record=submission.record,
     )

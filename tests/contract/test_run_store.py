@@ -18,6 +18,7 @@ from scheduler.model import (
     Answer,
     Asker,
     History,
+    Input,
     Outcome,
     Provision,
     Result,
@@ -25,9 +26,9 @@ from scheduler.model import (
     RunEnded,
     RunQueued,
     Status,
-    Usage,
 )
 from scheduler.store.database import open_store
+from scheduler.usage import Usage
 from scheduler.workflow import EnvVar, Limits, Visibility
 from tests.fakes.memory_runs import MemoryStore
 from tests.fakes.scheduling import INPUT, START, VERSION, WORKFLOW, a_run
@@ -280,3 +281,30 @@ async def test_workflows_are_listed(rig: Rig) -> None:
     assert [one.id for one in private] == ["wfl_1"]
     visible = await rig.store.list_visible(Visibility.PUBLIC, limit=9, after="")
     assert [one.id for one in visible] == ["wfl_2", "wfl_4"]
+
+
+async def test_an_input_is_kept_as_long_as_its_run(rig: Rig) -> None:
+    durable, direct = a_run(), a_run()
+    await accepted(rig, durable)
+    given = Input(b"head", b"body", "")
+
+    async def insert(tx: Any) -> None:
+        await tx.insert([direct])
+        await tx.keep_inputs({})
+        await tx.keep_inputs({direct.id: given})
+
+    await rig.store.write(insert)
+    assert await rig.store.find_input(durable.id) == INPUT
+    assert await rig.store.find_input(direct.id) == given
+    assert await rig.store.find_input("run_other") is None
+    await moved(rig, direct.ended(DONE, at=START))
+    await rig.store.write(lambda tx: tx.delete_runs(START + timedelta(days=1), 10))
+    assert await rig.store.find_input(direct.id) is None
+
+
+async def test_what_a_run_replays_and_its_recording_come_back(rig: Rig) -> None:
+    run = a_run(replay_of="run_before", offline_digest="a" * 64, record=True)
+    await accepted(rig, run)
+    assert await rig.store.find_run(ME, run.id) == run
+    await moved(rig, run.ended(DONE, at=START, result=Result(recording_digest="b" * 64)))
+    assert (await rig.store.find_run(ME, run.id)).recording_digest == "b" * 64

@@ -51,6 +51,10 @@ class RunsStub:
     """?service_id= status= after= limit="""
     ReadEgress: _grpc.StreamStreamMultiCallable[_runs_pb2.ReadEgressRequest, _httpbody_pb2.HttpBody]
     """What the run contacted: {"items", "next"}."""
+    ReplayRequest: _grpc.StreamStreamMultiCallable[_runs_pb2.ReplayRequestRequest, _httpbody_pb2.HttpBody]
+    """{"version"?, "mode"?} → {"request_id"}: the same input again, as a new run."""
+    ReadDiff: _grpc.StreamStreamMultiCallable[_runs_pb2.ReadDiffRequest, _httpbody_pb2.HttpBody]
+    """How a replay differs from the run that it repeats."""
     ReadLogs: _grpc.StreamStreamMultiCallable[_runs_pb2.ReadLogsRequest, _httpbody_pb2.HttpBody]
     """?after=TIME; NDJSON or server-sent events, live."""
 
@@ -76,6 +80,10 @@ class RunsAsyncStub(RunsStub):
     """?service_id= status= after= limit="""
     ReadEgress: _aio.StreamStreamMultiCallable[_runs_pb2.ReadEgressRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """What the run contacted: {"items", "next"}."""
+    ReplayRequest: _aio.StreamStreamMultiCallable[_runs_pb2.ReplayRequestRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """{"version"?, "mode"?} → {"request_id"}: the same input again, as a new run."""
+    ReadDiff: _aio.StreamStreamMultiCallable[_runs_pb2.ReadDiffRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """How a replay differs from the run that it repeats."""
     ReadLogs: _aio.StreamStreamMultiCallable[_runs_pb2.ReadLogsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """?after=TIME; NDJSON or server-sent events, live."""
 
@@ -146,6 +154,22 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
         """What the run contacted: {"items", "next"}."""
+
+    @_abc_1.abstractmethod
+    def ReplayRequest(
+        self,
+        request_iterator: _MaybeAsyncIterator[_runs_pb2.ReplayRequestRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """{"version"?, "mode"?} → {"request_id"}: the same input again, as a new run."""
+
+    @_abc_1.abstractmethod
+    def ReadDiff(
+        self,
+        request_iterator: _MaybeAsyncIterator[_runs_pb2.ReadDiffRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """How a replay differs from the run that it repeats."""
 
     @_abc_1.abstractmethod
     def ReadLogs(

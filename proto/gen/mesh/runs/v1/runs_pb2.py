@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from mesh.runs.v1 import run_pb2 as mesh_dot_runs_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mesh/runs/v1/runs.proto\x12\x0cmesh.runs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16mesh/runs/v1/run.proto\"\xf8\x05\n\tRunRecord\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08owner_id\x18\x02 \x01(\t\x12\x11\n\tcaller_id\x18\x03 \x01(\t\x12\x11\n\tacting_id\x18\x04 \x01(\t\x12\x12\n\nservice_id\x18\x05 \x01(\t\x12\x12\n\nversion_id\x18\x06 \x01(\t\x12\'\n\x06status\x18\x07 \x01(\x0e\x32\x17.mesh.runs.v1.RunStatus\x12\x0c\n\x04\x63ode\x18\x08 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t\x12\x10\n\x08log_tail\x18\n \x03(\t\x12\x16\n\x0e\x63orrelation_id\x18\x0b \x01(\t\x12\x11\n\tparent_id\x18\x0c \x01(\t\x12\x0f\n\x07root_id\x18\r \x01(\t\x12\x10\n\x08trace_id\x18\x0e \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x0f \x01(\x05\x12&\n\x07trigger\x18\x10 \x01(\x0e\x32\x15.mesh.runs.v1.Trigger\x12.\n\ncreated_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\nstarted_at\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x35\n\x0c\x63ompleted_at\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12(\n\x06\x61nswer\x18\x14 \x01(\x0b\x32\x18.mesh.runs.v1.KeptAnswer\x12\x10\n\x08\x65xecutor\x18\x15 \x01(\t\x12\x12\n\nlog_digest\x18\x16 \x01(\t\x12\x0e\n\x06key_id\x18\x17 \x01(\t\x12\"\n\x05usage\x18\x18 \x01(\x0b\x32\x13.mesh.runs.v1.Usage\x12\x15\n\regress_digest\x18\x19 \x01(\t\x12\x14\n\x0c\x65\x61rlier_logs\x18\x1a \x03(\t\x12\x10\n\x08position\x18\x1b \x01(\x05\x12\x14\n\x07wait_ms\x18\x1c \x01(\x03H\x02\x88\x01\x01\x42\r\n\x0b_started_atB\x0f\n\r_completed_atB\n\n\x08_wait_ms\";\n\x10ProvisionRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\"\'\n\x11ProvisionResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xca\x01\n\rSubmitRequest\x12#\n\x04spec\x18\x01 \x01(\x0b\x32\x15.mesh.runs.v1.RunSpec\x12\x16\n\x0eprovisioned_id\x18\x02 \x01(\t\x12\x17\n\x0fone_time_key_id\x18\x03 \x01(\t\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\x12\x13\n\x0b\x62ody_digest\x18\x05 \x01(\t\x12\x12\n\ntimeout_ms\x18\x06 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x07 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x08 \x01(\t\"/\n\x0eSubmitResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05known\x18\x02 \x01(\x08\"u\n\rGetRunRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x17\n\x0fone_time_key_id\x18\x03 \x01(\t\x12\x0f\n\x07summary\x18\x04 \x01(\x08\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\"6\n\x0eGetRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.mesh.runs.v1.RunRecord\"f\n\x0fWatchRunRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x17\n\x0fone_time_key_id\x18\x03 \x01(\t\x12\r\n\x05\x65xact\x18\x04 \x01(\x08\"8\n\x10WatchRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.mesh.runs.v1.RunRecord\"\x85\x01\n\x0fListRunsRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nservice_id\x18\x02 \x01(\t\x12\'\n\x06status\x18\x03 \x01(\x0e\x32\x17.mesh.runs.v1.RunStatus\x12\r\n\x05limit\x18\x04 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x05 \x01(\t\"G\n\x10ListRunsResponse\x12%\n\x04runs\x18\x01 \x03(\x0b\x32\x17.mesh.runs.v1.RunRecord\x12\x0c\n\x04next\x18\x02 \x01(\t\"x\n\x10\x43\x61ncelRunRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\'\n\x06status\x18\x03 \x01(\x0e\x32\x17.mesh.runs.v1.RunStatus\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"\x13\n\x11\x43\x61ncelRunResponse\"a\n\nRunStarted\x12#\n\x04spec\x18\x01 \x01(\x0b\x32\x15.mesh.runs.v1.RunSpec\x12.\n\nstarted_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa2\x02\n\x08RunEnded\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12&\n\x07outcome\x18\x04 \x01(\x0b\x32\x15.mesh.runs.v1.Outcome\x12(\n\x06\x61nswer\x18\x05 \x01(\x0b\x32\x18.mesh.runs.v1.KeptAnswer\x12\x12\n\nlog_digest\x18\x06 \x01(\t\x12\x30\n\x0c\x63ompleted_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x05usage\x18\x08 \x01(\x0b\x32\x13.mesh.runs.v1.Usage\x12\x15\n\regress_digest\x18\t \x01(\t\x12\x13\n\x0bhanded_back\x18\n \x01(\x08\"\x88\x01\n\rReportRequest\x12\x10\n\x08\x65xecutor\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12)\n\x07started\x18\x03 \x03(\x0b\x32\x18.mesh.runs.v1.RunStarted\x12%\n\x05\x65nded\x18\x04 \x03(\x0b\x32\x16.mesh.runs.v1.RunEnded\"\x10\n\x0eReportResponse\"}\n\x11RenewLeaseRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0f\n\x07running\x18\x03 \x01(\x05\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\x05\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\x12\r\n\x05\x66irst\x18\x06 \x01(\x08\"&\n\x12RenewLeaseResponse\x12\x10\n\x08lease_ms\x18\x01 \x01(\x03\x32\xda\x04\n\x04Runs\x12L\n\tProvision\x12\x1e.mesh.runs.v1.ProvisionRequest\x1a\x1f.mesh.runs.v1.ProvisionResponse\x12\x43\n\x06Submit\x12\x1b.mesh.runs.v1.SubmitRequest\x1a\x1c.mesh.runs.v1.SubmitResponse\x12\x43\n\x06GetRun\x12\x1b.mesh.runs.v1.GetRunRequest\x1a\x1c.mesh.runs.v1.GetRunResponse\x12K\n\x08WatchRun\x12\x1d.mesh.runs.v1.WatchRunRequest\x1a\x1e.mesh.runs.v1.WatchRunResponse0\x01\x12I\n\x08ListRuns\x12\x1d.mesh.runs.v1.ListRunsRequest\x1a\x1e.mesh.runs.v1.ListRunsResponse\x12L\n\tCancelRun\x12\x1e.mesh.runs.v1.CancelRunRequest\x1a\x1f.mesh.runs.v1.CancelRunResponse\x12\x43\n\x06Report\x12\x1b.mesh.runs.v1.ReportRequest\x1a\x1c.mesh.runs.v1.ReportResponse\x12O\n\nRenewLease\x12\x1f.mesh.runs.v1.RenewLeaseRequest\x1a .mesh.runs.v1.RenewLeaseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mesh/runs/v1/runs.proto\x12\x0cmesh.runs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16mesh/runs/v1/run.proto\"\xb6\x06\n\tRunRecord\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08owner_id\x18\x02 \x01(\t\x12\x11\n\tcaller_id\x18\x03 \x01(\t\x12\x11\n\tacting_id\x18\x04 \x01(\t\x12\x12\n\nservice_id\x18\x05 \x01(\t\x12\x12\n\nversion_id\x18\x06 \x01(\t\x12\'\n\x06status\x18\x07 \x01(\x0e\x32\x17.mesh.runs.v1.RunStatus\x12\x0c\n\x04\x63ode\x18\x08 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t\x12\x10\n\x08log_tail\x18\n \x03(\t\x12\x16\n\x0e\x63orrelation_id\x18\x0b \x01(\t\x12\x11\n\tparent_id\x18\x0c \x01(\t\x12\x0f\n\x07root_id\x18\r \x01(\t\x12\x10\n\x08trace_id\x18\x0e \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x0f \x01(\x05\x12&\n\x07trigger\x18\x10 \x01(\x0e\x32\x15.mesh.runs.v1.Trigger\x12.\n\ncreated_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\nstarted_at\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x35\n\x0c\x63ompleted_at\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12(\n\x06\x61nswer\x18\x14 \x01(\x0b\x32\x18.mesh.runs.v1.KeptAnswer\x12\x10\n\x08\x65xecutor\x18\x15 \x01(\t\x12\x12\n\nlog_digest\x18\x16 \x01(\t\x12\x0e\n\x06key_id\x18\x17 \x01(\t\x12\"\n\x05usage\x18\x18 \x01(\x0b\x32\x13.mesh.runs.v1.Usage\x12\x15\n\regress_digest\x18\x19 \x01(\t\x12\x14\n\x0c\x65\x61rlier_logs\x18\x1a \x03(\t\x12\x10\n\x08position\x18\x1b \x01(\x05\x12\x14\n\x07wait_ms\x18\x1c \x01(\x03H\x02\x88\x01\x01\x12\x11\n\treplay_of\x18( \x01(\t\x12\x0f\n\x07offline\x18) \x01(\x08\x12\x18\n\x10recording_digest\x18* \x01(\tB\r\n\x0b_started_atB\x0f\n\r_completed_atB\n\n\x08_wait_ms\";\n\x10ProvisionRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\"\'\n\x11ProvisionResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xca\x01\n\rSubmitRequest\x12#\n\x04spec\x18\x01 \x01(\x0b\x32\x15.mesh.runs.v1.RunSpec\x12\x16\n\x0eprovisioned_id\x18\x02 \x01(\t\x12\x17\n\x0fone_time_key_id\x18\x03 \x01(\t\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\x12\x13\n\x0b\x62ody_digest\x18\x05 \x01(\t\x12\x12\n\ntimeout_ms\x18\x06 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x07 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x08 \x01(\t\"/\n\x0eSubmitResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05known\x18\x02 \x01(\x08\"u\n\rGetRunRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x17\n\x0fone_time_key_id\x18\x03 \x01(\t\x12\x0f\n\x07summary\x18\x04 \x01(\x08\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\"6\n\x0eGetRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.mesh.runs.v1.RunRecord\"f\n\x0fWatchRunRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x17\n\x0fone_time_key_id\x18\x03 \x01(\t\x12\r\n\x05\x65xact\x18\x04 \x01(\x08\"8\n\x10WatchRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.mesh.runs.v1.RunRecord\":\n\x0fGetInputRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\"a\n\x10GetInputResponse\x12*\n\x07request\x18\x01 \x01(\x0b\x32\x19.mesh.runs.v1.RequestHead\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x13\n\x0b\x62ody_digest\x18\x03 \x01(\t\"\x85\x01\n\x0fListRunsRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nservice_id\x18\x02 \x01(\t\x12\'\n\x06status\x18\x03 \x01(\x0e\x32\x17.mesh.runs.v1.RunStatus\x12\r\n\x05limit\x18\x04 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x05 \x01(\t\"G\n\x10ListRunsResponse\x12%\n\x04runs\x18\x01 \x03(\x0b\x32\x17.mesh.runs.v1.RunRecord\x12\x0c\n\x04next\x18\x02 \x01(\t\"x\n\x10\x43\x61ncelRunRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\'\n\x06status\x18\x03 \x01(\x0e\x32\x17.mesh.runs.v1.RunStatus\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"\x13\n\x11\x43\x61ncelRunResponse\"}\n\nRunStarted\x12#\n\x04spec\x18\x01 \x01(\x0b\x32\x15.mesh.runs.v1.RunSpec\x12.\n\nstarted_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\x04\x62ody\x18\n \x01(\x0cH\x00\x88\x01\x01\x42\x07\n\x05_body\"\xbc\x02\n\x08RunEnded\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12&\n\x07outcome\x18\x04 \x01(\x0b\x32\x15.mesh.runs.v1.Outcome\x12(\n\x06\x61nswer\x18\x05 \x01(\x0b\x32\x18.mesh.runs.v1.KeptAnswer\x12\x12\n\nlog_digest\x18\x06 \x01(\t\x12\x30\n\x0c\x63ompleted_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x05usage\x18\x08 \x01(\x0b\x32\x13.mesh.runs.v1.Usage\x12\x15\n\regress_digest\x18\t \x01(\t\x12\x13\n\x0bhanded_back\x18\n \x01(\x08\x12\x18\n\x10recording_digest\x18\x14 \x01(\t\"\x88\x01\n\rReportRequest\x12\x10\n\x08\x65xecutor\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12)\n\x07started\x18\x03 \x03(\x0b\x32\x18.mesh.runs.v1.RunStarted\x12%\n\x05\x65nded\x18\x04 \x03(\x0b\x32\x16.mesh.runs.v1.RunEnded\"\x10\n\x0eReportResponse\"}\n\x11RenewLeaseRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0f\n\x07running\x18\x03 \x01(\x05\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\x05\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\x12\r\n\x05\x66irst\x18\x06 \x01(\x08\"&\n\x12RenewLeaseResponse\x12\x10\n\x08lease_ms\x18\x01 \x01(\x03\x32\xa5\x05\n\x04Runs\x12L\n\tProvision\x12\x1e.mesh.runs.v1.ProvisionRequest\x1a\x1f.mesh.runs.v1.ProvisionResponse\x12\x43\n\x06Submit\x12\x1b.mesh.runs.v1.SubmitRequest\x1a\x1c.mesh.runs.v1.SubmitResponse\x12\x43\n\x06GetRun\x12\x1b.mesh.runs.v1.GetRunRequest\x1a\x1c.mesh.runs.v1.GetRunResponse\x12K\n\x08WatchRun\x12\x1d.mesh.runs.v1.WatchRunRequest\x1a\x1e.mesh.runs.v1.WatchRunResponse0\x01\x12I\n\x08ListRuns\x12\x1d.mesh.runs.v1.ListRunsRequest\x1a\x1e.mesh.runs.v1.ListRunsResponse\x12I\n\x08GetInput\x12\x1d.mesh.runs.v1.GetInputRequest\x1a\x1e.mesh.runs.v1.GetInputResponse\x12L\n\tCancelRun\x12\x1e.mesh.runs.v1.CancelRunRequest\x1a\x1f.mesh.runs.v1.CancelRunResponse\x12\x43\n\x06Report\x12\x1b.mesh.runs.v1.ReportRequest\x1a\x1c.mesh.runs.v1.ReportResponse\x12O\n\nRenewLease\x12\x1f.mesh.runs.v1.RenewLeaseRequest\x1a .mesh.runs.v1.RenewLeaseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,43 +34,47 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mesh.runs.v1.runs_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RUNRECORD']._serialized_start=99
-  _globals['_RUNRECORD']._serialized_end=859
-  _globals['_PROVISIONREQUEST']._serialized_start=861
-  _globals['_PROVISIONREQUEST']._serialized_end=920
-  _globals['_PROVISIONRESPONSE']._serialized_start=922
-  _globals['_PROVISIONRESPONSE']._serialized_end=961
-  _globals['_SUBMITREQUEST']._serialized_start=964
-  _globals['_SUBMITREQUEST']._serialized_end=1166
-  _globals['_SUBMITRESPONSE']._serialized_start=1168
-  _globals['_SUBMITRESPONSE']._serialized_end=1215
-  _globals['_GETRUNREQUEST']._serialized_start=1217
-  _globals['_GETRUNREQUEST']._serialized_end=1334
-  _globals['_GETRUNRESPONSE']._serialized_start=1336
-  _globals['_GETRUNRESPONSE']._serialized_end=1390
-  _globals['_WATCHRUNREQUEST']._serialized_start=1392
-  _globals['_WATCHRUNREQUEST']._serialized_end=1494
-  _globals['_WATCHRUNRESPONSE']._serialized_start=1496
-  _globals['_WATCHRUNRESPONSE']._serialized_end=1552
-  _globals['_LISTRUNSREQUEST']._serialized_start=1555
-  _globals['_LISTRUNSREQUEST']._serialized_end=1688
-  _globals['_LISTRUNSRESPONSE']._serialized_start=1690
-  _globals['_LISTRUNSRESPONSE']._serialized_end=1761
-  _globals['_CANCELRUNREQUEST']._serialized_start=1763
-  _globals['_CANCELRUNREQUEST']._serialized_end=1883
-  _globals['_CANCELRUNRESPONSE']._serialized_start=1885
-  _globals['_CANCELRUNRESPONSE']._serialized_end=1904
-  _globals['_RUNSTARTED']._serialized_start=1906
-  _globals['_RUNSTARTED']._serialized_end=2003
-  _globals['_RUNENDED']._serialized_start=2006
-  _globals['_RUNENDED']._serialized_end=2296
-  _globals['_REPORTREQUEST']._serialized_start=2299
-  _globals['_REPORTREQUEST']._serialized_end=2435
-  _globals['_REPORTRESPONSE']._serialized_start=2437
-  _globals['_REPORTRESPONSE']._serialized_end=2453
-  _globals['_RENEWLEASEREQUEST']._serialized_start=2455
-  _globals['_RENEWLEASEREQUEST']._serialized_end=2580
-  _globals['_RENEWLEASERESPONSE']._serialized_start=2582
-  _globals['_RENEWLEASERESPONSE']._serialized_end=2620
-  _globals['_RUNS']._serialized_start=2623
-  _globals['_RUNS']._serialized_end=3225
+  _globals['_RUNRECORD']._serialized_end=921
+  _globals['_PROVISIONREQUEST']._serialized_start=923
+  _globals['_PROVISIONREQUEST']._serialized_end=982
+  _globals['_PROVISIONRESPONSE']._serialized_start=984
+  _globals['_PROVISIONRESPONSE']._serialized_end=1023
+  _globals['_SUBMITREQUEST']._serialized_start=1026
+  _globals['_SUBMITREQUEST']._serialized_end=1228
+  _globals['_SUBMITRESPONSE']._serialized_start=1230
+  _globals['_SUBMITRESPONSE']._serialized_end=1277
+  _globals['_GETRUNREQUEST']._serialized_start=1279
+  _globals['_GETRUNREQUEST']._serialized_end=1396
+  _globals['_GETRUNRESPONSE']._serialized_start=1398
+  _globals['_GETRUNRESPONSE']._serialized_end=1452
+  _globals['_WATCHRUNREQUEST']._serialized_start=1454
+  _globals['_WATCHRUNREQUEST']._serialized_end=1556
+  _globals['_WATCHRUNRESPONSE']._serialized_start=1558
+  _globals['_WATCHRUNRESPONSE']._serialized_end=1614
+  _globals['_GETINPUTREQUEST']._serialized_start=1616
+  _globals['_GETINPUTREQUEST']._serialized_end=1674
+  _globals['_GETINPUTRESPONSE']._serialized_start=1676
+  _globals['_GETINPUTRESPONSE']._serialized_end=1773
+  _globals['_LISTRUNSREQUEST']._serialized_start=1776
+  _globals['_LISTRUNSREQUEST']._serialized_end=1909
+  _globals['_LISTRUNSRESPONSE']._serialized_start=1911
+  _globals['_LISTRUNSRESPONSE']._serialized_end=1982
+  _globals['_CANCELRUNREQUEST']._serialized_start=1984
+  _globals['_CANCELRUNREQUEST']._serialized_end=2104
+  _globals['_CANCELRUNRESPONSE']._serialized_start=2106
+  _globals['_CANCELRUNRESPONSE']._serialized_end=2125
+  _globals['_RUNSTARTED']._serialized_start=2127
+  _globals['_RUNSTARTED']._serialized_end=2252
+  _globals['_RUNENDED']._serialized_start=2255
+  _globals['_RUNENDED']._serialized_end=2571
+  _globals['_REPORTREQUEST']._serialized_start=2574
+  _globals['_REPORTREQUEST']._serialized_end=2710
+  _globals['_REPORTRESPONSE']._serialized_start=2712
+  _globals['_REPORTRESPONSE']._serialized_end=2728
+  _globals['_RENEWLEASEREQUEST']._serialized_start=2730
+  _globals['_RENEWLEASEREQUEST']._serialized_end=2855
+  _globals['_RENEWLEASERESPONSE']._serialized_start=2857
+  _globals['_RENEWLEASERESPONSE']._serialized_end=2895
+  _globals['_RUNS']._serialized_start=2898
+  _globals['_RUNS']._serialized_end=3575
 # @@protoc_insertion_point(module_scope)
