@@ -1,5 +1,6 @@
 """What a request means: who acts, what the workflow is given, which way in it takes."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -34,7 +35,7 @@ async def test_a_call_says_who_what_and_where() -> None:
         "authorization", "x-api-key", "x-goog-api-key", "x-envoy-original-path", "grpc-timeout", "trace-bin",
         "x-runmesh-run", "x-provisioned-request-id", "idempotency-key", "x-callback-url", "x-budget", "te",
         "transfer-encoding", "connection", "x-request-id", "codewords-caller-id", "x-deadline", "traceparent",
-        "x-scheduled-request-id", "x-http-code",
+        "x-scheduled-request-id", "x-http-code", "x-record",
     ],
 )  # fmt: skip
 async def test_headers_of_the_platform_never_reach_a_workflow(name: str) -> None:
@@ -156,3 +157,19 @@ async def test_a_body_at_the_limit_passes() -> None:
     target = Target(OWNER, "greet", "ver_1", "public", Limits(request_bytes=5))
     call = await read(a_request("/", b"123", b"45", headers={"content-length": "5"}), target)
     assert [chunk async for chunk in call.body] == [b"123", b"45"]
+
+
+@pytest.mark.parametrize(("text", "recorded"), [("", False), ("no", False), ("YES", True), ("true", True)])
+async def test_a_recorded_call_is_durable_and_the_workflow_hears_nothing_of_it(text: str, recorded: bool) -> None:
+    calls = Calls(FakeWorkflows(greet=replace(TARGET, owner_id=CALLER)), FakeClock(NOW))
+    call = await calls.read(a_request(headers={"x-record": text} if text else {}), synchronous=True)
+    assert (call.spec.record, call.durable) == (recorded, recorded)
+    assert call.spec.request.headers == (("host", "mesh.test"),)
+
+
+async def test_only_those_whose_secrets_it_uses_record_a_run() -> None:
+    calls = Calls(FakeWorkflows(), FakeClock(NOW))
+    with pytest.raises(Denied, match="X-Record"):
+        await calls.read(a_request(headers={"x-record": "yes"}), synchronous=True)
+    with pytest.raises(Invalid, match="X-Record"):
+        await calls.read(a_request(headers={"x-record": "perhaps"}), synchronous=True)
