@@ -11,7 +11,7 @@ from edge.receiver import callback_url
 from edge.run_model import INLINE_BYTES, MAX_DEPTH, Asker, Headers, Limits, RequestHead, RunSpec, Target, Trigger
 from edge.targets import Workflows
 from kit.clock import Clock
-from kit.errors import Exhausted, Invalid, NotFound
+from kit.errors import Denied, Exhausted, Invalid, NotFound
 from kit.names import is_id
 from kit.telemetry import current_traceparent
 
@@ -27,7 +27,7 @@ _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 _OURS = frozenset({
     "authorization", "x-api-key", "x-goog-api-key", "x-http-code",
     "x-provisioned-request-id", "run-as-template", "x-on-timeout", "idempotency-key", "x-callback-url", "x-budget",
-    "x-retries", "x-priority",
+    "x-retries", "x-priority", "x-record",
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
     "transfer-encoding", "upgrade", "expect",
     "x-request-id", "x-correlation-id", "codewords-caller-id", "x-scheduled-request-id", "x-deadline", "traceparent",
@@ -63,7 +63,7 @@ class Call:
     def durable(self) -> bool:
         """Whether the run has to be committed before it starts; the direct way is faster."""
         named = self.provisioned_id or self.asker.one_time_key_id or self.idempotency_key or self.callback_url
-        return self.continues or bool(named) or not self.spec.synchronous
+        return self.continues or bool(named) or self.spec.record or not self.spec.synchronous
 
     @property
     def timeout(self) -> timedelta:
@@ -85,7 +85,7 @@ class Calls:
         who.check_run(reference)
         provisioned_id = _provisioned_id(request)
         continues = _continues(request, provisioned=bool(provisioned_id))
-        correlation_id = _correlation_id(request)
+        correlation_id = correlation_id_of(request)
         receiver_url = callback_url(request)
         if not _REFERENCE.fullmatch(reference) or len(reference) > MAX_REFERENCE:
             raise NotFound(f"there is no workflow {reference[:100]!r} that this key can see")
@@ -108,8 +108,9 @@ class Calls:
             priority=priority,
             may_deploy=who.may_deploy and target.owner_id in {who.organization_id, SYSTEM},
         )
+        spec = replace(spec, record=_record(request, spec.acting_id))
         return Call(
-            spec=_under_its_parent(spec, who),
+            spec=under_its_parent(spec, who),
             reference=reference,
             limits=self._limits(target.limits, who),
             asker=asker(who),
@@ -155,7 +156,7 @@ def _acting_id(request: Request, who: Principal, target: Target) -> str:
     return target.owner_id
 
 
-def _under_its_parent(spec: RunSpec, who: Principal) -> RunSpec:
+def under_its_parent(spec: RunSpec, who: Principal) -> RunSpec:
     """A nested call joins its caller's tree."""
     parent = who.identity
     if parent is None:
@@ -208,6 +209,18 @@ def _retries(request: Request) -> int | None:
     return int(text)
 
 
+def _record(request: Request, acting_id: str) -> bool:
+    """Whether the run is to be recorded. Errors: Invalid; Denied where its secrets are another organization's."""
+    text = request.header("x-record").lower()
+    if text not in {"", "yes", "no", "true", "false"}:
+        raise Invalid(f"X-Record is {text[:40]!r}; it must be yes or no")
+    if text not in {"yes", "true"}:
+        return False
+    if acting_id != request.who.organization_id:
+        raise Denied("only the organization whose secrets a run uses may record it: leave X-Record out")
+    return True
+
+
 def _priority(request: Request) -> int:
     text = request.header("x-priority").lower() or "normal"
     if text not in PRIORITIES:
@@ -215,7 +228,7 @@ def _priority(request: Request) -> int:
     return PRIORITIES[text]
 
 
-def _correlation_id(request: Request) -> str:
+def correlation_id_of(request: Request) -> str:
     text = request.header("x-correlation-id")
     if text and (len(text) > MAX_CORRELATION or not _CORRELATION.fullmatch(text)):
         raise Invalid(f"X-Correlation-Id must be at most {MAX_CORRELATION} printable ASCII characters")

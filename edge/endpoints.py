@@ -37,6 +37,8 @@ def endpoints(
         "Runs.ListDeliveries": Endpoint(deliveries.deliveries, Access.READ),
         "Runs.CancelRequest": Endpoint(runs.request_delete, Access.RUN),
         "Runs.ListRequests": Endpoint(runs.requests, Access.RUN),
+        "Runs.ReplayRequest": Endpoint(runs.replay, Access.RUN),
+        "Runs.ReadDiff": Endpoint(runs.diff, Access.READ),
         "Runs.ReadLogs": Endpoint(runs.logs, Access.READ),
         "Keys.IssueKey": Endpoint(keys.issue, Access.ADMIN),
         "Keys.ListKeys": Endpoint(keys.list_keys, Access.ADMIN),

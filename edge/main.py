@@ -10,6 +10,7 @@ from edge.clients import CatalogueClient, FilesClient, KeysClient, PeerClient, S
 from edge.contacts import Contacts
 from edge.delivering import delivering
 from edge.delivery_clients import WebhooksClient
+from edge.diff import Diffs
 from edge.direct import Direct
 from edge.durable import Durable
 from edge.endpoints import endpoints
@@ -22,6 +23,7 @@ from edge.logs import Logs
 from edge.patience import Errands
 from edge.platform import PlatformHandlers
 from edge.reading import Reading
+from edge.replay import Replays
 from edge.results import Results
 from edge.rpc import mount
 from edge.run_clients import BlobsClient, ExecutorClient, LogBus, RunsClient, WorkflowsClient
@@ -42,6 +44,7 @@ from kit.settings import read_key
 
 DEFAULT_NATS_URL = "nats://127.0.0.1:4222"
 PEERS = ("keys", "scheduler", "executor", "filestore")
+Channels = dict[str, grpc.aio.Channel]
 
 
 async def build(
@@ -75,24 +78,23 @@ async def build(
 
 
 async def _runs(
-    settings: Settings,
-    stack: AsyncExitStack,
-    channels: dict[str, grpc.aio.Channel],
-    targets: Targets,
-    bus: Bus,
-    clock: Clock,
+    settings: Settings, stack: AsyncExitStack, channels: Channels, targets: Targets, bus: Bus, clock: Clock
 ) -> RunHandlers:
     errands = await stack.enter_async_context(Errands(settings.drain_seconds))
     executor = await stack.enter_async_context(ExecutorClient(settings.address("executor")))
     runs, blobs = RunsClient(channels["scheduler"]), BlobsClient(channels["filestore"])
     reading = Reading(runs, clock)
+    durable = Durable(runs, reading, executor, blobs, clock, errands, settings.public_url)
+    versions = WorkflowsClient(channels["scheduler"])
     return RunHandlers(
         calls=Calls(targets, clock),
         direct=Direct(executor, clock, errands, settings.public_url),
-        durable=Durable(runs, reading, executor, blobs, clock, errands, settings.public_url),
+        durable=durable,
         provisioning=runs,
         results=Results(reading, blobs, clock),
         history=History(runs, reading),
         logs=Logs(reading, LogBus(bus), blobs, clock),
         contacts=Contacts(reading, blobs, clock),
+        replays=Replays(reading, runs, targets, versions, durable, blobs, clock),
+        diffs=Diffs(reading, blobs),
     )

@@ -57,6 +57,10 @@ class Reading:
         """Whether it may be a run that nobody has written down yet."""
         return timedelta() <= self._clock.now() - made_at(run_id) < WRITTEN_DOWN
 
+    async def exactly(self, who: Principal, run_id: str) -> RunRecord:
+        """The record of this very run. Errors: NotFound, Unavailable."""
+        return seen(who, await self._runs.get(asker(who), run_id, exact=True))
+
     async def again(self, who: Principal, run_id: str) -> RunRecord:
         """How a run that was found stands by now; survives the scheduler's absence. Errors: NotFound, Unavailable."""
         begun = self._clock.now()

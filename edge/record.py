@@ -73,6 +73,7 @@ def summary(record: RunRecord, *, sees_logs: bool) -> dict[str, Any]:
         "traceId": record.trace_id or None,
         "attempt": record.attempt,
         "trigger": record.trigger.text,
+        **_replay(record),
         **_queue(record),
         "usage": _usage(record.usage) if record.usage and record.status.over else None,
     }
@@ -116,6 +117,14 @@ def _text(head: AnswerHead, raw: bytes) -> str | None:
     except (LookupError, ValueError):
         return None
     return None if "\x00" in text else text
+
+
+def _replay(record: RunRecord) -> dict[str, Any]:
+    """Of a replay, and of a run that was recorded."""
+    fields: dict[str, Any] = {"recorded": True} if record.recording_digest else {}
+    if record.replay_of:
+        fields |= {"replayOf": record.replay_of, "replayMode": "offline" if record.offline else "live"}
+    return fields
 
 
 def _queue(record: RunRecord) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from mesh.workflows.v1 import workflows_pb2, workflows_pb2_grpc
 from edge import run_wire as wire
 from edge.run_model import (
     Asker,
+    Given,
     LogLine,
     Outcome,
     RunEvent,
@@ -24,6 +25,7 @@ from edge.run_model import (
     Status,
     Submission,
     Target,
+    VersionOf,
     WholeAnswer,
 )
 from kit.bus import Bus
@@ -34,7 +36,7 @@ CHUNK_BYTES = 256 * 1024
 
 
 class WorkflowsClient:
-    """calls.Workflows."""
+    """calls.Workflows and replay.Versions."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = workflows_pb2_grpc.WorkflowsStub(channel)
@@ -43,9 +45,14 @@ class WorkflowsClient:
         request = workflows_pb2.ResolveRequest(organization_id=organization_id, reference=reference)
         return wire.from_resolved(await unary(self._stub.Resolve, request, retry=True))
 
+    async def version(self, version_id: str) -> VersionOf:
+        request = workflows_pb2.GetVersionRequest(version_id=version_id)
+        found = (await unary(self._stub.GetVersion, request, retry=True)).version
+        return VersionOf(found.workflow_id, found.number)
+
 
 class RunsClient:
-    """durable.Runs, reading.Runs and runs.Runs."""
+    """durable.Runs, reading.Runs, runs.Runs and replay.Inputs."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = runs_pb2_grpc.RunsStub(channel)
@@ -93,6 +100,10 @@ class RunsClient:
         )
         reply = await unary(self._stub.ListRuns, request, retry=True)
         return [wire.from_record(record) for record in reply.runs], reply.next
+
+    async def given(self, organization_id: str, run_id: str) -> Given:
+        request = runs_pb2.GetInputRequest(organization_id=organization_id, run_id=run_id)
+        return wire.from_given(await unary(self._stub.GetInput, request, retry=True))
 
     async def cancel(self, organization_id: str, request_id: str, status: Status, detail: str) -> None:
         request = runs_pb2.CancelRunRequest(

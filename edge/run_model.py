@@ -70,6 +70,15 @@ class Target:
     version_id: str
     visibility: str = "private"
     limits: Limits = field(default_factory=Limits)
+    workflow_id: str = ""
+
+
+@dataclass(frozen=True)
+class VersionOf:
+    """A version's place: the how manieth of which workflow."""
+
+    workflow_id: str
+    number: int
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,20 @@ class RunSpec:
     retries: int = 0
     priority: int = 0
     may_deploy: bool = False
+    # The run whose input it has once more, and the recording that answers it in place of the internet.
+    replay_of: str = ""
+    offline_digest: str = ""
+    # Whether what it contacts is to be recorded.
+    record: bool = False
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a run was given: `body` up to INLINE_BYTES, else its digest."""
+
+    request: RequestHead
+    body: bytes = b""
+    body_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -223,6 +246,11 @@ class RunRecord:
     # Of a queued run: its place in its organization's queue, from 1; 0 where unknown.
     position: int = 0
     wait: timedelta | None = None
+    # The run whose input it has once more, and whether a recording answered it in place of the internet.
+    replay_of: str = ""
+    offline: bool = False
+    # Of its own recording; empty where there is none.
+    recording_digest: str = ""
 
     @property
     def outcome(self) -> Outcome:

@@ -12,11 +12,13 @@ from mesh.workflows.v1 import workflows_pb2
 from edge.run_model import (
     AnswerHead,
     BodyComplete,
+    Given,
     Headers,
     KeptAnswer,
     Limits,
     LogLine,
     Outcome,
+    RequestHead,
     RunEvent,
     RunRecord,
     RunSpec,
@@ -81,6 +83,9 @@ def to_spec(spec: RunSpec) -> run_pb2.RunSpec:
         retries=spec.retries,
         priority=spec.priority,
         may_deploy=spec.may_deploy,
+        replay_of=spec.replay_of,
+        offline_digest=spec.offline_digest,
+        record=spec.record,
     )
 
 
@@ -161,8 +166,17 @@ def from_record(record: runs_pb2.RunRecord) -> RunRecord:
         usage=_usage(record.usage) if record.HasField("usage") else None,
         earlier_logs=tuple(record.earlier_logs),
         position=record.position,
+        replay_of=record.replay_of,
+        offline=record.offline,
+        recording_digest=record.recording_digest,
         wait=timedelta(milliseconds=record.wait_ms) if record.HasField("wait_ms") else None,
     )
+
+
+def from_given(reply: runs_pb2.GetInputResponse) -> Given:
+    head = reply.request
+    request = RequestHead(head.method, head.path, head.query, from_headers(head.headers))
+    return Given(request, reply.body, reply.body_digest)
 
 
 def _usage(usage: run_pb2.Usage) -> Usage:
@@ -176,6 +190,7 @@ def from_resolved(resolved: workflows_pb2.ResolveResponse) -> Target:
         service_id=workflow.service_id,
         version_id=version.id,
         visibility=_VISIBILITY.get(workflow.visibility, "private"),
+        workflow_id=workflow.id,
         limits=_limits(workflow.limits, version.limits),
     )
 

@@ -1,5 +1,5 @@
 """The run endpoints (SPEC §3), as handlers to mount. Read: calls, direct, durable, answers; reading, record, results,
-loglines, logs, history.
+loglines, logs, history; replay, diff.
 """
 
 from collections.abc import AsyncIterator
@@ -8,12 +8,14 @@ from typing import Protocol
 
 from edge.calls import Call, Calls
 from edge.contacts import Contacts
+from edge.diff import Diffs
 from edge.direct import Direct
 from edge.durable import Durable
 from edge.history import History
 from edge.http import Answer, Request, json_answer
 from edge.logs import Logs
 from edge.problems import refusal
+from edge.replay import Replays
 from edge.results import Results
 from kit.errors import Problem
 
@@ -26,7 +28,7 @@ class Provisioning(Protocol):
 
 
 class RunHandlers:
-    """run, run_async, provision, result, request_get, request_delete, requests, logs, egress."""
+    """run, run_async, provision, result, request_get, request_delete, requests, logs, egress, replay, diff."""
 
     def __init__(
         self,
@@ -38,6 +40,8 @@ class RunHandlers:
         history: History,
         logs: Logs,
         contacts: Contacts,
+        replays: Replays,
+        diffs: Diffs,
     ) -> None:
         self._calls = calls
         self._direct = direct
@@ -50,6 +54,8 @@ class RunHandlers:
         self.request_delete = history.cancel
         self.logs = logs.logs
         self.egress = contacts.egress
+        self.replay = replays.replay
+        self.diff = diffs.diff
 
     async def run(self, request: Request) -> Answer:
         """The workflow's own answer, or why there is none."""

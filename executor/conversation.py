@@ -125,7 +125,7 @@ class BubblewrapSandbox:
         pump = asyncio.create_task(_send(request, body, frames))
         try:
             with inner:
-                await self._control.send(b"V", {}, [inner.fileno(), *self._outputs])
+                await self._control.send(b"V", request.repeat, [inner.fileno(), *self._outputs])
             close_all(self._outputs)
             while not self._finished:
                 event = await answer.next()

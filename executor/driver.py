@@ -39,7 +39,9 @@ from kit.telemetry import log
 PROCESSES = 512
 LISTEN_SECONDS = 5.0
 BASE_SECONDS = 15.0
-_SHIM_PARTS = ("", "_base", "_chance", "_check", "_control", "_exchange", "_landlock", "_template", "_warm")
+_SHIM_PARTS = (
+    *("", "_base", "_chance", "_check", "_control", "_exchange", "_landlock", "_replay", "_template", "_warm"),
+)
 _SAFE_FILE = re.compile(r"(?!\.)[^/\0]{1,200}")
 _ENVIRONMENT = {"HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}  # noqa: S108  # inside
 _PATH = "/usr/local/bin:/usr/bin:/bin"

@@ -1,7 +1,7 @@
 """What stays of a run when it is over: its answer for /result, its log for /logs."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Protocol
 
 from executor.answer import Answer
@@ -12,6 +12,7 @@ from kit.errors import Problem
 from kit.telemetry import log
 
 PAUSES = (0.1, 1.0)
+CHUNK = 64 * 1024
 # The digest of no bytes at all. Readers know it too.
 NOTHING = hashlib.sha256(b"").hexdigest()
 
@@ -21,6 +22,9 @@ class BlobStore(Protocol):
 
     async def put(self, chunks: Iterator[bytes]) -> str:
         """The digest. Errors: Unavailable."""
+
+    def get(self, digest: str) -> AsyncIterator[bytes]:
+        """Errors: NotFound, Unavailable."""
 
 
 async def keep_answer(answer: Answer, blobs: BlobStore, clock: Clock, *, streamed: bool) -> KeptAnswer | None:
@@ -50,6 +54,13 @@ async def keep_log(archive: Spool, blobs: BlobStore, clock: Clock) -> str:
 async def keep_egress(lines: bytes, blobs: BlobStore, clock: Clock) -> str:
     """The digest of what a run contacted; empty when it was nothing, or the filestore doesn't take it."""
     return await _put(lambda: iter((lines,)), len(lines), blobs, clock) if lines else ""
+
+
+async def keep_recording(document: bytes, blobs: BlobStore, clock: Clock) -> str:
+    """The digest; empty when the filestore doesn't take it."""
+    return await _put(
+        lambda: (document[i : i + CHUNK] for i in range(0, len(document), CHUNK)), len(document), blobs, clock
+    )
 
 
 async def _put(chunks: Callable[[], Iterator[bytes]], size: int, blobs: BlobStore, clock: Clock) -> str:

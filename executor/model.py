@@ -101,6 +101,11 @@ class Spec:
     may_deploy: bool = False
     # The spec as it came, for the scheduler: it may say more than this executor knows of.
     whole: bytes = b""
+    # The request's body, to be told with the start; None where it is long, or still to come.
+    given: bytes | None = field(default=None, repr=False)
+    # Whether what it contacts is to be recorded; and the recording (SHA-256) that answers in place of the internet.
+    record: bool = False
+    offline_digest: str = ""
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class NoneDriver:
         """A new process, whatever isolation it asks for. Errors: Unavailable; Precondition for one with fill-ins."""
         if launch.certificates is not None:
             raise Precondition(
-                "secrets with hosts are filled in by the egress proxy, and RUNMESH_ISOLATION=none has none",
+                "the egress proxy fills in secrets with hosts, and records runs; RUNMESH_ISOLATION=none has none",
                 code="not_supported",
             )
         with ExitStack() as ours:

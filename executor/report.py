@@ -20,10 +20,10 @@ DISTANCE_SECONDS = 0.2
 YOUNG = timedelta(seconds=0.25)
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
-# Kept answers ride along, at most 64 KiB each: a batch stays far below the 16 MiB of a message.
-BATCH = 128
+# Inputs and kept answers ride along, at most 64 KiB each and the heads: a batch stays far below a message's 16 MiB.
+BATCH, BATCH_BYTES = 128, 8 << 20
 # More than that means that the scheduler has been away for long: new runs are refused then.
-BACKLOG = 2000
+BACKLOG, BACKLOG_BYTES = 2000, 128 << 20
 ATTEMPTS_ALONE = 5
 
 
@@ -34,6 +34,11 @@ class Started:
     spec: Spec
     at: datetime
     known: bool
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it has to carry."""
+        return 0 if self.known else len(self.spec.whole) + len(self.spec.given or b"")
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,13 @@ class Ended:
     egress_digest: str = ""
     # This executor is stopping: somebody else may do it.
     handed_back: bool = False
+    # Of what was recorded of it, in the filestore; empty when nothing was.
+    recording_digest: str = ""
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it has to carry."""
+        return len(self.answer.content) if self.answer else 0
 
 
 Fact = Started | Ended
@@ -71,6 +83,7 @@ class Reporter:
         self._scheduler = scheduler
         self._clock = clock
         self._waiting: deque[Fact] = deque()
+        self._bytes = 0
         self._young: dict[str, Started] = {}
         # Under way, and the scheduler knows it.
         self._begun: set[str] = set()
@@ -82,7 +95,7 @@ class Reporter:
     @property
     def overdue(self) -> bool:
         """So much waits for the scheduler that nothing should be added."""
-        return len(self._waiting) >= BACKLOG
+        return len(self._waiting) >= BACKLOG or self._bytes >= BACKLOG_BYTES
 
     def tell(self, fact: Fact) -> None:
         """Doesn't wait."""
@@ -90,8 +103,8 @@ class Reporter:
             self._started(fact)
         else:
             if young := self._young.pop(fact.run_id, None):
-                self._waiting.append(young)
-            self._waiting.append(fact)
+                self._add(young)
+            self._add(fact)
             if fact.run_id in self._begun:
                 self._begun.discard(fact.run_id)
                 self._hurry.set()
@@ -100,10 +113,14 @@ class Reporter:
 
     def _started(self, fact: Started) -> None:
         if fact.known:
-            self._waiting.append(fact)
+            self._add(fact)
             self._begun.add(fact.spec.run_id)
         else:
             self._young[fact.spec.run_id] = fact
+
+    def _add(self, fact: Fact) -> None:
+        self._waiting.append(fact)
+        self._bytes += fact.size
 
     async def run(self) -> None:
         """For ever."""
@@ -121,7 +138,7 @@ class Reporter:
     def _grow_up(self) -> None:
         horizon = self._clock.now() - YOUNG
         for run_id in [run_id for run_id, fact in self._young.items() if fact.at <= horizon]:
-            self._waiting.append(self._young.pop(run_id))
+            self._add(self._young.pop(run_id))
             self._begun.add(run_id)
 
     async def _keep_distance(self) -> None:
@@ -142,12 +159,22 @@ class Reporter:
             log().error("report.lost", facts=len(self._waiting))
 
     async def _send_some(self) -> None:
-        batch = [self._waiting[index] for index in range(min(BATCH, len(self._waiting)))]
+        batch = self._batch()
         if not await self._taken(batch):
             for fact in batch:  # one of them is refused: find out which, so that the others get through
                 await self._send_alone(fact)
         for _ in batch:
-            self._waiting.popleft()
+            self._bytes -= self._waiting.popleft().size
+
+    def _batch(self) -> list[Fact]:
+        batch: list[Fact] = []
+        size = 0
+        for fact in self._waiting:
+            size += fact.size
+            if len(batch) == BATCH or (batch and size > BATCH_BYTES):
+                break
+            batch.append(fact)
+        return batch
 
     async def _taken(self, batch: list[Fact]) -> bool:
         """Sends until the scheduler answers; False when it refuses."""

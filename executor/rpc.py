@@ -34,7 +34,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServicer):
         raise Invalid("a run begins with its spec")
 
     async def Call(self, request: executor_pb2.CallRequest, context: Any) -> executor_pb2.CallResponse:
-        return wire.to_called(await self._runs.ask(wire.from_spec(request.spec), _once(request.body)))
+        return wire.to_called(await self._runs.ask(wire.from_spec(request.spec, request.body), _once(request.body)))
 
     async def Start(self, request: executor_pb2.StartRequest, context: Any) -> executor_pb2.StartResponse:
         body = self._blobs.get(request.body_digest) if request.body_digest else _once(request.body)

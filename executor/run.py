@@ -18,11 +18,12 @@ from executor.egress.intercept import Interception
 from executor.egress.log import EgressLog
 from executor.egress.rules import parse as parse_rules
 from executor.failure import outcome_of
-from executor.keep import BlobStore, keep_answer, keep_egress, keep_log
+from executor.keep import BlobStore, keep_answer, keep_egress, keep_log, keep_recording
 from executor.model import HUNG_UP, OURS, TIMED_OUT, KeptAnswer, Limits, Outcome, Spec, Status, Version
 from executor.model import Usage as RunUsage
 from executor.output import LineSink, Output
 from executor.receive import Receiver
+from executor.recording import Recording, recording_for
 from executor.report import Ended, Reporter, Started
 from executor.request import head_for, unfinished
 from executor.sandbox import (
@@ -114,6 +115,7 @@ class Run:
         self._receiver: Receiver | None = None
         self._contacts = EgressLog()
         self._began = host.clock.now()
+        self._recording: Recording | None = None
         self._bounds = DEFAULT_BOUNDS
         self._used = Usage()
         self._wall_seconds = 0.0
@@ -156,6 +158,9 @@ class Run:
                 outcome = Outcome.failed("runtime_error", "internal error")
                 self.answer.end(outcome)
                 self._tell(outcome)
+            finally:
+                if self._recording:
+                    self._recording.close()
 
     async def _outcome(self) -> Outcome:
         """The attempt's own outcome, or that of whatever ends it before: a stop, the deadline."""
@@ -200,7 +205,8 @@ class Run:
         turn = host.capacity.turn(version.workflow_id, version.concurrency, wait=not spec.synchronous)
         await stack.enter_async_context(turn)
         self._output = self._log()
-        given = await host.variables.of(version, spec.acting_id)
+        given = await host.variables.of(version, spec.acting_id, intercepted=spec.record or bool(spec.offline_digest))
+        self._recording = recording = await recording_for(spec, version, given, host.authority, host.clock, host.blobs)
         self._contacts.hide(one.value for one in given.fill_ins)
         launch = Launch(
             run_id=spec.run_id,
@@ -218,6 +224,7 @@ class Run:
             egress=version.egress,
             contacts=self._contacts,
         )
+        launch = recording.launch(launch) if recording else launch
         async with host.capacity.starting():
             with span("sandbox.start"):
                 self._traceparent = current_traceparent()
@@ -226,7 +233,8 @@ class Run:
                 stack.push_async_callback(self._close, sandbox)
                 process = sandbox.process
                 self._output.follow(process.stdout, process.stderr)
-                way_out = WayOut(process.way_out, host.nested, host.nested_tls, self._identity)
+                nested = recording.nested if recording else None
+                way_out = WayOut(process.way_out, host.nested, host.nested_tls, self._identity, nested)
                 await stack.enter_async_context(way_out)
                 await stack.enter_async_context(self._egress(process, version, given))
                 await stack.enter_async_context(disk.watched(process.places, limits.disk_bytes, self._fill))
@@ -234,9 +242,13 @@ class Run:
         return sandbox
 
     def _egress(self, process: Process, version: Version, given: Given) -> Egress:
-        host, rules = self._host, parse_rules(version.egress)
+        host, rules, recording = self._host, parse_rules(version.egress), self._recording
         interception = Interception(host.authority, given.fill_ins) if given.fill_ins else None
-        return Egress(process.egress, process.names, host.internet, rules, self._contacts, host.clock, interception)
+        gate = offline = None
+        if recording:
+            interception, gate, offline = recording.interception(), recording.gate(host.internet), recording.offline
+        way = (process.egress, process.names, host.internet, rules, self._contacts, host.clock)
+        return Egress(*way, interception, gate, offline)
 
     def _fill(self, told: str) -> None:
         self.stop(Outcome.failed("disk_full", f"{told}: raise `disk` in [tool.runmesh], or need less"))
@@ -252,6 +264,8 @@ class Run:
             request = head_for(self.spec, self._traceparent)
             self._receiver = Receiver(self.answer, self._limits, request.method)
             body = unfinished(self._body, self._limits.request_bytes, self.stop)
+            if self._recording:
+                request, body = self._recording.begin(request), self._recording.heard(body)
             events = cast(AsyncGenerator[Event, None], sandbox.serve(request, body))
             async with aclosing(events):
                 async for event in events:
@@ -301,7 +315,11 @@ class Run:
         digest = await keep_log(output.archive, host.blobs, host.clock)
         output.archive.close()
         contacts = await keep_egress(self._contacts.lines(), host.blobs, host.clock)
-        self._tell(outcome, kept, digest, contacts)
+        recorded = ""
+        if self._recording:
+            document = await asyncio.to_thread(self._recording.document, self._contacts)
+            recorded = await keep_recording(document, host.blobs, host.clock)
+        self._tell(outcome, kept, digest, contacts, recorded)
 
     def _goes_on(self, outcome: Outcome) -> bool:
         """Whether another attempt may follow, so that its log doesn't end here. If none does, who reads it finds out by
@@ -312,7 +330,12 @@ class Run:
         return outcome.code in OURS or self.spec.retries > 0
 
     def _tell(
-        self, outcome: Outcome, kept: KeptAnswer | None = None, log_digest: str = "", egress_digest: str = ""
+        self,
+        outcome: Outcome,
+        kept: KeptAnswer | None = None,
+        log_digest: str = "",
+        egress_digest: str = "",
+        recording_digest: str = "",
     ) -> None:
         spec = self.spec
         failpoint("ended")
@@ -330,6 +353,7 @@ class Run:
             used,
             egress_digest,
             handed_back=self._handed_back,
+            recording_digest=recording_digest,
         )
         self._host.reporter.tell(ended)
 

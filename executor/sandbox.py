@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from executor.cgroups import Bounds, Usage
 from executor.egress.log import EgressLog
@@ -64,6 +64,8 @@ class Head:
     path: str = "/"  # percent-encoded, as it was sent
     query: str = ""
     status: int = 0
+    # Of a request of a run that is recorded or repeats another: what the sandbox needs for it (shim_replay.py).
+    repeat: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ executor in frames of `length (4 bytes, big-endian) type (1 byte) payload`:
 control socket (fd 3)   in   S start {script, argv, env, self_check, mode, serves_many, asks; of LIMITS, 0 for none:
                              processes, file_bytes, memory} + [stdout, stderr, what the script is to hold if it isn't
                              there yet]; a base's (mode) {modules, left_open: descriptors to close} instead of script
-                             O openapi? · V serve + [request socket, stdout, stderr], again after Z where `serves_many`
+                             O openapi? · V serve {seed, clock: where it repeats another run} + [request socket,
+                             stdout, stderr], again after Z where `serves_many`
                         out  R ready {fork: why it can't be forked, if it `asks`} · P {document, error}
                              X failed {kind, error, traceback, line}
 a template's (mode)     in   F fork {slot, directory, filter, warm: is there time for it}
@@ -42,6 +43,7 @@ from typing import Any
 import shim_base  # type: ignore[import-not-found]  # it lies beside us in the sandbox, as do the next
 import shim_chance  # type: ignore[import-not-found]
 import shim_landlock  # type: ignore[import-not-found]
+import shim_replay  # type: ignore[import-not-found]
 import shim_template  # type: ignore[import-not-found]
 import shim_warm  # type: ignore[import-not-found]
 from shim_check import no_rights, self_check  # type: ignore[import-not-found]
@@ -209,12 +211,14 @@ class Handover:
         """Says that the app is there, answers what is asked about it, returns the request's socket."""
         self.control.send(b"R", {"fork": self.obstacle} if self.is_asked else {})
         while True:
-            kind, _, fds = self.control.receive()
+            kind, content, fds = self.control.receive()
             if kind == b"O":
                 self.control.send(b"P", openapi_of(config.loaded_app))
             elif kind == b"V":
                 request = socket.socket(fileno=fds[0])
                 take_output(fds[1:])
+                if content:
+                    shim_replay.begin(content)
                 return request
 
     def be_template(self, config: Any) -> None:

@@ -27,7 +27,7 @@ def be_unique(*, forks: bool = False) -> None:
     for generator in _generators:
         generator.state = type(generator)().state
     if not forks:
-        for remembered in (_undo, _seeded_by_chance, _generators, _drawn):
+        for remembered in (_undo, _drawn):
             remembered.clear()
     numpy_random: Any = sys.modules.get("numpy.random")
     if numpy_random is not None:
@@ -39,6 +39,19 @@ def be_unique(*, forks: bool = False) -> None:
     if uuid is not None:
         uuid._last_timestamp = None  # noqa: SLF001  # there is no public way, here and below
         uuid._node = random.getrandbits(48) | (1 << 40)  # noqa: SLF001  # uuid1's: the host's own is none of its business
+
+
+def repeat(seed: str) -> None:
+    """From now on chance is what this seed makes of it, for each generator on its own."""
+    random.seed(seed)
+    for number, instance in enumerate(_seeded_by_chance):
+        instance.seed(f"{seed} {number}")
+    numpy_random: Any = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        number = random.Random(seed).getrandbits(128)  # noqa: S311  # no secret: it is to be repeated
+        numpy_random.seed([number >> shift & 0xFFFFFFFF for shift in (0, 32, 64, 96)])
+        for place, generator in enumerate(_generators):
+            generator.state = type(generator)([number, place]).state
 
 
 _seeded_by_chance: list[random.Random] = []

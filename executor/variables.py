@@ -70,6 +70,8 @@ class Given:
 
     env: Mapping[str, str] = field(repr=False)
     fill_ins: tuple[FillIn, ...] = ()
+    # (name, value) of all secrets among them, inside or outside.
+    secrets: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 class Variables:
@@ -78,8 +80,11 @@ class Variables:
     def __init__(self, secrets: SecretValues) -> None:
         self._secrets = secrets
 
-    async def of(self, version: Version, organization_id: str) -> Given:
-        """For a run that uses this organization's secrets. Errors: Precondition missing_secret, Unavailable."""
+    async def of(self, version: Version, organization_id: str, *, intercepted: bool = False) -> Given:
+        """For a run that uses this organization's secrets; `intercepted`, whatever these are.
+
+        Errors: Precondition missing_secret, Unavailable.
+        """
         declared = {name: value for name, value in version.env_vars.items() if name not in PLATFORM_NAMES}
         found = await self._secrets.values(organization_id, sorted(declared)) if declared else {}
         missing = [name for name, default in declared.items() if default is None and name not in found]
@@ -94,7 +99,8 @@ class Variables:
         }
         outside = {name: found[name] for name in declared if name in found and found[name].hosts}
         fill_ins = tuple(fill_in(name, secret.value, secret.hosts) for name, secret in outside.items())
-        return Given(environment(inside, intercepted=bool(fill_ins)), fill_ins)
+        secrets = tuple((name, found[name].value) for name in declared if name in found)
+        return Given(environment(inside, intercepted=intercepted or bool(fill_ins)), fill_ins, secrets)
 
 
 def environment(declared: Mapping[str, str], *, intercepted: bool = False) -> dict[str, str]:

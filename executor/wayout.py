@@ -7,11 +7,12 @@ writes and that nothing inside the sandbox can touch. https://www.haproxy.org/do
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from executor.arrivals import Arrivals, accepted
 from kit.telemetry import log
@@ -31,16 +32,34 @@ def proxy_header(token: bytes) -> bytes:
     return _SIGNATURE + struct.pack("!BBH", _VERSION_2_PROXY, _TCP_OVER_IPV4, len(payload)) + payload
 
 
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Nested(Protocol):
+    """Who carries the connections of a recorded run, or answers those of one that is offline."""
+
+    async def carry(self, inside: Streams, reach: Callable[[], Awaitable[Streams]], *, tls: bool) -> None:
+        """`reach` connects to Envoy, and says who speaks. Errors: OSError."""
+
+
 class WayOut:
-    """`async with WayOut(listeners, plain, tls, token):` carries until it is left. `token` is asked per connection."""
+    """`async with WayOut(listeners, plain, tls, token):` carries until it is left. `token` is asked per connection.
+    `nested`: who carries instead.
+    """
 
     def __init__(
-        self, listeners: list[tuple[socket.socket, bool]], plain: Path, tls: Path, token: Callable[[], bytes]
+        self,
+        listeners: list[tuple[socket.socket, bool]],
+        plain: Path,
+        tls: Path,
+        token: Callable[[], bytes],
+        nested: Nested | None = None,
     ) -> None:
         self._listeners = listeners
         self._plain = plain
         self._tls = tls
         self._token = token
+        self._nested = nested
         self._arrivals = Arrivals()
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -77,9 +96,18 @@ class WayOut:
     async def _carry(self, sock: socket.socket, target: Path) -> None:
         reader, writer = await asyncio.open_connection(sock=sock)
         try:
-            await self._carry_to(target, reader, writer)
+            if self._nested is None:
+                await self._carry_to(target, reader, writer)
+                return
+            with suppress(OSError):  # one side is gone; so is the other then
+                await self._nested.carry((reader, writer), partial(self._reach, target), tls=target == self._tls)
         finally:
             writer.transport.abort()
+
+    async def _reach(self, target: Path) -> Streams:
+        reader, writer = await asyncio.open_unix_connection(target)
+        writer.write(proxy_header(self._token()))
+        return reader, writer
 
     async def _carry_to(self, target: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -39,8 +39,8 @@ def to_time(moment: datetime) -> Timestamp:
     return stamp
 
 
-def from_spec(spec: run_pb2.RunSpec) -> Spec:
-    """Errors: Invalid for one that can't be run."""
+def from_spec(spec: run_pb2.RunSpec, given: bytes | None = None) -> Spec:
+    """`given`: all of the request's body. Errors: Invalid for one that can't be run."""
     if not spec.HasField("deadline") or not spec.version_id:
         raise Invalid("a run needs a version and a deadline")
     request = spec.request
@@ -64,6 +64,9 @@ def from_spec(spec: run_pb2.RunSpec) -> Spec:
         requester_id=spec.requester_id or spec.caller_id,
         may_deploy=spec.may_deploy,
         whole=spec.SerializeToString(),
+        given=given,
+        record=spec.record,
+        offline_digest=spec.offline_digest,
     )
 
 
@@ -131,7 +134,7 @@ def _started(fact: Started) -> runs_pb2.RunStarted:
         message = run_pb2.RunSpec(run_id=spec.run_id, attempt=spec.attempt, epoch=spec.epoch)
     else:
         message = run_pb2.RunSpec.FromString(spec.whole)
-    return runs_pb2.RunStarted(spec=message, started_at=to_time(fact.at))
+    return runs_pb2.RunStarted(spec=message, started_at=to_time(fact.at), body=None if fact.known else spec.given)
 
 
 def _ended(fact: Ended) -> runs_pb2.RunEnded:
@@ -146,6 +149,7 @@ def _ended(fact: Ended) -> runs_pb2.RunEnded:
         usage=to_usage(fact.usage),
         egress_digest=fact.egress_digest,
         handed_back=fact.handed_back,
+        recording_digest=fact.recording_digest,
     )
 
 

@@ -30,6 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from kit.bus import Bus
 from kit.errors import Invalid, Unavailable
+from kit.lifecycle import failpoint
 from kit.names import new_id
 from kit.postgres import open_postgres
 from kit.sqlite import open_sqlite

@@ -8,6 +8,6 @@ Stores: workflows, versions, provisions, runs, inputs, answers, idempotency, exe
 outbox. Sends: event.run.queued, event.runs.ended, event.delivery.due, event.workflow.changed.
 A run only ever moves forward, whoever reports and however often: queued → running → one of the ends, or back to queued
 for another attempt (`model.py`).
-Read: model, retry, submit, place, fleet, shares, dispatch, report, cancel, watch, estimate, renew, reap, sweep;
+Read: model, retry, submit, place, fleet, shares, dispatch, report, cancel, watch, estimate, recall, renew, reap, sweep;
 delivery, deliver; workflow, deploy, catalog, stock; schedule, cron, plan, fire; rpc, main.
 """

@@ -26,6 +26,7 @@ from scheduler.fire import Fire
 from scheduler.fleet import Fleet
 from scheduler.plan import Plan
 from scheduler.reap import Reap
+from scheduler.recall import Recall
 from scheduler.renew import Renew
 from scheduler.report import Report
 from scheduler.settings import Settings
@@ -66,6 +67,7 @@ async def build(settings: Settings, stack: AsyncExitStack, *, clock: Clock | Non
         Report(store, fleet, cancel.sweep_up, dispatch.waits, clock),
         Renew(store, fleet, clock),
         estimate,
+        Recall(store),
     )
     deliveries = Deliveries(Deliver(store, watch.get, settings.callback_retries, clock))
     deploy, catalog = Deploy(store, executors, blobs, clock), Catalog(store, clock, settings.most)

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from kit.errors import NotFound
 from scheduler.retry import MOST_LOSSES, OURS, pause
+from scheduler.usage import Usage
 
 INLINE_BYTES = 64 * 1024
 PROVISION_LIFE = timedelta(hours=1)
@@ -78,29 +79,6 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Usage:
-    """What a run used in all its attempts, nested calls not included: seconds of a processor, seconds of its sandbox's
-    life, the most bytes of memory at once, bytes sent and received on its way to the internet.
-    """
-
-    cpu_seconds: float = 0
-    wall_seconds: float = 0
-    memory_peak_bytes: int = 0
-    egress_bytes: int = 0
-
-    def plus(self, other: "Usage | None") -> "Usage":
-        """Of both, one after the other."""
-        if other is None:
-            return self
-        return Usage(
-            self.cpu_seconds + other.cpu_seconds,
-            self.wall_seconds + other.wall_seconds,
-            max(self.memory_peak_bytes, other.memory_peak_bytes),
-            self.egress_bytes + other.egress_bytes,
-        )
-
-
-@dataclass(frozen=True)
 class Result:
     """What an executor says about the end of an attempt, besides its outcome."""
 
@@ -108,6 +86,7 @@ class Result:
     log_digest: str = ""
     egress_digest: str = ""
     usage: Usage | None = None
+    recording_digest: str = ""
 
 
 NOTHING = Result()
@@ -178,6 +157,12 @@ class Run:
     incarnation: str = ""
     log_digest: str = ""
     egress_digest: str = ""
+    # The run whose input it has once more; the recording that answers it in place of the internet, empty for that
+    # itself; whether it is to be recorded, and the recording (digests in the filestore).
+    replay_of: str = ""
+    offline_digest: str = ""
+    record: bool = False
+    recording_digest: str = ""
     # Of a run that is over; None where nothing was measured: it never ran, or its executor was lost.
     usage: Usage | None = None
     answer: Answer | None = field(default=None, compare=False)
@@ -226,6 +211,7 @@ class Run:
             answer=result.answer,
             log_digest=result.log_digest,
             egress_digest=result.egress_digest,
+            recording_digest=result.recording_digest,
             usage=result.usage.plus(self.usage) if result.usage else self.usage,
         )
 
@@ -345,6 +331,10 @@ class Asker:
         if self.organization_id not in {run.caller_id, run.acting_id, run.requester_id}:
             return False
         return not self.one_time_key_id or run.one_time_key_id == self.one_time_key_id
+
+    def gave(self, run: Run) -> bool:
+        """Whether the run's input is its own: it asked for it, or pays."""
+        return self.organization_id in {run.caller_id, run.requester_id} and self.sees(run)
 
     def sees_provision(self, provision: Provision, now: datetime) -> bool:
         """As long as nothing runs under it."""

@@ -1,6 +1,6 @@
 """What executors say about runs: started, ended. Batches, repeated until taken, so that each one may come twice."""
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol, TypeVar
@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from kit.clock import Clock
 from kit.lifecycle import failpoint
 from scheduler.fleet import Fleet
-from scheduler.model import NOTHING, Event, Outcome, Result, Run, RunEnded, Runs, Status
+from scheduler.model import NOTHING, Event, Input, Outcome, Result, Run, RunEnded, Runs, Status
 
 T = TypeVar("T")
 
@@ -19,6 +19,8 @@ class Reporting(Protocol):
     async def runs(self, ids: Collection[str]) -> Runs: ...
 
     async def insert(self, these: Sequence[Run]) -> None: ...
+
+    async def keep_inputs(self, given: Mapping[str, Input]) -> None: ...
 
     async def save(self, these: Sequence[Run]) -> None: ...
 
@@ -33,13 +35,16 @@ class Journal(Protocol):
 
 @dataclass(frozen=True)
 class Started:
-    """A run is under way. `run` is the whole of it, still queued, for one of the direct way; else None."""
+    """A run is under way. `run` is the whole of it, still queued, for one of the direct way; else None. `given`: its
+    input, where that is to be kept.
+    """
 
     run_id: str
     at: datetime | None
     attempt: int
     epoch: int
     run: Run | None = None
+    given: Input | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class Taken:
     """What came of a batch."""
 
     born: dict[str, Run] = field(default_factory=dict)
+    given: dict[str, Input] = field(default_factory=dict)
     moved: dict[str, Run] = field(default_factory=dict)
     over: list[Run] = field(default_factory=list)
     # Queued for another attempt.
@@ -104,6 +110,7 @@ class Report:
         async def work(tx: Reporting) -> Taken:
             taken = take(batch, await tx.runs(ids), now)
             await tx.insert(list(taken.born.values()))
+            await tx.keep_inputs(taken.given)
             await tx.save(list(taken.moved.values()))
             await tx.tell(RunEnded(run) for run in taken.over)
             return taken
@@ -129,6 +136,8 @@ def take(batch: Batch, known: Runs, now: datetime) -> Taken:
         if run is None and started.run is not None:
             run = started.run
             taken.born[run.id] = _under_way(run, batch, started.at or now)
+            if started.given is not None:
+                taken.given[run.id] = started.given
         elif run is None:
             taken.ignored.append(started.run_id)
         elif run.status.over or _outdated(run, started, batch):

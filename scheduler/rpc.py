@@ -15,6 +15,7 @@ from scheduler.catalog import Catalog
 from scheduler.deploy import Deploy
 from scheduler.estimate import Estimate
 from scheduler.model import Asker, Run
+from scheduler.recall import Recall
 from scheduler.renew import Renew
 from scheduler.report import Batch, Report
 from scheduler.submit import Submit
@@ -29,7 +30,14 @@ class Runs(runs_pb2_grpc.RunsServicer):
     """The life of every run."""
 
     def __init__(
-        self, submit: Submit, watch: Watch, cancel: Cancel, report: Report, renew: Renew, estimate: Estimate
+        self,
+        submit: Submit,
+        watch: Watch,
+        cancel: Cancel,
+        report: Report,
+        renew: Renew,
+        estimate: Estimate,
+        recall: Recall,
     ) -> None:
         self._submit = submit
         self._watch = watch
@@ -37,6 +45,7 @@ class Runs(runs_pb2_grpc.RunsServicer):
         self._report = report
         self._renew = renew
         self._estimate = estimate
+        self._recall = recall
 
     async def Provision(self, request: runs_pb2.ProvisionRequest, _context: Any) -> runs_pb2.ProvisionResponse:
         provision = await self._submit.provision(request.organization_id, request.key_id)
@@ -66,6 +75,9 @@ class Runs(runs_pb2_grpc.RunsServicer):
         query = wire.history_query(request)
         found, after = await self._watch.history(query)
         return runs_pb2.ListRunsResponse(runs=[wire.record(run) for run in found], next=after)
+
+    async def GetInput(self, request: runs_pb2.GetInputRequest, _context: Any) -> runs_pb2.GetInputResponse:
+        return wire.given(await self._recall(Asker(request.organization_id), request.run_id))
 
     async def CancelRun(self, request: runs_pb2.CancelRunRequest, _context: Any) -> runs_pb2.CancelRunResponse:
         await self._cancel(Asker(request.organization_id), request.request_id, wire.cancel_outcome(request))

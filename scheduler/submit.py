@@ -103,6 +103,9 @@ class Submission:
     fingerprint: str = ""
     may_deploy: bool = False
     callback_url: str = ""
+    replay_of: str = ""
+    offline_digest: str = ""
+    record: bool = False
 
     @property
     def urgent(self) -> bool:
@@ -284,4 +287,7 @@ def _run(submission: Submission, run_id: str, now: datetime, provision: Provisio
         due_at=now,
         may_deploy=submission.may_deploy,
         callback_url=submission.callback_url,
+        replay_of=submission.replay_of,
+        offline_digest=submission.offline_digest,
+        record=submission.record,
     )

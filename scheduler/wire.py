@@ -30,11 +30,11 @@ from scheduler.model import (
     RunQueued,
     Status,
     Trigger,
-    Usage,
     WorkflowChanged,
 )
 from scheduler.report import Ended, Started
 from scheduler.submit import Submission
+from scheduler.usage import Usage
 
 MOST_HEAD_BYTES = 256 * 1024
 MOST_TAIL_LINES = 50
@@ -101,6 +101,9 @@ def submission(request: runs_pb2.SubmitRequest, traceparent: str) -> Submission:
         fingerprint=request.fingerprint[:64],
         may_deploy=spec.may_deploy,
         callback_url=check_url(request.callback_url),
+        replay_of=spec.replay_of[:40],
+        offline_digest=spec.offline_digest[:64],
+        record=spec.record,
     )
 
 
@@ -133,6 +136,9 @@ def start_request(queued: Queued) -> executor_pb2.StartRequest:
         synchronous=run.synchronous,
         retries=run.retries,
         may_deploy=run.may_deploy,
+        replay_of=run.replay_of,
+        offline_digest=run.offline_digest,
+        record=run.record,
     )
     return executor_pb2.StartRequest(
         spec=spec, body=given.body, body_digest=given.body_digest, incarnation=run.incarnation
@@ -177,7 +183,8 @@ def started(message: runs_pb2.RunStarted) -> Started:
         due_at=moment(spec.created_at),
         may_deploy=spec.may_deploy,
     )
-    return Started(spec.run_id, at, attempt=spec.attempt, epoch=spec.epoch, run=run)
+    given = Input(spec.request.SerializeToString(), message.body) if message.HasField("body") else None
+    return Started(spec.run_id, at, attempt=spec.attempt, epoch=spec.epoch, run=run, given=given)
 
 
 def ended(message: runs_pb2.RunEnded) -> Ended:
@@ -193,6 +200,7 @@ def ended(message: runs_pb2.RunEnded) -> Ended:
             log_digest=message.log_digest[:64],
             egress_digest=message.egress_digest[:64],
             usage=_usage(message.usage) if message.HasField("usage") else None,
+            recording_digest=message.recording_digest[:64],
         ),
         handed_back=message.handed_back,
     )
@@ -282,7 +290,15 @@ def record(run: Run | Provision, waiting: Waiting | None = None) -> runs_pb2.Run
         egress_digest=run.egress_digest,
         position=waiting.position if waiting else 0,
         wait_ms=_milliseconds(waiting.wait) if waiting and waiting.wait is not None else None,
+        replay_of=run.replay_of,
+        offline=bool(run.offline_digest),
+        recording_digest=run.recording_digest,
     )
+
+
+def given(found: Input) -> runs_pb2.GetInputResponse:
+    request = run_pb2.RequestHead.FromString(found.request)
+    return runs_pb2.GetInputResponse(request=request, body=found.body, body_digest=found.body_digest)
 
 
 def _milliseconds(span: timedelta) -> int:

@@ -6,5 +6,7 @@ which name was meant; where it leads is looked up here, and it is made only to a
 
 Reading order: kit/addresses.py (what is private), rules.py (what a workflow may reach), log.py (what it reached),
 gate.py (the decision), dns.py and names.py, egress.py (the sockets), carry.py (the bytes); where a secret is filled in:
-fill.py (what, and for whom), authority.py (certificates), intercept.py (both ends), relay.py (HTTP in between).
+fill.py (what, and for whom), authority.py (certificates), intercept.py (both ends), relay.py (HTTP in between);
+recordings: recorder.py (what is written down), recorded.py (what is intercepted), cassette.py, offline.py (who is
+answered by one).
 """

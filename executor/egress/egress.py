@@ -16,6 +16,7 @@ from executor.egress.gate import Denied, Failed, Gate, Internet, Streams
 from executor.egress.intercept import Interception
 from executor.egress.log import Contact, EgressLog
 from executor.egress.names import NETWORK, Names
+from executor.egress.offline import Offline
 from executor.egress.rules import Rules, plain_name
 from kit.addresses import Address, not_public, plain
 from kit.clock import Clock
@@ -30,7 +31,7 @@ DNS_IDLE_SECONDS = 10.0
 class Egress:
     """`async with Egress(…):` serves until it is left. `sockets` as `netns.open_network` orders them: TCP, DNS by UDP,
     DNS by TCP, TCP over IPv6 where there is any; they stay whose they are, as do `names`. `gate`: instead of the one
-    that `rules` make.
+    that `rules` make. `offline`: answers in place of the internet.
     """
 
     def __init__(
@@ -43,9 +44,11 @@ class Egress:
         clock: Clock,
         interception: Interception | None = None,
         gate: Gate | None = None,
+        offline: Offline | None = None,
     ) -> None:
         self._sockets = sockets
         self._interception = interception
+        self._offline = offline
         self._internet = internet
         self._gate = gate or Gate(internet, rules)
         self._contacts = contacts
@@ -106,7 +109,10 @@ class Egress:
         inside: Streams | None = None
         try:
             name = self._meant(contact, address)
-            filling = self._interception.at(contact.host, port) if self._interception else None
+            if self._offline:
+                await self._offline.serve(sock, contact, carried, partial(self._told, contact))
+                return
+            filling = await self._interception.filling(sock, contact.host, port) if self._interception else None
             if filling is None:
                 inside = await asyncio.open_connection(sock=sock)
             found, outside = await self._gate.reach(name, None if name else address, port)

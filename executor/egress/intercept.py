@@ -15,7 +15,7 @@ from executor.egress.carry import Carried, reset
 from executor.egress.fill import FillIn, Filling, filling_at
 from executor.egress.gate import Failed, Streams
 from executor.egress.log import Contact
-from executor.egress.relay import Refused, Relay
+from executor.egress.relay import Notes, Refused, Relay
 
 HANDSHAKE_SECONDS = 10.0
 
@@ -23,13 +23,19 @@ HANDSHAKE_SECONDS = 10.0
 class Interception:
     """One run's."""
 
-    def __init__(self, authority: Authority, fill_ins: Sequence[FillIn]) -> None:
+    def __init__(self, authority: Authority, fill_ins: Sequence[FillIn], notes: Notes | None = None) -> None:
+        """`notes`: where the exchanges of a recorded run are written down."""
         self._authority = authority
         self._fill_ins = fill_ins
+        self._notes = notes
 
     def at(self, host: str, port: int) -> Filling | None:
         """What is filled in on a connection to this name, or literal address; None where it is to be left alone."""
         return filling_at(self._fill_ins, host, port)
+
+    async def filling(self, _sock: socket.socket, host: str, port: int) -> Filling | None:
+        """As `at`, for a connection that has come."""
+        return self.at(host, port)
 
     async def serve(
         self,
@@ -55,9 +61,9 @@ class Interception:
                 contact.reason = str(error)
         ends = [server[1]]
         try:
-            inside = await self._to_workflow(sock, filling)
+            inside = await to_workflow(self._authority, sock, filling)
             ends.append(inside[1])
-            relay = Relay(inside, None if refusal else server, filling, carried, refused)
+            relay = Relay(inside, None if refusal else server, filling, carried, refused, self._notes)
             if refusal is None:
                 await relay.run()
                 return
@@ -67,21 +73,22 @@ class Interception:
             for end in ends:
                 reset(end)
 
-    async def _to_workflow(self, sock: socket.socket, filling: Filling) -> Streams:
-        """Errors: Failed, OSError."""
-        if not filling.tls:
-            return await asyncio.open_connection(sock=sock)
-        loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
-        protocol = asyncio.StreamReaderProtocol(reader)
-        context = self._authority.server(filling.host)
-        try:
-            transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol, sock, ssl=context, ssl_handshake_timeout=HANDSHAKE_SECONDS
-            )
-        except OSError as error:
-            why = (error.reason or "") if isinstance(error, ssl.SSLError) else "it hung up"
-            raise Failed(f"the workflow's TLS handshake failed: {why.lower().replace('_', ' ')}") from None
-        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+async def to_workflow(authority: Authority, sock: socket.socket, filling: Filling) -> Streams:
+    """The workflow's end of a connection, by a certificate of ours where TLS is spoken. Errors: Failed, OSError."""
+    if not filling.tls:
+        return await asyncio.open_connection(sock=sock)
+    loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    context = authority.server(filling.host)
+    try:
+        transport, _ = await loop.connect_accepted_socket(
+            lambda: protocol, sock, ssl=context, ssl_handshake_timeout=HANDSHAKE_SECONDS
+        )
+    except OSError as error:
+        why = (error.reason or "") if isinstance(error, ssl.SSLError) else "it hung up"
+        raise Failed(f"the workflow's TLS handshake failed: {why.lower().replace('_', ' ')}") from None
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
 async def _to_server(plain: Streams, context: ssl.SSLContext, host: str) -> Streams:

@@ -80,6 +80,11 @@ class EgressLog:
         denied = [each for each in self._contacts if each.verdict == "denied"]
         return [f"a connection to {each.target} was refused: {each.reason}" for each in denied[:MAX_TOLD]]
 
+    @property
+    def failures(self) -> list[tuple[str, int, str]]:
+        """(host, port, why) of what wasn't reached."""
+        return [(each.host, each.port, each.reason) for each in self._contacts if each.verdict != "allowed"]
+
     def lines(self) -> bytes:
         """NDJSON in order of time; empty when there was nothing. Beyond 999 contacts the last line sums up the rest."""
         items = [_item(contact) for contact in sorted(self._contacts, key=lambda contact: contact.at)]

@@ -8,12 +8,14 @@ import asyncio
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 import h11
 
 from executor.egress.carry import CHUNK_BYTES, Carried, reset
-from executor.egress.fill import Filling
+from executor.egress.fill import Filling, Headers
 from executor.egress.gate import Streams
+from executor.egress.recorder import Exchange, Recorder
 
 MAX_HEAD = 128 * 1024
 # For the rest of a request that was answered before its end, and for what is buffered when all is said.
@@ -30,6 +32,26 @@ class Refused(Exception):
         super().__init__(detail)
         self.status = status
         self.code = code
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Where a recorded run's exchanges are written down; `now` in seconds of its recording's clock."""
+
+    recorder: Recorder
+    now: Callable[[], float]
+
+    def begin(self, filling: Filling, request: h11.Request, sent: Headers) -> Exchange:
+        """`sent`: the headers as they go out. A header that was filled in must not be found in the answer either."""
+        headers, hidden = request.headers.raw_items(), True
+        for (_, before), (_, after) in zip(headers, sent, strict=False):
+            if before != after and self.recorder.mask(after) == after:  # in a spelling that hides the value itself
+                hidden = self.recorder.mask.hide(after, before) and hidden
+        place = ("https" if filling.tls else "http", filling.host, filling.port)
+        noted = self.recorder.begin(place, request.method.decode("latin-1"), request.target, headers, self.now())
+        if not hidden:
+            noted.answer.drop()
+        return noted
 
 
 class Half:
@@ -82,13 +104,16 @@ class Relay:
         filling: Filling,
         carried: Carried,
         refused: Callable[[str], None],
+        notes: Notes | None = None,
     ) -> None:
-        """`outside` is None where no request can be passed on: `refuse` them."""
+        """`outside` is None where no request can be passed on: `refuse` them. `notes`: of a recorded run."""
         self._carried = carried
         self._inside = Half(h11.SERVER, inside, self._count)
         self._outside = Half(h11.CLIENT, outside, lambda _read, _written: None) if outside else None
         self._filling = filling
         self._refused = refused
+        self._notes = notes
+        self._noted: Exchange | None = None
         self._method = b""
         self._hung_up: asyncio.Task[None] = asyncio.create_task(_closed(inside[1]))
 
@@ -186,10 +211,14 @@ class Relay:
         """Errors: Refused, OSError."""
         headers = request.headers.raw_items()
         self._check(request, headers)
+        filled = self._filling.fill(headers)
+        if self._notes:
+            self._noted = self._notes.begin(self._filling, request, filled)
+            if self._filling.values:  # what is compressed can't be searched for them
+                filled = [item for item in filled if item[0].lower() != b"accept-encoding"]
+                filled.append((b"Accept-Encoding", b"identity"))
         try:
-            await outside.send(
-                h11.Request(method=request.method, target=request.target, headers=self._filling.fill(headers))
-            )
+            await outside.send(h11.Request(method=request.method, target=request.target, headers=filled))
         except h11.LocalProtocolError:  # its text may hold the value
             raise Refused(400, "bad_request", "a secret doesn't fit into the header that it is meant for") from None
 
@@ -205,7 +234,7 @@ class Relay:
             raise Refused(400, "bad_request", "a request has one length: Content-Length or Transfer-Encoding")
         if not request.target.startswith(b"/") and request.target != b"*":
             raise Refused(400, "bad_request", "a request's target is a path here, not a whole address")
-        if not self._filling.is_meant(headers):
+        if self._filling.values and not self._filling.is_meant(headers):
             raise Refused(
                 421, "host_mismatch", f"the Host header must name {self._filling.host}, as the connection does"
             )
@@ -218,6 +247,8 @@ class Relay:
             except h11.RemoteProtocolError:
                 raise ConnectionResetError("the request's body was broken off, or isn't framed as HTTP/1.1") from None
             assert isinstance(event, h11.Data | h11.EndOfMessage)
+            if self._noted and isinstance(event, h11.Data):
+                self._noted.request.add(bytes(event.data))
             try:
                 await outside.send(event)
             except (OSError, h11.LocalProtocolError):
@@ -236,6 +267,7 @@ class Relay:
                     event = _as_we_pass_it(event)
                 elif not isinstance(event, h11.InformationalResponse | h11.Data | h11.EndOfMessage):
                     raise ConnectionResetError("the server broke off")
+                self._note(event)
                 await self._inside.send(event)
                 if isinstance(event, h11.EndOfMessage):
                     return False
@@ -246,6 +278,21 @@ class Relay:
                 raise ConnectionResetError("the answer was broken off") from None
             what = "closed the connection" if isinstance(error, OSError) else "doesn't speak HTTP/1.1"
             raise Refused(502, "upstream_failed", f"{self._filling.host} {what} before it answered") from None
+
+    def _note(self, event: h11.Event) -> None:
+        """Of an answer's."""
+        noted = self._noted
+        if noted is None:
+            return
+        if isinstance(event, h11.Response):
+            noted.answered(event.status_code, event.headers.raw_items())
+            noted.failed = "the answer was broken off"
+        elif isinstance(event, h11.Data):
+            noted.answer.add(bytes(event.data))
+        elif isinstance(event, h11.EndOfMessage):
+            noted.failed = ""
+        elif isinstance(event, h11.InformationalResponse) and event.status_code == 101:
+            noted.failed = "another protocol was spoken from then on"
 
     async def _switched(self, outside: Half) -> None:
         """Both ways, as it comes, until one side ends. Errors: OSError."""

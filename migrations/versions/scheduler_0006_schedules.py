@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "scheduler_0006"
-down_revision = "scheduler_0004"
+down_revision = "scheduler_0005"
 branch_labels = None
 depends_on = None
 

@@ -1,6 +1,6 @@
 """Runs, provisions, inputs and answers as rows; the queue is in queue_rows."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import datetime
 from functools import cache
@@ -36,9 +36,9 @@ from scheduler.model import (
     Runs,
     Status,
     Trigger,
-    Usage,
 )
 from scheduler.store.tables import answers, idempotency, inputs, outbox, provisions, runs, versions
+from scheduler.usage import Usage
 
 _USAGE = tuple(item.name for item in fields(Usage))
 RUN = [runs.c[name] for name in (*(item.name for item in fields(Run)), *_USAGE) if name not in {"answer", "usage"}]
@@ -46,7 +46,7 @@ _ANSWER = [answers.c.head, answers.c.digest, answers.c.size]
 # What changes in the life of a run.
 _MUTABLE = (
     *("status", "code", "detail", "log_tail", "started_at", "completed_at"),
-    *("executor", "incarnation", "log_digest", "egress_digest"),
+    *("executor", "incarnation", "log_digest", "egress_digest", "recording_digest"),
     *("attempt", "epoch", "due_at", "claimed_at", "retries", "losses", "earlier"),
     *_USAGE,
 )
@@ -64,6 +64,7 @@ _RUNS_HELD = select(*RUN).where(runs.c.id.in_(bindparam("ids", expanding=True)))
 _IDEMPOTENT = select(idempotency).where(
     idempotency.c.organization_id == bindparam("organization"), idempotency.c.key == bindparam("its_key")
 )
+_INPUT = select(inputs).where(inputs.c.run_id == bindparam("which"))
 _INSERT_RUN, _INSERT_INPUT, _INSERT_ANSWER = runs.insert(), inputs.insert(), answers.insert()
 
 
@@ -117,6 +118,11 @@ class RunRows:
         """A new run with what it needs to start, whenever that will be."""
         await self.insert([run])
         await self._write(_INSERT_INPUT, {"run_id": run.id, **vars(given)})
+
+    async def keep_inputs(self, given: Mapping[str, Input]) -> None:
+        """Of runs that have been inserted, by their ids."""
+        if given:
+            await self._write(_INSERT_INPUT, [{"run_id": run_id, **vars(one)} for run_id, one in given.items()])
 
     async def insert(self, these: Sequence[Run]) -> None:
         """New runs, as they stand."""
@@ -194,6 +200,12 @@ class RunReads:
         async with self._db.read() as connection:
             row = (await connection.execute(query, values)).first()
         return None if row is None else to_run(row)
+
+    async def find_input(self, run_id: str) -> Input | None:
+        """None where it wasn't kept."""
+        async with self._db.read() as connection:
+            row = (await connection.execute(_INPUT, {"which": run_id})).first()
+        return None if row is None else Input(row.request, row.body, row.body_digest)
 
     async def history(self, asked: History) -> list[Run]:
         """Newest first, from behind the run `after`; kept answers without their content."""

@@ -145,6 +145,11 @@ runs = Table(
     Column("may_deploy", Boolean, nullable=False, server_default=false()),
     # Who gets the record when it is over.
     Column("callback_url", Text, nullable=False, server_default=""),
+    # The run whose input it has; what answers it in place of the internet; whether it is recorded, and by what.
+    Column("replay_of", String(40), nullable=False, server_default=""),
+    Column("offline_digest", String(64), nullable=False, server_default=""),
+    Column("record", Boolean, nullable=False, server_default=false()),
+    Column("recording_digest", String(64), nullable=False, server_default=""),
 )
 Index("runs_one_time", runs.c.one_time_key_id, unique=True, **_only("one_time_key_id IS NOT NULL"))
 # Each caller's own queue, in its order.

@@ -12,8 +12,9 @@ from sqlalchemy import event
 from kit import postgres
 from kit.db import open_db
 from scheduler.fleet import Lease
-from scheduler.model import CANCELLED, LOST, Asker, Earlier, History, Idempotent, Run, Status, Usage
+from scheduler.model import CANCELLED, LOST, Asker, Earlier, History, Idempotent, Run, Status
 from scheduler.store.database import open_store
+from scheduler.usage import Usage
 from tests.contract.test_run_store import Rig, accepted, moved, rig, url
 from tests.databases import is_postgres
 from tests.fakes.scheduling import INPUT, START, a_run

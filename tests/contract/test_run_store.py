@@ -17,6 +17,7 @@ from scheduler.model import (
     Answer,
     Asker,
     History,
+    Input,
     Outcome,
     Provision,
     Result,
@@ -24,9 +25,9 @@ from scheduler.model import (
     RunEnded,
     RunQueued,
     Status,
-    Usage,
 )
 from scheduler.store.database import open_store
+from scheduler.usage import Usage
 from scheduler.workflow import EnvVar, Limits, Visibility
 from tests.databases import database_url
 from tests.fakes.memory_runs import MemoryStore
@@ -299,3 +300,30 @@ async def test_whatever_a_sandbox_printed_is_kept(database: Callable[[str], str]
     async with open_db(database("scheduler")) as db, open_store(db) as store:
         await store.write(lambda tx: tx.insert([run]))
         assert await store.find_run(ME, run.id) == replace(run, detail="a\ufffdb")
+
+
+async def test_an_input_is_kept_as_long_as_its_run(rig: Rig) -> None:
+    durable, direct = a_run(), a_run()
+    await accepted(rig, durable)
+    given = Input(b"head", b"body", "")
+
+    async def insert(tx: Any) -> None:
+        await tx.insert([direct])
+        await tx.keep_inputs({})
+        await tx.keep_inputs({direct.id: given})
+
+    await rig.store.write(insert)
+    assert await rig.store.find_input(durable.id) == INPUT
+    assert await rig.store.find_input(direct.id) == given
+    assert await rig.store.find_input("run_other") is None
+    await moved(rig, direct.ended(DONE, at=START))
+    await rig.store.write(lambda tx: tx.delete_runs(START + timedelta(days=1), 10))
+    assert await rig.store.find_input(direct.id) is None
+
+
+async def test_what_a_run_replays_and_its_recording_come_back(rig: Rig) -> None:
+    run = a_run(replay_of="run_before", offline_digest="a" * 64, record=True)
+    await accepted(rig, run)
+    assert await rig.store.find_run(ME, run.id) == run
+    await moved(rig, run.ended(DONE, at=START, result=Result(recording_digest="b" * 64)))
+    assert (await rig.store.find_run(ME, run.id)).recording_digest == "b" * 64

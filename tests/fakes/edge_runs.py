@@ -14,6 +14,7 @@ from edge.run_model import (
     AnswerHead,
     Asker,
     BodyComplete,
+    Given,
     LogLine,
     Outcome,
     RunEvent,
@@ -22,9 +23,10 @@ from edge.run_model import (
     Status,
     Submission,
     Target,
+    VersionOf,
     WholeAnswer,
 )
-from kit.errors import NotFound, Problem, Unauthenticated, Unavailable
+from kit.errors import Conflict, NotFound, Problem, Unauthenticated, Unavailable
 from kit.names import new_id
 
 NOW = datetime(2030, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
@@ -92,6 +94,7 @@ class FakeWorkflows:
     def __init__(self, **targets: Target) -> None:
         self.targets = targets or {"greet": TARGET}
         self.asked: list[tuple[str, str]] = []
+        self.versions: dict[str, VersionOf] = {}
 
     async def resolve(self, organization_id: str, reference: str) -> Target:
         self.asked.append((organization_id, reference))
@@ -99,6 +102,11 @@ class FakeWorkflows:
         if reference not in self.targets:
             raise NotFound("there is no such workflow")
         return self.targets[reference]
+
+    async def version(self, version_id: str) -> VersionOf:
+        if version_id not in self.versions:
+            raise NotFound("there is no such version")
+        return self.versions[version_id]
 
 
 class FakeRuns:
@@ -110,6 +118,7 @@ class FakeRuns:
         self.newest: dict[str, str] = {}
         self.submissions: list[Submission] = []
         self.cancelled: list[tuple[str, Status]] = []
+        self.inputs: dict[str, Given | None] = {}
         self.spent: set[str] = set()
         self.by_key: dict[str, str] = {}
         self.after_submit: Callable[[RunRecord], RunRecord] = lambda record: record
@@ -202,6 +211,14 @@ class FakeRuns:
             and (not after or record.id < after)
         ]
         return found[:limit], found[limit - 1].id if len(found) > limit else ""
+
+    async def given(self, organization_id: str, run_id: str) -> Given:
+        if run_id not in self.inputs or organization_id != self.records[run_id].caller_id:
+            raise NotFound("no such request")
+        given = self.inputs[run_id]
+        if given is None:
+            raise Conflict("it wasn't kept")
+        return given
 
     async def cancel(self, organization_id: str, request_id: str, status: Status, detail: str) -> None:
         record = await self.get(Asker(organization_id), request_id, exact=True)

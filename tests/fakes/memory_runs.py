@@ -1,7 +1,7 @@
 """The scheduler's store in memory: the port of scheduler.store.database.Store (tests/contract/test_run_store.py)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
@@ -126,6 +126,10 @@ class MemoryTx:
     async def accept(self, run: Run, given: Input) -> None:
         await self.insert([run])
         self.inputs[run.id] = given
+
+    async def keep_inputs(self, given: Mapping[str, Input]) -> None:
+        assert set(given) <= set(self.run_rows)
+        self.inputs.update(given)
 
     async def insert(self, these: Sequence[Run]) -> None:
         for run in these:
@@ -290,6 +294,9 @@ class MemoryStore:
         found = [run for run in self.state.run_rows.values() if wanted(run)]
         newest = max(found, key=lambda run: (run.created_at, run.id), default=None)
         return newest if newest is None or content else _summary(newest)
+
+    async def find_input(self, run_id: str) -> Input | None:
+        return self.state.inputs.get(run_id)
 
     async def history(self, asked: History) -> list[Run]:
         def mine(run: Run) -> bool:

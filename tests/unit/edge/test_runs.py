@@ -10,6 +10,7 @@ import pytest
 
 from edge.calls import Calls
 from edge.contacts import Contacts
+from edge.diff import Diffs
 from edge.direct import Direct
 from edge.durable import Durable
 from edge.history import History
@@ -18,6 +19,7 @@ from edge.logs import Logs
 from edge.model import Principal
 from edge.patience import Errands
 from edge.reading import Reading
+from edge.replay import Replays
 from edge.results import Results
 from edge.run_model import AnswerHead, BodyComplete, KeptAnswer, Outcome, Status
 from edge.runs import RunHandlers
@@ -49,15 +51,19 @@ class Mesh:
         self.executor = FakeExecutor(OK, b"hello", BodyComplete(), Outcome(Status.SUCCEEDED))
         self.runs.after_submit = lambda record: replace(record, status=Status.RUNNING, executor="unix:one")
         reading = Reading(self.runs, clock)
+        durable = Durable(self.runs, reading, self.executor, blobs, clock, errands, "http://public.test")
+        workflows = FakeWorkflows()
         self.handlers = RunHandlers(
-            calls=Calls(FakeWorkflows(), clock),
+            calls=Calls(workflows, clock),
             direct=Direct(self.executor, clock, errands, "http://public.test"),
-            durable=Durable(self.runs, reading, self.executor, blobs, clock, errands, "http://public.test"),
+            durable=durable,
             provisioning=self.runs,
             results=Results(reading, blobs, clock),
             history=History(self.runs, reading),
             logs=Logs(reading, self.bus, blobs, clock),
             contacts=Contacts(reading, blobs, clock),
+            replays=Replays(reading, self.runs, workflows, workflows, durable, blobs, clock),
+            diffs=Diffs(reading, blobs),
         )
 
 

@@ -1,11 +1,22 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
 from executor.model import Outcome, Status
-from executor.report import ATTEMPTS_ALONE, BACKLOG, BATCH, DISTANCE_SECONDS, YOUNG, Ended, Reporter, Started
+from executor.report import (
+    ATTEMPTS_ALONE,
+    BACKLOG,
+    BATCH,
+    BATCH_BYTES,
+    DISTANCE_SECONDS,
+    YOUNG,
+    Ended,
+    Reporter,
+    Started,
+)
 from kit.clock import FakeClock
 from kit.errors import Invalid, Unavailable
 from tests.fakes.executor import START, FakeScheduler, make_spec
@@ -153,3 +164,25 @@ async def test_flush_gives_up_on_a_scheduler_that_is_away(reporting: Reporting) 
     reporting.reporter.tell(ended("run_1"))
     await reporting.reporter.flush(0.01)
     assert reporting.scheduler.facts == []
+
+
+async def test_a_batch_is_bounded_by_its_bytes_too(reporting: Reporting) -> None:
+    given = b"x" * 60_000
+    specs = [replace(make_spec(), given=given) for _ in range(200)]
+    for spec in specs:
+        reporting.reporter.tell(Started(spec, START, known=False))
+        reporting.reporter.tell(ended(spec.run_id))
+    await reporting.until(lambda: len(reporting.scheduler.facts) == 400)
+    assert reporting.scheduler.batches >= 200 * 60_000 // BATCH_BYTES + 1
+    assert not reporting.reporter.overdue
+
+
+async def test_many_bytes_that_wait_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("executor.report.BACKLOG_BYTES", 100_000)
+    reporter = Reporter(FakeScheduler(), FakeClock(START))
+    for _ in range(2):
+        assert not reporter.overdue
+        spec = replace(make_spec(), given=b"x" * 60_000)
+        reporter.tell(Started(spec, START, known=False))
+        reporter.tell(ended(spec.run_id))
+    assert reporter.overdue

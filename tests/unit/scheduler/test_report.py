@@ -1,9 +1,10 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from scheduler.model import CANCELLED, Answer, Outcome, Result, Run, RunEnded, Status, Usage
+from scheduler.model import CANCELLED, Answer, Outcome, Result, Run, RunEnded, Status
 from scheduler.report import Batch, Ended, Started
 from scheduler.retry import MOST_LOSSES
+from scheduler.usage import Usage
 from tests.fakes.scheduler_rig import Scheduler
 from tests.fakes.scheduling import HOME, START, a_run
 

@@ -21,9 +21,9 @@ from scheduler.model import (
     RunQueued,
     Status,
     Trigger,
-    Usage,
 )
 from scheduler.model import WorkflowChanged as Changed
+from scheduler.usage import Usage
 from scheduler.workflow import Check, EnvVar, Limits, Report, Visibility
 from tests.fakes.scheduling import HOME, INPUT, START, VERSION, WORKFLOW, a_run
 

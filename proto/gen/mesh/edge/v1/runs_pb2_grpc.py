@@ -82,6 +82,16 @@ class RunsStub:
                 request_serializer=mesh_dot_edge_dot_v1_dot_runs__pb2.ListDeliveriesRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.ReplayRequest = channel.stream_stream(
+                '/mesh.edge.v1.Runs/ReplayRequest',
+                request_serializer=mesh_dot_edge_dot_v1_dot_runs__pb2.ReplayRequestRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.ReadDiff = channel.stream_stream(
+                '/mesh.edge.v1.Runs/ReadDiff',
+                request_serializer=mesh_dot_edge_dot_v1_dot_runs__pb2.ReadDiffRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
         self.ReadLogs = channel.stream_stream(
                 '/mesh.edge.v1.Runs/ReadLogs',
                 request_serializer=mesh_dot_edge_dot_v1_dot_runs__pb2.ReadLogsRequest.SerializeToString,
@@ -156,6 +166,20 @@ class RunsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReplayRequest(self, request_iterator, context):
+        """{"version"?, "mode"?} → {"request_id"}: the same input again, as a new run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadDiff(self, request_iterator, context):
+        """How a replay differs from the run that it repeats.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadLogs(self, request_iterator, context):
         """?after=TIME; NDJSON or server-sent events, live.
         """
@@ -209,6 +233,16 @@ def add_RunsServicer_to_server(servicer, server):
             'ListDeliveries': grpc.stream_stream_rpc_method_handler(
                     servicer.ListDeliveries,
                     request_deserializer=mesh_dot_edge_dot_v1_dot_runs__pb2.ListDeliveriesRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'ReplayRequest': grpc.stream_stream_rpc_method_handler(
+                    servicer.ReplayRequest,
+                    request_deserializer=mesh_dot_edge_dot_v1_dot_runs__pb2.ReplayRequestRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'ReadDiff': grpc.stream_stream_rpc_method_handler(
+                    servicer.ReadDiff,
+                    request_deserializer=mesh_dot_edge_dot_v1_dot_runs__pb2.ReadDiffRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
             'ReadLogs': grpc.stream_stream_rpc_method_handler(
@@ -461,6 +495,60 @@ class Runs:
             target,
             '/mesh.edge.v1.Runs/ListDeliveries',
             mesh_dot_edge_dot_v1_dot_runs__pb2.ListDeliveriesRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayRequest(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mesh.edge.v1.Runs/ReplayRequest',
+            mesh_dot_edge_dot_v1_dot_runs__pb2.ReplayRequestRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadDiff(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mesh.edge.v1.Runs/ReadDiff',
+            mesh_dot_edge_dot_v1_dot_runs__pb2.ReadDiffRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,

@@ -53,6 +53,10 @@ class RunsStub:
     """What the run contacted: {"items", "next"}."""
     ListDeliveries: _grpc.StreamStreamMultiCallable[_runs_pb2.ListDeliveriesRequest, _httpbody_pb2.HttpBody]
     """Where its record was delivered to: {"items", "next"}."""
+    ReplayRequest: _grpc.StreamStreamMultiCallable[_runs_pb2.ReplayRequestRequest, _httpbody_pb2.HttpBody]
+    """{"version"?, "mode"?} → {"request_id"}: the same input again, as a new run."""
+    ReadDiff: _grpc.StreamStreamMultiCallable[_runs_pb2.ReadDiffRequest, _httpbody_pb2.HttpBody]
+    """How a replay differs from the run that it repeats."""
     ReadLogs: _grpc.StreamStreamMultiCallable[_runs_pb2.ReadLogsRequest, _httpbody_pb2.HttpBody]
     """?after=TIME; NDJSON or server-sent events, live."""
 
@@ -80,6 +84,10 @@ class RunsAsyncStub(RunsStub):
     """What the run contacted: {"items", "next"}."""
     ListDeliveries: _aio.StreamStreamMultiCallable[_runs_pb2.ListDeliveriesRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """Where its record was delivered to: {"items", "next"}."""
+    ReplayRequest: _aio.StreamStreamMultiCallable[_runs_pb2.ReplayRequestRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """{"version"?, "mode"?} → {"request_id"}: the same input again, as a new run."""
+    ReadDiff: _aio.StreamStreamMultiCallable[_runs_pb2.ReadDiffRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """How a replay differs from the run that it repeats."""
     ReadLogs: _aio.StreamStreamMultiCallable[_runs_pb2.ReadLogsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """?after=TIME; NDJSON or server-sent events, live."""
 
@@ -158,6 +166,22 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
         """Where its record was delivered to: {"items", "next"}."""
+
+    @_abc_1.abstractmethod
+    def ReplayRequest(
+        self,
+        request_iterator: _MaybeAsyncIterator[_runs_pb2.ReplayRequestRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """{"version"?, "mode"?} → {"request_id"}: the same input again, as a new run."""
+
+    @_abc_1.abstractmethod
+    def ReadDiff(
+        self,
+        request_iterator: _MaybeAsyncIterator[_runs_pb2.ReadDiffRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """How a replay differs from the run that it repeats."""
 
     @_abc_1.abstractmethod
     def ReadLogs(

@@ -183,6 +183,9 @@ class RunSpec(_message.Message):
     RETRIES_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     MAY_DEPLOY_FIELD_NUMBER: _builtins.int
+    REPLAY_OF_FIELD_NUMBER: _builtins.int
+    OFFLINE_DIGEST_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     owner_id: _builtins.str
     """Whose workflow it is, who called it and pays, and whose secrets it sees."""
@@ -216,6 +219,12 @@ class RunSpec(_message.Message):
     """The key at the root has the scope `deploy`, and all that has run between it and this run, this included, is its own
     organization's or the library's. It gives a library service rights (docs/decisions/0016), an ordinary workflow none.
     """
+    replay_of: _builtins.str
+    """The run whose input it has, once more."""
+    offline_digest: _builtins.str
+    """SHA-256 (hex) of the recording that answers it in place of the internet; empty where that itself does."""
+    record: _builtins.bool
+    """What it contacts is to be recorded."""
     @_builtins.property
     def request(self) -> Global___RequestHead: ...
     @_builtins.property
@@ -250,10 +259,13 @@ class RunSpec(_message.Message):
         retries: _builtins.int = ...,
         priority: _builtins.int = ...,
         may_deploy: _builtins.bool = ...,
+        replay_of: _builtins.str = ...,
+        offline_digest: _builtins.str = ...,
+        record: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deadline", b"deadline", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acting_id", b"acting_id", "attempt", b"attempt", "caller_id", b"caller_id", "correlation_id", b"correlation_id", "created_at", b"created_at", "deadline", b"deadline", "depth", b"depth", "epoch", b"epoch", "key_id", b"key_id", "may_deploy", b"may_deploy", "owner_id", b"owner_id", "parent_id", b"parent_id", "priority", b"priority", "request", b"request", "requester_id", b"requester_id", "retries", b"retries", "root_id", b"root_id", "run_id", b"run_id", "service_id", b"service_id", "synchronous", b"synchronous", "traceparent", b"traceparent", "trigger", b"trigger", "version_id", b"version_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acting_id", b"acting_id", "attempt", b"attempt", "caller_id", b"caller_id", "correlation_id", b"correlation_id", "created_at", b"created_at", "deadline", b"deadline", "depth", b"depth", "epoch", b"epoch", "key_id", b"key_id", "may_deploy", b"may_deploy", "offline_digest", b"offline_digest", "owner_id", b"owner_id", "parent_id", b"parent_id", "priority", b"priority", "record", b"record", "replay_of", b"replay_of", "request", b"request", "requester_id", b"requester_id", "retries", b"retries", "root_id", b"root_id", "run_id", b"run_id", "service_id", b"service_id", "synchronous", b"synchronous", "traceparent", b"traceparent", "trigger", b"trigger", "version_id", b"version_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -52,6 +52,9 @@ class RunRecord(_message.Message):
     EARLIER_LOGS_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     WAIT_MS_FIELD_NUMBER: _builtins.int
+    REPLAY_OF_FIELD_NUMBER: _builtins.int
+    OFFLINE_FIELD_NUMBER: _builtins.int
+    RECORDING_DIGEST_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     owner_id: _builtins.str
     caller_id: _builtins.str
@@ -77,6 +80,12 @@ class RunRecord(_message.Message):
     position: _builtins.int
     """Of a queued run: its place in its organization's queue, from 1, and an estimate of its wait; absent where unknown."""
     wait_ms: _builtins.int
+    replay_of: _builtins.str
+    """The run whose input it has, once more."""
+    offline: _builtins.bool
+    """A recording answered it in place of the internet."""
+    recording_digest: _builtins.str
+    """SHA-256 (hex) of its own recording in the filestore; empty where there is none."""
     @_builtins.property
     def log_tail(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -126,10 +135,13 @@ class RunRecord(_message.Message):
         earlier_logs: _abc.Iterable[_builtins.str] | None = ...,
         position: _builtins.int = ...,
         wait_ms: _builtins.int | None = ...,
+        replay_of: _builtins.str = ...,
+        offline: _builtins.bool = ...,
+        recording_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_started_at", b"_started_at", "_wait_ms", b"_wait_ms", "answer", b"answer", "completed_at", b"completed_at", "created_at", b"created_at", "started_at", b"started_at", "usage", b"usage", "wait_ms", b"wait_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_started_at", b"_started_at", "_wait_ms", b"_wait_ms", "acting_id", b"acting_id", "answer", b"answer", "attempt", b"attempt", "caller_id", b"caller_id", "code", b"code", "completed_at", b"completed_at", "correlation_id", b"correlation_id", "created_at", b"created_at", "detail", b"detail", "earlier_logs", b"earlier_logs", "egress_digest", b"egress_digest", "executor", b"executor", "id", b"id", "key_id", b"key_id", "log_digest", b"log_digest", "log_tail", b"log_tail", "owner_id", b"owner_id", "parent_id", b"parent_id", "position", b"position", "root_id", b"root_id", "service_id", b"service_id", "started_at", b"started_at", "status", b"status", "trace_id", b"trace_id", "trigger", b"trigger", "usage", b"usage", "version_id", b"version_id", "wait_ms", b"wait_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_started_at", b"_started_at", "_wait_ms", b"_wait_ms", "acting_id", b"acting_id", "answer", b"answer", "attempt", b"attempt", "caller_id", b"caller_id", "code", b"code", "completed_at", b"completed_at", "correlation_id", b"correlation_id", "created_at", b"created_at", "detail", b"detail", "earlier_logs", b"earlier_logs", "egress_digest", b"egress_digest", "executor", b"executor", "id", b"id", "key_id", b"key_id", "log_digest", b"log_digest", "log_tail", b"log_tail", "offline", b"offline", "owner_id", b"owner_id", "parent_id", b"parent_id", "position", b"position", "recording_digest", b"recording_digest", "replay_of", b"replay_of", "root_id", b"root_id", "service_id", b"service_id", "started_at", b"started_at", "status", b"status", "trace_id", b"trace_id", "trigger", b"trigger", "usage", b"usage", "version_id", b"version_id", "wait_ms", b"wait_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__completed_at: _TypeAlias = _typing.Literal["completed_at"]  # noqa: Y015
     _WhichOneofArgType__completed_at: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at"]  # noqa: Y015
@@ -367,6 +379,55 @@ class WatchRunResponse(_message.Message):
 Global___WatchRunResponse: _TypeAlias = WatchRunResponse  # noqa: Y015
 
 @_typing.final
+class GetInputRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    run_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetInputRequest: _TypeAlias = GetInputRequest  # noqa: Y015
+
+@_typing.final
+class GetInputResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    BODY_DIGEST_FIELD_NUMBER: _builtins.int
+    body: _builtins.bytes
+    """Inline, or by digest in the filestore."""
+    body_digest: _builtins.str
+    @_builtins.property
+    def request(self) -> _run_pb2.RequestHead: ...
+    def __init__(
+        self,
+        *,
+        request: _run_pb2.RequestHead | None = ...,
+        body: _builtins.bytes = ...,
+        body_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_digest", b"body_digest", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetInputResponse: _TypeAlias = GetInputResponse  # noqa: Y015
+
+@_typing.final
 class ListRunsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -471,6 +532,9 @@ class RunStarted(_message.Message):
 
     SPEC_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    body: _builtins.bytes
+    """Its body, where it was small and there when the run began; of the direct way only."""
     @_builtins.property
     def spec(self) -> _run_pb2.RunSpec:
         """With an empty version_id for a run that the scheduler knows; whole for one of the direct way."""
@@ -482,12 +546,15 @@ class RunStarted(_message.Message):
         *,
         spec: _run_pb2.RunSpec | None = ...,
         started_at: _timestamp_pb2.Timestamp | None = ...,
+        body: _builtins.bytes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_body", b"_body", "body", b"body", "spec", b"spec", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec", "started_at", b"started_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_body", b"_body", "body", b"body", "spec", b"spec", "started_at", b"started_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__body: _TypeAlias = _typing.Literal["body"]  # noqa: Y015
+    _WhichOneofArgType__body: _TypeAlias = _typing.Literal["_body", b"_body"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__body) -> _WhichOneofReturnType__body | None: ...
 
 Global___RunStarted: _TypeAlias = RunStarted  # noqa: Y015
 
@@ -505,6 +572,7 @@ class RunEnded(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     EGRESS_DIGEST_FIELD_NUMBER: _builtins.int
     HANDED_BACK_FIELD_NUMBER: _builtins.int
+    RECORDING_DIGEST_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     attempt: _builtins.int
     epoch: _builtins.int
@@ -512,6 +580,8 @@ class RunEnded(_message.Message):
     egress_digest: _builtins.str
     handed_back: _builtins.bool
     """The executor is stopping: an asynchronous run is given to another, which counts as no failure."""
+    recording_digest: _builtins.str
+    """SHA-256 (hex) of the attempt's recording in the filestore."""
     @_builtins.property
     def outcome(self) -> _run_pb2.Outcome: ...
     @_builtins.property
@@ -533,10 +603,11 @@ class RunEnded(_message.Message):
         usage: _run_pb2.Usage | None = ...,
         egress_digest: _builtins.str = ...,
         handed_back: _builtins.bool = ...,
+        recording_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "completed_at", b"completed_at", "outcome", b"outcome", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "attempt", b"attempt", "completed_at", b"completed_at", "egress_digest", b"egress_digest", "epoch", b"epoch", "handed_back", b"handed_back", "log_digest", b"log_digest", "outcome", b"outcome", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "attempt", b"attempt", "completed_at", b"completed_at", "egress_digest", b"egress_digest", "epoch", b"epoch", "handed_back", b"handed_back", "log_digest", b"log_digest", "outcome", b"outcome", "recording_digest", b"recording_digest", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

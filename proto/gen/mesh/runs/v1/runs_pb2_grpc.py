@@ -60,6 +60,11 @@ class RunsStub:
                 request_serializer=mesh_dot_runs_dot_v1_dot_runs__pb2.ListRunsRequest.SerializeToString,
                 response_deserializer=mesh_dot_runs_dot_v1_dot_runs__pb2.ListRunsResponse.FromString,
                 _registered_method=True)
+        self.GetInput = channel.unary_unary(
+                '/mesh.runs.v1.Runs/GetInput',
+                request_serializer=mesh_dot_runs_dot_v1_dot_runs__pb2.GetInputRequest.SerializeToString,
+                response_deserializer=mesh_dot_runs_dot_v1_dot_runs__pb2.GetInputResponse.FromString,
+                _registered_method=True)
         self.CancelRun = channel.unary_unary(
                 '/mesh.runs.v1.Runs/CancelRun',
                 request_serializer=mesh_dot_runs_dot_v1_dot_runs__pb2.CancelRunRequest.SerializeToString,
@@ -117,6 +122,13 @@ class RunsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetInput(self, request, context):
+        """What a run was given, to who gave it. Errors: NotFound; Conflict when it wasn't kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelRun(self, request, context):
         """Idempotent. Kills a running sandbox, forgets a queued run.
         """
@@ -166,6 +178,11 @@ def add_RunsServicer_to_server(servicer, server):
                     servicer.ListRuns,
                     request_deserializer=mesh_dot_runs_dot_v1_dot_runs__pb2.ListRunsRequest.FromString,
                     response_serializer=mesh_dot_runs_dot_v1_dot_runs__pb2.ListRunsResponse.SerializeToString,
+            ),
+            'GetInput': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetInput,
+                    request_deserializer=mesh_dot_runs_dot_v1_dot_runs__pb2.GetInputRequest.FromString,
+                    response_serializer=mesh_dot_runs_dot_v1_dot_runs__pb2.GetInputResponse.SerializeToString,
             ),
             'CancelRun': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelRun,
@@ -319,6 +336,33 @@ class Runs:
             '/mesh.runs.v1.Runs/ListRuns',
             mesh_dot_runs_dot_v1_dot_runs__pb2.ListRunsRequest.SerializeToString,
             mesh_dot_runs_dot_v1_dot_runs__pb2.ListRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetInput(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.runs.v1.Runs/GetInput',
+            mesh_dot_runs_dot_v1_dot_runs__pb2.GetInputRequest.SerializeToString,
+            mesh_dot_runs_dot_v1_dot_runs__pb2.GetInputResponse.FromString,
             options,
             channel_credentials,
             insecure,

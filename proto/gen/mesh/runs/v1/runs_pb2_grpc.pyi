@@ -46,6 +46,8 @@ class RunsStub:
     WatchRun: _grpc.UnaryStreamMultiCallable[_runs_pb2.WatchRunRequest, _runs_pb2.WatchRunResponse]
     """The record now and after each change; ends after the terminal one."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ListRunsRequest, _runs_pb2.ListRunsResponse]
+    GetInput: _grpc.UnaryUnaryMultiCallable[_runs_pb2.GetInputRequest, _runs_pb2.GetInputResponse]
+    """What a run was given, to who gave it. Errors: NotFound; Conflict when it wasn't kept."""
     CancelRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.CancelRunRequest, _runs_pb2.CancelRunResponse]
     """Idempotent. Kills a running sandbox, forgets a queued run."""
     Report: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ReportRequest, _runs_pb2.ReportResponse]
@@ -73,6 +75,8 @@ class RunsAsyncStub(RunsStub):
     WatchRun: _aio.UnaryStreamMultiCallable[_runs_pb2.WatchRunRequest, _runs_pb2.WatchRunResponse]  # type: ignore[assignment]
     """The record now and after each change; ends after the terminal one."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_runs_pb2.ListRunsRequest, _runs_pb2.ListRunsResponse]  # type: ignore[assignment]
+    GetInput: _aio.UnaryUnaryMultiCallable[_runs_pb2.GetInputRequest, _runs_pb2.GetInputResponse]  # type: ignore[assignment]
+    """What a run was given, to who gave it. Errors: NotFound; Conflict when it wasn't kept."""
     CancelRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.CancelRunRequest, _runs_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Idempotent. Kills a running sandbox, forgets a queued run."""
     Report: _aio.UnaryUnaryMultiCallable[_runs_pb2.ReportRequest, _runs_pb2.ReportResponse]  # type: ignore[assignment]
@@ -127,6 +131,14 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         request: _runs_pb2.ListRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_runs_pb2.ListRunsResponse, _abc.Awaitable[_runs_pb2.ListRunsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetInput(
+        self,
+        request: _runs_pb2.GetInputRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.GetInputResponse, _abc.Awaitable[_runs_pb2.GetInputResponse]]:
+        """What a run was given, to who gave it. Errors: NotFound; Conflict when it wasn't kept."""
 
     @_abc_1.abstractmethod
     def CancelRun(
