@@ -238,7 +238,9 @@ def none_left(mesh: Mesh) -> None:
             runs = client.get("/runs", params={"limit": 5}).text
         listed = subprocess.run(["ps", "axf", "-o", "pid,uid,stat,etimes,args"], capture_output=True, check=True)
         processes = listed.stdout.decode(errors="replace")
-        raise AssertionError(left, [line for line in mesh.output if "spawner: " in line or '"warning"' in line], runs, processes)
+        raise AssertionError(
+            left, [line for line in mesh.output if "spawner: " in line or '"warning"' in line], runs, processes
+        )
 
 
 def serves(mesh: Mesh) -> None:
