@@ -6,7 +6,7 @@ at once, not when a statement's time is up. A slow statement is another matter: 
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -240,8 +240,7 @@ async def _soon(work: Coroutine[Any, Any, None], seconds: float, give_up: Callab
         if not task.done():
             give_up()
             task.cancel()
-            with suppress(asyncio.CancelledError, *FAILURES):
-                await task
+            await asyncio.wait({task})
 
 
 def reason(error: BaseException) -> str:

@@ -123,3 +123,13 @@ async def test_a_relay_outlives_its_database(url: str, monkeypatch: pytest.Monke
                 await told(db, range(3))
                 await until_none_is_left(db)
     assert (looks, len(bus.taken)) == (1, 3)
+
+
+async def test_it_ends_when_it_is_told_to_and_an_event_comes_at_the_same_time(url: str) -> None:
+    async with open_db(url) as db:
+        relaying = asyncio.create_task(relay(db, OUTBOX, cast(Bus, FussyBus())))
+        await asyncio.sleep(0.2)  # it waits for events by now
+        await told(db, range(1))
+        relaying.cancel()
+        await asyncio.wait({relaying}, timeout=5)
+        assert relaying.cancelled()
