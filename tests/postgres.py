@@ -37,6 +37,8 @@ class Server:
     user: int | None
     process: "subprocess.Popen[bytes] | None" = None
     template: str = ""
+    # Whether what it has committed is on the disk: benchmarks want that.
+    durable: bool = False
 
     def url(self, database: str = "postgres", *, tcp: bool = False) -> str:
         """By its socket, or by the loopback and a password."""
@@ -76,7 +78,7 @@ class Server:
         """Returns when it answers."""
         options = [
             *(f"port={self.port}", f"unix_socket_directories={self.directory}", "listen_addresses=127.0.0.1"),
-            *_QUICK,
+            *(() if self.durable else _QUICK),
             *_SMALL,
         ]
         command: list[str | Path] = [binaries() / "postgres", "-D", self.directory / "data"]
@@ -164,12 +166,12 @@ def binaries() -> Path:
 
 
 @contextmanager
-def postgres_server() -> Iterator[Server]:
+def postgres_server(*, durable: bool = False) -> Iterator[Server]:
     """A running one; it is gone, with its data, afterwards."""
     directory = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # short: a socket's path has 107 bytes
     directory.chmod(0o700)
     user = None if os.getuid() else pwd.getpwnam("nobody").pw_uid
-    server = Server(directory, _free_port(), user)
+    server = Server(directory, _free_port(), user, durable=durable)
     try:
         server.initialize()
         server.start()

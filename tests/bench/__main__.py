@@ -6,12 +6,13 @@ import os
 import platform
 
 from tests.bench.curves import curves
+from tests.bench.durable import durable
 from tests.bench.figures import HEADER
 from tests.bench.fresh import fresh
 from tests.bench.ladder import ladder
 from tests.bench.peers import peers
 
-PARTS = ("fresh", "peers", "curves", "ladder")
+PARTS = ("fresh", "peers", "curves", "durable", "ladder")
 
 
 async def main() -> None:
@@ -29,6 +30,8 @@ async def main() -> None:
         await peers(options.warm_calls // 2)
     if "curves" in wanted:
         await curves(options.warm_calls // 5)
+    if "durable" in wanted:
+        await durable(options.calls)
     if "ladder" in wanted:
         print("\n" + HEADER, flush=True)
         await ladder(options.calls, options.cold_calls)

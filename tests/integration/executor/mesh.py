@@ -201,6 +201,17 @@ def executor_process(settings: Settings, **environ: str) -> Iterator["subprocess
         process.stderr.close()
 
 
+@asynccontextmanager
+async def executor_beside(settings: Settings, **environ: str) -> AsyncIterator["subprocess.Popen[str]"]:
+    """The same, while neighbours in this process answer it."""
+    manager = executor_process(settings, **environ)
+    process = await asyncio.to_thread(manager.__enter__)
+    try:
+        yield process
+    finally:
+        await asyncio.to_thread(manager.__exit__, None, None, None)
+
+
 def _echo(stream: TextIO) -> None:
     for line in stream:
         sys.stderr.write(line)

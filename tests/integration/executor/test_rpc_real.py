@@ -18,7 +18,7 @@ from executor.settings import Settings
 from kit.bus import open_bus
 from kit.rpc_client import unary
 from kit.settings import read_key
-from tests.integration.executor.mesh import Mesh, executor_process, mesh_up, until
+from tests.integration.executor.mesh import Mesh, executor_beside, executor_process, mesh_up, until
 from tests.servers import nats_server
 
 pytestmark = pytest.mark.timeout(180)
@@ -308,23 +308,24 @@ async def test_the_way_out_leads_to_envoy_with_the_runs_identity(mesh: Mesh) -> 
 
 
 async def test_stopping_the_executor_ends_its_runs(settings: Settings, tmp_path: Path) -> None:
-    with executor_process(settings_at(tmp_path, settings), RUNMESH_DRAIN_SECONDS="0.5") as process:
-        async with mesh_up(settings_at(tmp_path, settings), None) as mesh:
-            spec = await sleeping(mesh)
-            calling = asyncio.create_task(mesh.run(spec))
-            await until(lambda: under_way(tmp_path) and mesh.neighbours.started)
-            process.terminate()
-            assert (await calling).outcome.code == "runtime_error"
-            assert (await mesh.ended(spec.run_id)).outcome.status == run_pb2.RUN_STATUS_FAILED
-            await until(lambda: process.poll() is not None)
+    own = settings_at(tmp_path, settings)
+    async with mesh_up(own, None) as mesh, executor_beside(own, RUNMESH_DRAIN_SECONDS="0.5") as process:
+        spec = await sleeping(mesh)
+        calling = asyncio.create_task(mesh.run(spec))
+        await until(lambda: under_way(tmp_path) and mesh.neighbours.started)
+        process.terminate()
+        assert (await calling).outcome.code == "runtime_error"
+        ended = await mesh.ended(spec.run_id)
+        assert (ended.outcome.status, ended.handed_back) == (run_pb2.RUN_STATUS_FAILED, True)
+        await until(lambda: process.poll() is not None)
     assert process.returncode == 0
     assert not list((tmp_path / "runs").iterdir())
 
 
 async def test_a_killed_executor_leaves_nothing_for_long(settings: Settings, tmp_path: Path) -> None:
     own = settings_at(tmp_path, settings)
-    with executor_process(own) as process:
-        async with mesh_up(own, None) as mesh:
+    async with mesh_up(own, None) as mesh:
+        async with executor_beside(own) as process:
             spec = await sleeping(mesh)
             await mesh.start(spec)
             await until(lambda: under_way(tmp_path))
@@ -332,9 +333,9 @@ async def test_a_killed_executor_leaves_nothing_for_long(settings: Settings, tmp
             before = set((tmp_path / "runs").iterdir())
             process.kill()
             await until(lambda: not [pid for pid in family if is_alive(pid)], seconds=5)
-    with executor_process(own):
-        # The new one has checked itself by now, with a template that may take its time to go.
-        assert not [path for path in (tmp_path / "runs").iterdir() if path in before]
+        async with executor_beside(own):
+            # The new one has checked itself by now, with a template that may take its time to go.
+            assert not [path for path in (tmp_path / "runs").iterdir() if path in before]
 
 
 def settings_at(home: Path, like: Settings) -> Settings:
