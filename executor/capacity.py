@@ -2,8 +2,9 @@
 
 import asyncio
 import resource
+import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -11,6 +12,9 @@ from executor.lease import Beat
 from kit.errors import Exhausted, Unavailable
 
 RETRY_AFTER = timedelta(seconds=1)
+LONGEST_WAIT = timedelta(minutes=5)
+# What the newest run counts in how long runs usually take.
+NEWEST = 0.1
 # A start occupies the processor for about a second. One that takes longer is waiting for something (perhaps for a
 # nested run that wants to start itself), so it no longer keeps others from starting.
 STARTING_SECONDS = 3.0
@@ -29,13 +33,14 @@ class Place:
         self._capacity = capacity
         self._caller_id = caller_id
         self._nested = nested
+        self._taken_at = capacity.now()
         self._given_back = False
 
     def give_back(self) -> None:
         """Idempotent."""
         if not self._given_back:
             self._given_back = True
-            self._capacity.leave(self._caller_id, nested=self._nested)
+            self._capacity.leave(self._caller_id, self._capacity.now() - self._taken_at, nested=self._nested)
 
 
 class _Turns:
@@ -52,10 +57,20 @@ class Capacity:
     `organization_runs`: of one caller at once, those aside.
     """
 
-    def __init__(self, runs: int, nested_runs: int, starts: int, organization_runs: int = 100) -> None:
+    def __init__(
+        self,
+        runs: int,
+        nested_runs: int,
+        starts: int,
+        organization_runs: int = 100,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.limit = runs
+        self.now = now
         self._organization_limit = organization_runs
         self._of: Counter[str] = Counter()
+        # How long a run has its place, in seconds: the newer ones count more.
+        self._usual = 0.0
         self.draining = False
         self._nested_limit = nested_runs
         self._running = 0
@@ -84,19 +99,30 @@ class Capacity:
             raise Unavailable("this executor is stopping", retry_after=RETRY_AFTER)
         taken, limit = (self._nested, self._nested_limit) if nested else (self._running, self.limit)
         if taken >= limit:
-            raise Unavailable(f"no executor has room: {taken} runs are under way", retry_after=RETRY_AFTER)
-        if not nested and self._of[caller_id] >= self._organization_limit:
+            wait = self._until_one_ends(taken)
+            raise Unavailable(
+                f"no executor has room: {taken} runs are under way; one may end in {wait.total_seconds():.0f} s",
+                retry_after=wait,
+            )
+        mine = self._of[caller_id]
+        if not nested and mine >= self._organization_limit:
+            wait = self._until_one_ends(mine)
             raise Exhausted(
-                f"your organization has {self._of[caller_id]} runs under way, as many as it may at once; "
-                "try again when one has ended, or use /run_async, which queues",
+                f"your organization has {mine} runs under way, as many as it may at once; one may end in "
+                f"{wait.total_seconds():.0f} s: try again then, or use /run_async, which queues",
                 code="too_many_runs",
-                retry_after=RETRY_AFTER,
+                retry_after=wait,
             )
         self._count(1, caller_id, nested=nested)
         return Place(self, caller_id, nested=nested)
 
-    def leave(self, caller_id: str, *, nested: bool) -> None:
-        """Called by a Place."""
+    def _until_one_ends(self, running: int) -> timedelta:
+        """An estimate, from how long runs took of late; a second at least, five minutes at most."""
+        return min(LONGEST_WAIT, max(RETRY_AFTER, timedelta(seconds=self._usual / running)))
+
+    def leave(self, caller_id: str, seconds: float, *, nested: bool) -> None:
+        """Called by a Place, which was held so long."""
+        self._usual += (seconds - self._usual) * NEWEST
         self._count(-1, caller_id, nested=nested)
 
     @asynccontextmanager

@@ -19,6 +19,35 @@ def test_a_full_host_says_when_to_come_back() -> None:
     capacity.take(nested=False)
 
 
+def test_no_organization_takes_more_than_its_share() -> None:
+    capacity = Capacity(runs=9, nested_runs=9, starts=1, organization_runs=2)
+    places = [capacity.take("org_a", nested=False) for _ in range(2)]
+    with pytest.raises(Exhausted) as refused:
+        capacity.take("org_a", nested=False)
+    assert refused.value.code == "too_many_runs"
+    capacity.take("org_b", nested=False)
+    capacity.take("org_a", nested=True)
+    places[0].give_back()
+    capacity.take("org_a", nested=False)
+
+
+def test_how_long_to_wait_is_told_by_how_long_runs_took() -> None:
+    at = 0.0
+    capacity = Capacity(runs=9, nested_runs=9, starts=1, organization_runs=2, now=lambda: at)
+    for _ in range(50):
+        place = capacity.take("org_a", nested=False)
+        at += 60
+        place.give_back()
+    for _ in range(2):
+        capacity.take("org_a", nested=False)
+    with pytest.raises(Exhausted) as refused:
+        capacity.take("org_a", nested=False)
+    wait = refused.value.retry_after
+    assert wait is not None
+    assert 29 < wait.total_seconds() < 30
+    assert "30 s" in refused.value.message
+
+
 def test_nested_runs_have_room_when_roots_have_none() -> None:
     capacity = Capacity(runs=1, nested_runs=1, starts=1)
     capacity.take(nested=False)
