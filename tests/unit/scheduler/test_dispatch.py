@@ -310,3 +310,23 @@ async def test_the_next_attempt_may_be_starting_when_a_start_comes_to_its_end(sc
         assert scheduler.dispatch._starting == {}
         assert broken == []
         assert all(executor.starting == 0 for executor in scheduler.fleet)
+
+
+@pytest.mark.parametrize("told", ["failed to connect to all addresses", "another life of this executor was given it"])
+@pytest.mark.parametrize("again", [False, True])
+async def test_only_of_the_first_start_it_is_sure_that_nobody_got_it(
+    scheduler: Scheduler, told: str, again: bool
+) -> None:
+    """A second one that doesn't get through says nothing about the first: somebody may be at work."""
+    scheduler.executors.refusal[HOME] = Unavailable("Socket closed" if again else told)
+    async with dispatching(scheduler):
+        run = await scheduler.submitted(a_submission())
+        await settled()
+        scheduler.executors.refusal[HOME] = Unavailable(told)
+        if again:
+            await scheduler.clock.advance(16)
+            await scheduler.here(first=False)
+            await scheduler.reap.once()
+            await settled()
+        after = scheduler.run(run.id)
+        assert (after.claimed_at is not None, after.attempt, after.epoch) == (again, 1, 1)
