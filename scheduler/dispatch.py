@@ -17,9 +17,9 @@ from kit.errors import Conflict, Problem, Unavailable
 from kit.lifecycle import failpoint
 from kit.telemetry import log
 from scheduler.fleet import Fleet
-from scheduler.model import STARVED, Outcome, Queued, Run, Status
+from scheduler.model import STARVED, Outcome, Queued, Run, RunEnded, Status
 from scheduler.place import Executor
-from scheduler.settle import Settling, settle
+from scheduler.settle import Settling
 from scheduler.shares import Shares
 
 TICK_SECONDS = 0.5
@@ -290,7 +290,22 @@ class Dispatch:
             self._stop(replace(before, executor=run.executor))
 
     async def _end(self, run: Run, outcome: Outcome) -> None:
-        await self._queue.write(lambda tx: settle(tx, [run.id], outcome, self._clock.now()))
+        """So this attempt ends, unless it has gone on without our knowing; a failure of ours is followed by another."""
+
+        async def work(tx: Claiming) -> Run | None:
+            before = (await tx.runs([run.id])).get(run.id)
+            if before is None or (before.epoch, before.attempt) != (run.epoch, run.attempt):
+                return None
+            after = before.attempted(outcome, at=self._clock.now())
+            if after is before:
+                return None
+            await tx.save([after])
+            await tx.tell([RunEnded(after)] if after.status.over else [])
+            return after
+
+        after = await self._queue.write(work)
+        if after is not None and not after.status.over:
+            self.waits(after)
 
 
 def _refused(problem: Unavailable, *, again: bool) -> bool:
