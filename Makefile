@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup fmt lint test test-all escape-gvisor proto bench up down
+.PHONY: help setup fmt lint test test-all soak escape-gvisor proto bench up down
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,10 @@ test: .venv/.ready-tests ## everything that proves a change, within ten minutes
 
 test-all: .venv/.ready-tests ## with the slow ones
 	$(BIN)/pytest -n 2 --dist loadfile
+
+MINUTES ?= 10
+soak: .venv/.ready-tests ## the mesh under load and faults, judged: MINUTES=10, SEED=n to have the same faults again
+	$(BIN)/python -m tests.faults --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 escape-gvisor: .venv/.ready-tests ## the attacks of tests/escape, on gVisor; needs runsc
 	RUNMESH_ISOLATION=gvisor $(BIN)/pytest tests/escape -n 2 --dist loadfile --timeout 180 -rx

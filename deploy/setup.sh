@@ -22,6 +22,7 @@ if [ "${1:-}" = tests ]; then # what the tests start besides
 	command -v npm >/dev/null || missing="$missing npm"
 	command -v openssl >/dev/null || missing="$missing openssl"
 	command -v pgrep >/dev/null || missing="$missing procps"
+	command -v strace >/dev/null || missing="$missing strace"
 	command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 	command -v redis-server >/dev/null || missing="$missing redis-server"
 	[ -e /usr/include/asm-generic/unistd.h ] || missing="$missing linux-libc-dev"

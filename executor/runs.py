@@ -81,7 +81,8 @@ class Runs:
         """
         attempt = (spec.run_id, spec.epoch)
         if incarnation != self._host.lease.incarnation:
-            raise Unavailable("the run was given to another life of this executor", retry_after=RETRY_AFTER)
+            # That one may have begun it: no `retry_after`, which says that nobody has.
+            raise Unavailable("another life of this executor was given the run")
         if attempt in self._started:
             raise Conflict(f"{spec.run_id} was started already")
         if attempt in self._refused:  # a Start that came late: the run has been given to somebody else meanwhile

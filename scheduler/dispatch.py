@@ -17,15 +17,17 @@ from kit.errors import Conflict, Problem, Unavailable
 from kit.lifecycle import failpoint
 from kit.telemetry import log, tried_again
 from scheduler.fleet import Fleet
-from scheduler.model import STARVED, Outcome, Queued, Run, Status
+from scheduler.model import STARVED, Outcome, Queued, Run, RunEnded, Status
 from scheduler.place import Executor
-from scheduler.settle import Settling, settle
+from scheduler.settle import Settling
 from scheduler.shares import Shares
 
 TICK_SECONDS = 0.5
 # Organizations that are looked at in one pass, and runs given away in one commit.
 MOST_CALLERS = 256
 MOST_AT_ONCE = 64
+# What an executor says of a Start that is meant for a life of it that is over (executor/runs.py).
+OTHER_LIFE = "another life of this executor"
 T = TypeVar("T")
 
 
@@ -122,7 +124,7 @@ class Dispatch:
             there = (executor.address, executor.incarnation) == (queued.run.executor, queued.run.incarnation)
             if there and queued.run.id not in self._starting:
                 executor.starting += 1
-                self._begin(queued, executor)
+                self._begin(queued, executor, again=True)
 
     def wake(self) -> None:
         """Somebody may have room."""
@@ -216,8 +218,8 @@ class Dispatch:
             self._begin(queued, seat)
         return len(claimed)
 
-    def _begin(self, queued: Queued, executor: Executor) -> None:
-        task = asyncio.create_task(self._start(queued, executor))
+    def _begin(self, queued: Queued, executor: Executor, *, again: bool = False) -> None:
+        task = asyncio.create_task(self._start(queued, executor, again=again))
         self._starting[queued.run.id] = task
         task.add_done_callback(lambda done: self._begun(queued.run.id, executor, done))
 
@@ -230,7 +232,7 @@ class Dispatch:
         if self._waiting or self._failure:
             self._wake.set()
 
-    async def _start(self, queued: Queued, executor: Executor) -> None:
+    async def _start(self, queued: Queued, executor: Executor, *, again: bool) -> None:
         run = queued.run
         failpoint("claimed")
         if run.deadline <= self._clock.now():
@@ -241,7 +243,7 @@ class Dispatch:
                 await self._executors.start(executor.address, queued)
         except Unavailable as problem:
             self._fleet.refused(executor, urgent=run.urgent)
-            if _refused(problem):
+            if _refused(problem, again=again):
                 await self._release(run)
             else:  # it may have taken it on: it is asked again later (`resume`)
                 log().warning("start.unsure", run_id=run.id, executor=executor.address, reason=problem.message)
@@ -282,7 +284,22 @@ class Dispatch:
             self._stop(replace(before, executor=run.executor))
 
     async def _end(self, run: Run, outcome: Outcome) -> None:
-        await self._written(lambda tx: settle(tx, [run.id], outcome, self._clock.now()))
+        """So this attempt ends, unless it has gone on without our knowing; a failure of ours is followed by another."""
+
+        async def work(tx: Claiming) -> Run | None:
+            before = (await tx.runs([run.id])).get(run.id)
+            if before is None or (before.epoch, before.attempt) != (run.epoch, run.attempt):
+                return None
+            after = before.attempted(outcome, at=self._clock.now())
+            if after is before:
+                return None
+            await tx.save([after])
+            await tx.tell([RunEnded(after)] if after.status.over else [])
+            return after
+
+        after = await self._written(work)
+        if after is not None and not after.status.over:
+            self.waits(after)
 
     async def _written(self, work: Callable[[Claiming], Awaitable[T]]) -> T:
         """What has happened is written, however long the store is away; until then the run isn't started once more."""
@@ -293,6 +310,10 @@ class Dispatch:
                 await self._clock.sleep(TICK_SECONDS)
 
 
-def _refused(problem: Unavailable) -> bool:
-    """Whether the executor surely hasn't taken it on: it said when to come back, or couldn't be reached at all."""
-    return problem.retry_after is not None or problem.message.startswith("failed to connect")
+def _refused(problem: Unavailable, *, again: bool) -> bool:
+    """Whether the executor surely hasn't taken it on: it has looked, and said when to come back. One that couldn't be
+    reached, or whose life was over, didn't get it either; but of a Start that is said `again` it may have the first.
+    """
+    if problem.retry_after is not None:
+        return True
+    return not again and problem.message.startswith(("failed to connect", OTHER_LIFE))

@@ -11,6 +11,7 @@ from executor.model import AnswerEvent, AnswerHead, Limits, Outcome, Status
 from executor.runs import HOLD_SECONDS, LINGER, SHUT_DOWN, Runs
 from executor.sandbox import AnswerEnd, Event, Finished, Head, StartFailed
 from kit.errors import Conflict, Invalid, NotFound, Unavailable
+from scheduler.dispatch import OTHER_LIFE
 from tests.fakes.executor import LIFE, VERSION, World, chunks, make_spec
 from tests.fakes.sandbox import App, FakeSandbox, answering, hang
 
@@ -274,6 +275,14 @@ async def test_what_was_refused_stays_refused(world: World) -> None:
     assert refused.value.retry_after
     runs.start(replace(spec, epoch=spec.epoch + 1), chunks(), LIFE)
     await runs.drain(0)
+
+
+async def test_a_start_for_another_life_says_nothing_of_what_that_one_did(world: World) -> None:
+    """By these words the scheduler knows it (scheduler/dispatch.py)."""
+    with pytest.raises(Unavailable, match="another life of this executor") as refused:
+        Runs(world.host).start(make_spec(), chunks(), "inc_before")
+    assert refused.value.message.startswith(OTHER_LIFE)
+    assert refused.value.retry_after is None
 
 
 async def test_nothing_is_taken_on_when_nobody_takes_reports(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kit.errors import Conflict, Exhausted, Invalid, Unavailable
+from kit.errors import Conflict, Exhausted, Invalid, Precondition, Unavailable
 from scheduler.model import CANCELLED, Asker, Outcome, RunEnded, Status
 from scheduler.place import STARTS_AT_ONCE
 from scheduler.report import Batch, Ended
@@ -343,3 +343,51 @@ async def test_the_next_attempt_may_be_starting_when_a_start_comes_to_its_end(sc
         assert scheduler.dispatch._starting == {}
         assert broken == []
         assert all(executor.starting == 0 for executor in scheduler.fleet)
+
+
+@pytest.mark.parametrize("told", ["failed to connect to all addresses", "another life of this executor was given it"])
+@pytest.mark.parametrize("again", [False, True])
+async def test_only_of_the_first_start_it_is_sure_that_nobody_got_it(
+    scheduler: Scheduler, told: str, again: bool
+) -> None:
+    """A second one that doesn't get through says nothing about the first: somebody may be at work."""
+    scheduler.executors.refusal[HOME] = Unavailable("Socket closed" if again else told)
+    async with dispatching(scheduler):
+        run = await scheduler.submitted(a_submission())
+        await settled()
+        scheduler.executors.refusal[HOME] = Unavailable(told)
+        if again:
+            await scheduler.clock.advance(16)
+            await scheduler.here(first=False)
+            await scheduler.reap.once()
+            await settled()
+        after = scheduler.run(run.id)
+        assert (after.claimed_at is not None, after.attempt, after.epoch) == (again, 1, 1)
+
+
+async def test_a_start_that_breaks_the_executor_is_an_attempt_that_we_lost(scheduler: Scheduler) -> None:
+    scheduler.executors.refusal[HOME] = Precondition("the executor failed", code="runtime_error")
+    async with dispatching(scheduler):
+        job = await scheduler.submitted(a_submission())
+        call = await scheduler.submitted(a_submission(synchronous=True))
+        await settled()
+        after = scheduler.run(job.id)
+        assert (after.status, after.attempt, after.losses) == (Status.QUEUED, 2, 1)
+        assert (scheduler.run(call.id).status, scheduler.run(call.id).attempt) == (Status.FAILED, 1)
+        del scheduler.executors.refusal[HOME]
+        await scheduler.clock.advance(2)
+        await settled()
+        assert scheduler.run(job.id).status is Status.RUNNING
+
+
+async def test_a_start_that_fails_late_ends_no_later_attempt(scheduler: Scheduler) -> None:
+    gate = scheduler.executors.gate[HOME] = asyncio.Event()
+    scheduler.executors.refusal[HOME] = Invalid("what is that?")
+    async with dispatching(scheduler):
+        run = await scheduler.submitted(a_submission())
+        await settled()
+        lost = Ended(run.id, 1, run.epoch, Outcome(Status.FAILED, "runtime_error", "we failed"))
+        await scheduler.report(Batch(HOME, "inc_1", ended=[lost]))
+        gate.set()
+        await settled()
+        assert (scheduler.run(run.id).status, scheduler.run(run.id).attempt) == (Status.QUEUED, 2)
