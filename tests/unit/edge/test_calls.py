@@ -35,7 +35,7 @@ async def test_a_call_says_who_what_and_where() -> None:
         "authorization", "x-api-key", "x-goog-api-key", "x-envoy-original-path", "grpc-timeout", "trace-bin",
         "x-runmesh-run", "x-provisioned-request-id", "idempotency-key", "x-callback-url", "x-budget", "te",
         "transfer-encoding", "connection", "x-request-id", "codewords-caller-id", "x-deadline", "traceparent",
-        "x-scheduled-request-id", "x-http-code", "x-record",
+        "x-scheduled-request-id", "x-http-code",
     ],
 )  # fmt: skip
 async def test_headers_of_the_platform_never_reach_a_workflow(name: str) -> None:
