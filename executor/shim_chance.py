@@ -9,6 +9,7 @@ import gc
 import random
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 
@@ -45,7 +46,8 @@ def repeat(seed: str) -> None:
     """From now on chance is what this seed makes of it, for each generator on its own."""
     random.seed(seed)
     for number, instance in enumerate(_seeded_by_chance):
-        instance.seed(f"{seed} {number}")
+        with suppress(Exception):  # a subclass that wants other seeds
+            instance.seed(f"{seed} {number}")
     numpy_random: Any = sys.modules.get("numpy.random")
     if numpy_random is not None:
         number = random.Random(seed).getrandbits(128)  # noqa: S311  # no secret: it is to be repeated

@@ -183,7 +183,8 @@ def started(message: runs_pb2.RunStarted) -> Started:
         due_at=moment(spec.created_at),
         may_deploy=spec.may_deploy,
     )
-    given = Input(spec.request.SerializeToString(), message.body) if message.HasField("body") else None
+    small = message.HasField("body") and len(message.body) <= INLINE_BYTES
+    given = Input(spec.request.SerializeToString(), message.body) if small else None
     return Started(spec.run_id, at, attempt=spec.attempt, epoch=spec.epoch, run=run, given=given)
 
 

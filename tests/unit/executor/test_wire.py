@@ -200,3 +200,22 @@ def test_a_second_spec_is_no_body() -> None:
     assert wire.body_part(executor_pb2.RunRequest(body=b"x")) == b"x"
     with pytest.raises(Invalid):
         wire.body_part(executor_pb2.RunRequest(spec=message()))
+
+
+def test_the_body_of_a_direct_run_rides_with_its_start() -> None:
+    spec = wire.from_spec(message(), b"body")
+    direct, known = (Started(spec, START, known=known) for known in (False, True))
+    assert (direct.size, known.size) == (len(spec.whole) + 4, 0)
+    with_body, without = wire.to_report("unix:/x", "inc", [direct, known]).started
+    assert (with_body.body, without.HasField("body")) == (b"body", False)
+    streamed = Started(wire.from_spec(message()), START, known=False)
+    assert not wire.to_report("unix:/x", "inc", [streamed]).started[0].HasField("body")
+
+
+def test_a_recorded_spec_and_its_recording() -> None:
+    given = message()
+    given.record, given.offline_digest = True, "d" * 64
+    spec = wire.from_spec(given)
+    assert (spec.record, spec.offline_digest) == (True, "d" * 64)
+    ended = replace(Ended("run_1", 1, 0, Outcome(Status.FAILED), None, "", START), recording_digest="e" * 64)
+    assert wire.to_report("x", "i", [ended]).ended[0].recording_digest == "e" * 64

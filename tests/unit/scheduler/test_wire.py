@@ -206,3 +206,27 @@ def test_changes() -> None:
     assert workflow_wire.change(request).visibility is Visibility.PUBLIC
     with pytest.raises(Invalid):
         workflow_wire.visibility(9)
+
+
+def test_a_replay_goes_there_and_comes_back() -> None:
+    spec = a_spec(replay_of="run_1", offline_digest="d" * 64, record=True, trigger=run_pb2.TRIGGER_REPLAY)
+    submission = wire.submission(runs_pb2.SubmitRequest(spec=spec), "")
+    assert (submission.replay_of, submission.offline_digest, submission.record) == ("run_1", "d" * 64, True)
+    run = a_run(replay_of="run_1", offline_digest="d" * 64, record=True, recording_digest="e" * 64)
+    started = wire.start_request(Queued(run, INPUT)).spec
+    assert (started.replay_of, started.offline_digest, started.record) == ("run_1", "d" * 64, True)
+    record = wire.record(run)
+    assert (record.replay_of, record.offline, record.recording_digest) == ("run_1", True, "e" * 64)
+    ended = runs_pb2.RunEnded(outcome=run_pb2.Outcome(status=run_pb2.RUN_STATUS_FAILED), recording_digest="f" * 64)
+    assert wire.ended(ended).result.recording_digest == "f" * 64
+
+
+def test_the_input_of_a_direct_run_comes_with_its_start() -> None:
+    spec = wire.start_request(Queued(a_run(), INPUT)).spec
+    spec.request.CopyFrom(HEAD)
+    for body, kept in ((b"", b""), (b"body", b"body"), (b"x" * 65_537, None), (None, None)):
+        given = wire.started(runs_pb2.RunStarted(spec=spec, body=body)).given
+        assert (given.body if given else None) == kept
+        assert given is None or wire.given(given).request == HEAD
+    known = runs_pb2.RunStarted(spec=run_pb2.RunSpec(run_id="run_1"), body=b"body")
+    assert wire.started(known).given is None
