@@ -141,7 +141,8 @@ def take(batch: Batch, known: Runs, now: datetime) -> Taken:
         elif run is None:
             taken.ignored.append(started.run_id)
         elif run.status.over or _outdated(run, started, batch):
-            if run.id not in ending:
+            # Where a later attempt of it is by now this one has ended already, and Stop would mean the later one.
+            if run.id not in ending and not (run.placed and run.executor == batch.executor):
                 taken.astray.append(_astray(run, batch))
         elif (after := _under_way(run, batch, started.at or now)) is not run:
             taken.moved[run.id] = after

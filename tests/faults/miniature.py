@@ -111,16 +111,17 @@ class Executor:
         self.facts.append(Ended(attempt.run_id, attempt.attempt, attempt.epoch, outcome, self.mesh.now))
 
     async def report(self) -> None:
-        """All that it has to tell, again and again until it has heard that it was taken."""
-        if self.facts and not self.stopped and not self.cut:
+        """One fact after the other, each again and again until it has heard that it was taken."""
+        while self.facts and not self.stopped and not self.cut:
             await self.mesh.scheduler.report(self.batch())
-            if not self.mute:
-                self.facts.clear()
+            if self.mute:
+                return
+            del self.facts[0]
 
     def batch(self) -> Batch:
         """What it would say now."""
-        started = [fact for fact in self.facts if isinstance(fact, Started)]
-        ended = [fact for fact in self.facts if isinstance(fact, Ended)]
+        started = [fact for fact in self.facts[:1] if isinstance(fact, Started)]
+        ended = [fact for fact in self.facts[:1] if isinstance(fact, Ended)]
         return Batch(self.address, self.lease.incarnation, started, ended)
 
     async def wake(self, *, lease_first: bool) -> None:
@@ -147,8 +148,9 @@ class Miniature:
         self._wire()
 
     def _wire(self) -> None:
-        self.scheduler.dispatch._executors = self
-        self.scheduler.cancel._executors = self
+        scheduler = self.scheduler
+        scheduler.dispatch._executors = scheduler.cancel._executors = self
+        scheduler.dispatch._stop = scheduler.report._stop = scheduler.reap._stop = scheduler.cancel.sweep_up
 
     @property
     def now(self) -> datetime:

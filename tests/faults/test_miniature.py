@@ -38,6 +38,7 @@ class Leases(RuleBasedStateMachine):
         self.loop.set_exception_handler(lambda _, context: self.broken.append(context))
         self.mesh = self.do(self.begin())
         self.before: dict[str, Run] = {}
+        self.at_a_callers_wish: set[str] = set()
 
     async def begin(self) -> Miniature:
         mesh = Miniature()
@@ -125,6 +126,7 @@ class Leases(RuleBasedStateMachine):
     def cancelled(self, data: st.DataObject) -> None:
         if self.mesh.runs:
             run_id = data.draw(st.sampled_from(sorted(self.mesh.runs)))
+            self.at_a_callers_wish.add(run_id)
             self.do(self.mesh.scheduler.cancel(Asker("org_caller"), run_id, CANCELLED))
 
     @invariant()
@@ -149,6 +151,7 @@ class Leases(RuleBasedStateMachine):
             assert not before.status.over or (run.status, run.attempt) == (before.status, before.attempt)
             assert run.attempt <= 1 + MOST_LOSSES + MOST_RETRIES
             assert run.attempt == 1 or not run.synchronous
+            assert run.status is not Status.CANCELLED or run.id in self.at_a_callers_wish
         self.before = dict(self.mesh.runs)
 
     @invariant()
@@ -235,6 +238,7 @@ def cut_off_past_its_lease(scene: Scene) -> None:
 
 
 def reports_again_what_was_taken(scene: Scene) -> None:
+    scene.then(1)
     scene.mesh.executors[scene.holder].mute = True
     scene.ended(scene.holder, Outcome(Status.FAILED, "runtime_error", "we failed"), work=True)
     scene.then(1)

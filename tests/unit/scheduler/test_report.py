@@ -174,3 +174,18 @@ async def test_ended_runs_make_room(scheduler: Scheduler) -> None:
     await scheduler.accepted(run := a_run())
     await scheduler.report(batch(ended(run)))
     assert scheduler.fleet.choose(urgent=False) is executor
+
+
+async def test_a_late_word_of_an_earlier_attempt_doesnt_stop_the_present_one(scheduler: Scheduler) -> None:
+    """On the same executor: Stop says only of which run."""
+    before = a_run().claimed(HOME, "one", START).started(executor=HOME, incarnation="one", at=START)
+    lost = before.attempted(FAILURE, at=START).claimed(HOME, "two", LATER)
+    for present in (lost, lost.started(executor=HOME, incarnation="two", at=LATER)):
+        scheduler.store.state.run_rows[present.id] = present
+        await scheduler.report(batch(started(before)))
+        assert scheduler.run(present.id) == present
+        assert scheduler.stopped == []
+    elsewhere = lost.released().claimed("unix:other", "one", LATER)
+    scheduler.store.state.run_rows[elsewhere.id] = elsewhere
+    await scheduler.report(batch(started(before)))
+    assert [run.executor for run in scheduler.stopped] == [HOME]
