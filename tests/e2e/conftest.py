@@ -18,7 +18,8 @@ CLIENTS = ROOT / ".venv" / "clients"
 @pytest.fixture(scope="session")
 def mesh() -> Iterator[Mesh]:
     """Its operator allows this machine's own address, where the tests' servers are: no other private one."""
-    with mesh_up(env={"RUNMESH_EGRESS_ALLOW_PRIVATE": own_address()}) as running:
+    env = {"RUNMESH_EGRESS_ALLOW_PRIVATE": own_address(), "RUNMESH_LIBRARY": str(ROOT / "library")}
+    with mesh_up(env=env) as running:
         running.deploy("probe")
         yield running
 

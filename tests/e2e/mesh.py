@@ -106,7 +106,9 @@ def mesh_up(
     user: int | None = None,
     runmesh: Path = RUNMESH,
 ) -> Iterator[Mesh]:
-    """`runmesh up` until the block is left; then SIGTERM, and it must end by itself."""
+    """`runmesh up` until the block is left; then SIGTERM, and it must end by itself. Without the library, whose deploy
+    takes some seconds at each start, unless `env` names it.
+    """
     own = home is None
     home = home or Path(tempfile.mkdtemp(prefix="mesh-", dir="/var/tmp"))  # /tmp is another one inside a sandbox
     if user is not None:
@@ -119,6 +121,7 @@ def mesh_up(
             **{name: value for name, value in os.environ.items() if not name.startswith(("RUNMESH_", "OTEL_"))},
             "RUNMESH_HOME": str(home),
             "RUNMESH_PORT": str(port),
+            "RUNMESH_LIBRARY": str(home / "no-library"),
             **(env or {}),
         },
         stdout=subprocess.PIPE,

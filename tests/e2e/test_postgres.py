@@ -144,7 +144,7 @@ def processes(mesh: Mesh) -> set[int]:
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (process / "stat").read_text().rsplit(")", 1)[1].split()[1] == str(mesh.process.pid):
+            if (process / "stat").read_text(errors="replace").rsplit(")", 1)[1].split()[1] == str(mesh.process.pid):
                 found.add(int(process.name))
         except OSError:
             continue

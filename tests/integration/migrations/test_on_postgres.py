@@ -17,7 +17,7 @@ from tests.databases import with_connection
 from tests.postgres import PASSWORD, Server, elsewhere
 
 ROOT = Path(__file__).parent.parent.parent.parent
-HEADS = {"filestore": "filestore_0001", "keys": "keys_0001", "scheduler": "scheduler_0003"}
+HEADS = {"filestore": "filestore_0002", "keys": "keys_0002", "scheduler": "scheduler_0007"}
 
 
 def migrating(url: str, home: Path) -> "subprocess.Popen[str]":
@@ -76,9 +76,9 @@ def test_one_that_has_to_wait_for_others_gives_up(postgres: Server, monkeypatch:
     url = f"{postgres.url(postgres.migrated())}&schema=scheduler"
 
     def old_and_in_use(connection: Connection) -> None:
-        connection.execute(text("UPDATE alembic_version SET version_num = 'scheduler_0002'"))
-        for table, column in (("versions", "egress"), ("runs", "egress_digest")):
-            connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+        connection.execute(text("UPDATE alembic_version SET version_num = 'scheduler_0006'"))
+        connection.execute(text("DROP TABLE deliveries"))
+        connection.execute(text("ALTER TABLE runs DROP COLUMN callback_url"))
         connection.commit()
         connection.execute(text("SELECT * FROM runs"))
         monkeypatch.setitem(on_postgres._SESSION, "lock_timeout", "200ms")
@@ -86,12 +86,12 @@ def test_one_that_has_to_wait_for_others_gives_up(postgres: Server, monkeypatch:
         with pytest.raises(Unavailable, match="a migration of scheduler had to wait too long"):
             elsewhere(upgrade, "scheduler", url)
         assert time.monotonic() - began < 5
-        assert version(connection) == "scheduler_0002"
-        assert "egress" not in {column["name"] for column in inspect(connection).get_columns("versions")}
+        assert version(connection) == "scheduler_0006"
+        assert "callback_url" not in {column["name"] for column in inspect(connection).get_columns("runs")}
 
     with_connection(url, old_and_in_use)
     upgrade("scheduler", url)
-    assert with_connection(url, version) == "scheduler_0003"
+    assert with_connection(url, version) == HEADS["scheduler"]
 
 
 def test_a_user_who_may_make_no_schemas(postgres: Server) -> None:
@@ -100,7 +100,7 @@ def test_a_user_who_may_make_no_schemas(postgres: Server) -> None:
     postgres.execute("CREATE SCHEMA keys AUTHORIZATION modest", name)
     url = postgres.url(name).replace("mesh@", "modest@")
     upgrade("keys", f"{url}&schema=keys")
-    assert of_schema(url, "keys", version) == "keys_0001"
+    assert of_schema(url, "keys", version) == HEADS["keys"]
     with pytest.raises(Exception, match="permission denied for database"):
         upgrade("scheduler", f"{url}&schema=scheduler")
 
