@@ -116,7 +116,8 @@ class Dispatch:
         """A run was committed as queued."""
         self._waiting.add(run.caller_id)
         self._new.add(run.caller_id)
-        self._wake.set()
+        if run.urgent or not self._short:  # where there is no room, whoever makes some wakes us
+            self._wake.set()
 
     def resume(self, queued: Queued) -> None:
         """A run that was given away, but nobody knows whether its executor heard of it: that one is told again."""

@@ -1,6 +1,7 @@
 """The durable way in: provision an id, accept a run. What is accepted is committed before the caller hears of it."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,6 +28,8 @@ from scheduler.model import (
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 LONGEST_TIMEOUT = timedelta(hours=24)
 FULL = timedelta(seconds=10)
+COUNTED = timedelta(seconds=1)
+MOST_COUNTED = 10_000
 T = TypeVar("T")
 
 
@@ -124,6 +127,8 @@ class Submit:
         self._clock = clock
         self._deep = deep
         self._tasks: set[asyncio.Task[tuple[Run, bool]]] = set()
+        # By organization: how many of its runs may wait, and until when that is good enough.
+        self._waiting: OrderedDict[str, tuple[datetime, int]] = OrderedDict()
 
     async def provision(self, organization_id: str, key_id: str) -> Provision:
         """A new id, good for an hour. Errors: Invalid; Unauthenticated for a one-time key that has started its run."""
@@ -173,8 +178,15 @@ class Submit:
         return run, new
 
     async def _check_depth(self, caller_id: str) -> None:
-        """Errors: Exhausted."""
-        if await self._journal.waiting_of(caller_id, self._deep) >= self._deep:
+        """Counted once a second at most: a submission mustn't cost as much as the queue is long. Errors: Exhausted."""
+        now = self._clock.now()
+        until, count = self._waiting.pop(caller_id, (now, 0))
+        if until <= now or count >= self._deep:
+            until, count = now + COUNTED, await self._journal.waiting_of(caller_id, self._deep)
+        self._waiting[caller_id] = (until, count + 1)
+        while len(self._waiting) > MOST_COUNTED:
+            self._waiting.popitem(last=False)
+        if count >= self._deep:
             raise Exhausted(
                 f"{self._deep} of this organization's runs wait already; let some finish, or cancel some",
                 code="too_many_runs",
