@@ -29,7 +29,7 @@ lint: setup ## ruff, mypy, import contracts
 	$(BIN)/lint-imports
 
 test: .venv/.ready-tests ## everything that proves a change, within ten minutes
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/pytest -m "not slow" -n 3 --dist loadfile
 
 test-all: .venv/.ready-tests ## with the slow ones
 	$(BIN)/pytest -n 2 --dist loadfile

@@ -5,7 +5,7 @@ executors' leases; schedules; deliveries of records.
 Serves: mesh.workflows.v1.Workflows, mesh.runs.v1.Runs, mesh.runs.v1.Deliveries, mesh.schedules.v1.Schedules.
 Calls: executors (Validate, Start, Stop, health), filestore (PutBlob, for a workflow's source).
 Stores: workflows, versions, provisions, runs, inputs, answers, idempotency, executors, schedules, fires, deliveries,
-outbox. Sends: event.run.queued, event.runs.ended, event.delivery.due, event.workflow.changed.
+outbox. Sends: event.runs.queued, event.runs.ended, event.delivery.due, event.workflow.changed.
 A run only ever moves forward, whoever reports and however often: queued → running → one of the ends, or back to queued
 for another attempt (`model.py`).
 Read: model, retry, submit, place, fleet, shares, dispatch, report, cancel, watch, estimate, recall, renew, reap, sweep;

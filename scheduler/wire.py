@@ -314,20 +314,24 @@ def _kept(answer: Answer | None) -> run_pb2.KeptAnswer | None:
 
 
 def messages(events: Iterable[Event]) -> list[tuple[str, Message]]:
-    """(subject, message) each, on the bus; the ends of many runs are one message."""
+    """(subject, message) each, on the bus; the beginnings of many runs are one message, and their ends another."""
     told: list[tuple[str, Message]] = []
-    ended = events_pb2.RunsEnded()
+    queued, ended = events_pb2.RunsQueued(), events_pb2.RunsEnded()
     for happened in events:
         match happened:
             case RunEnded(run):
                 status = run_pb2.RunStatus.ValueType(int(run.status))
                 ended.runs.append(events_pb2.RunEnded(run_id=run.id, caller_id=run.caller_id, status=status))
             case RunQueued(run_id):
-                told.append(("event.run.queued", events_pb2.RunQueued(run_id=run_id)))
+                queued.run_ids.append(run_id)
             case WorkflowChanged(organization_id, service_id):
                 changed = events_pb2.WorkflowChanged(organization_id=organization_id, service_id=service_id)
                 told.append(("event.workflow.changed", changed))
-    return [*told, ("event.runs.ended", ended)] if ended.runs else told
+    if queued.run_ids:
+        told.append(("event.runs.queued", queued))
+    if ended.runs:
+        told.append(("event.runs.ended", ended))
+    return told
 
 
 def lease(request: runs_pb2.RenewLeaseRequest) -> Lease:

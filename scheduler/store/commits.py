@@ -22,6 +22,10 @@ class Writing(Protocol):
 
     writes: int
 
+    async def finish(self) -> None:
+        """Called once, after all works, before the commit."""
+        ...
+
     def committed(self) -> None:
         """Called once, right after the commit, in the order of commits."""
         ...
@@ -77,6 +81,7 @@ class GroupCommit(Generic[W]):
                 working = True
                 tx = self._begin(connection)
                 results = [await _attempt(work, tx) for work, _ in batch]
+                await tx.finish()
                 working = False
         except Unavailable as away:
             if working:

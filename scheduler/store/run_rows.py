@@ -75,6 +75,7 @@ class RunRows:
         self._connection = connection
         self.writes = 0
         self.changed: list[Run] = []
+        self._told: list[Event] = []
 
     async def _write(self, statement: Any, rows: Any = None) -> None:
         self.writes += 1
@@ -149,10 +150,13 @@ class RunRows:
 
     async def tell(self, events: Iterable[Event]) -> None:
         """Events that exist if and only if the transaction commits."""
-        messages = wire.messages(events)
-        if messages:
-            self.writes += 1
-            await emit(self._connection, outbox, *messages)
+        before = len(self._told)
+        self._told.extend(events)
+        self.writes += len(self._told) > before
+
+    async def finish(self) -> None:
+        """What all works of the transaction have told, in few messages: the last that it writes."""
+        await emit(self._connection, outbox, *wire.messages(self._told))
 
     async def delete_runs(self, completed_before: datetime, limit: int) -> int:
         """Oldest first, with input and answer; how many went."""

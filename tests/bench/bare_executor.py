@@ -6,7 +6,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import grpc
@@ -15,6 +15,7 @@ from mesh.executor.v1 import executor_pb2, executor_pb2_grpc
 from mesh.runs.v1 import run_pb2, runs_pb2, runs_pb2_grpc
 from mesh.workflows.v1 import workflows_pb2
 
+from kit.errors import Unavailable
 from kit.lifecycle import background, main
 from kit.rpc_client import connect, unary
 from kit.rpc_server import RpcServer
@@ -41,6 +42,17 @@ class BareExecutor(executor_pb2_grpc.ExecutorServicer):
                 batch, self._batch = self._batch, runs_pb2.ReportRequest()
                 batch.executor, batch.incarnation = self._address, self._incarnation
                 await unary(self._runs.Report, batch)
+
+    async def leasing(self) -> None:
+        """For ever, as a real one."""
+        request = runs_pb2.RenewLeaseRequest(
+            address=self._address, incarnation=self._incarnation, capacity=1000, first=True
+        )
+        while True:
+            with suppress(Unavailable):  # the scheduler may come later than we
+                await unary(self._runs.RenewLease, request, retry=True)
+                request.first = False
+            await asyncio.sleep(4 if not request.first else 0.2)
 
     def _done(self, spec: run_pb2.RunSpec) -> None:
         now = Timestamp()
@@ -95,7 +107,8 @@ def events() -> list[run_pb2.RunEvent]:
 async def build(settings: MeshSettings, stack: AsyncExitStack) -> RpcServer:
     channel: grpc.aio.Channel = await stack.enter_async_context(connect(settings.address("scheduler")))
     bare = BareExecutor(runs_pb2_grpc.RunsStub(channel), settings.address("executor"))
-    await stack.enter_async_context(background(bare.reporting()))
+    for loop in (bare.reporting(), bare.leasing()):
+        await stack.enter_async_context(background(loop))
     server = RpcServer(settings.address("executor"), grace=1)
     server.add(executor_pb2_grpc.add_ExecutorServicer_to_server, bare, "mesh.executor.v1.Executor")
     return await stack.enter_async_context(server)

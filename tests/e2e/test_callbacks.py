@@ -152,6 +152,7 @@ def test_gone_is_the_end(open_mesh: Mesh) -> None:
         assert (ended["state"], ended["attempts"], ended["last_status"]) == ("failed", 1, 410)
 
 
+@pytest.mark.slow
 def test_the_sender_is_killed_between_sending_and_marking(open_mesh: Mesh) -> None:
     with receiving(200) as receiver, open_mesh.http() as client:
         killed: list[int] = []

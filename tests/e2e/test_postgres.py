@@ -91,7 +91,7 @@ def killed(server: Server) -> Callable[[], None]:
     return server.start
 
 
-@pytest.mark.parametrize("vanish", [stopped, killed])
+@pytest.mark.parametrize("vanish", [pytest.param(stopped, marks=pytest.mark.slow), killed])
 def test_while_it_is_away_callers_are_told_and_afterwards_all_goes_on(
     mesh: Mesh, server: Server, vanish: Callable[[Server], Callable[[], None]]
 ) -> None:

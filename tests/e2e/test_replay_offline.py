@@ -237,6 +237,7 @@ def test_nested_calls_are_answered_too(mesh: Mesh) -> None:
     assert [item["url"] for item in diff["outbound"]["items"]] == ["http://runtime.runmesh/run/luck"]
 
 
+@pytest.mark.slow
 def test_another_version_asks_for_something_else(mesh: Mesh) -> None:
     mesh.deploy("changing", CODE % "run")
     with Site().serving() as plain:
@@ -340,6 +341,7 @@ class Greeter(socketserver.StreamRequestHandler):
             return
 
 
+@pytest.mark.slow
 def test_what_is_not_http_goes_through_and_is_not_answered_offline(mesh: Mesh) -> None:
     mesh.deploy("raw", RAW)
     with socketserver.ThreadingTCPServer((own_address(), 0), Greeter) as server:

@@ -30,7 +30,7 @@ async def test_a_run_from_submit_to_its_kept_answer(service: Service) -> None:
     assert (record.usage.cpu_seconds, record.usage.memory_peak_bytes) == (0.5, 1 << 30)
     assert await service.get(run_id) == record
 
-    assert await _told(service, "event.run.queued", run_id)
+    assert await _told(service, "event.runs.queued", run_id)
     told = events_pb2.RunsEnded.FromString(await _told(service, "event.runs.ended", run_id))
     (ended,) = (each for each in told.runs if each.run_id == run_id)
     assert (ended.caller_id, ended.status) == ("org_a", run_pb2.RUN_STATUS_SUCCEEDED)

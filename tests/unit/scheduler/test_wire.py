@@ -13,6 +13,7 @@ from scheduler.model import (
     CANCELLED,
     Answer,
     Asker,
+    Event,
     Outcome,
     Provision,
     Queued,
@@ -164,13 +165,14 @@ def test_questions() -> None:
 
 def test_events() -> None:
     run = a_run().ended(CANCELLED, at=START)
-    queued = events_pb2.RunQueued(run_id="run_1")
+    queued = events_pb2.RunsQueued(run_ids=["run_1", "run_2"])
     changed = events_pb2.WorkflowChanged(organization_id="org_a", service_id="svc")
     ended = events_pb2.RunEnded(run_id=run.id, caller_id=run.caller_id, status=run_pb2.RUN_STATUS_CANCELLED)
     assert wire.messages([]) == []
-    assert wire.messages([RunEnded(run), RunQueued("run_1"), Changed("org_a", "svc"), RunEnded(run)]) == [
-        ("event.run.queued", queued),
+    told: list[Event] = [RunEnded(run), RunQueued("run_1"), Changed("org_a", "svc"), RunEnded(run), RunQueued("run_2")]
+    assert wire.messages(told) == [
         ("event.workflow.changed", changed),
+        ("event.runs.queued", queued),
         ("event.runs.ended", events_pb2.RunsEnded(runs=[ended, ended])),
     ]
 

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from mesh.runs.v1 import run_pb2 as mesh_dot_runs_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmesh/events/v1/events.proto\x12\x0emesh.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16mesh/runs/v1/run.proto\"\x1c\n\nKeyRevoked\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"6\n\rSecretChanged\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\">\n\x0fWorkflowChanged\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nservice_id\x18\x02 \x01(\t\"\x1b\n\tRunQueued\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"V\n\x08RunEnded\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tcaller_id\x18\x02 \x01(\t\x12\'\n\x06status\x18\x03 \x01(\x0e\x32\x17.mesh.runs.v1.RunStatus\"3\n\tRunsEnded\x12&\n\x04runs\x18\x01 \x03(\x0b\x32\x18.mesh.events.v1.RunEnded\"\r\n\x0b\x44\x65liveryDue\"\x91\x01\n\x07LogLine\x12.\n\ncreated_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0e\n\x06stream\x18\x03 \x01(\t\x12\r\n\x05level\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\t\x12\x0b\n\x03\x65nd\x18\x07 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmesh/events/v1/events.proto\x12\x0emesh.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16mesh/runs/v1/run.proto\"\x1c\n\nKeyRevoked\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"6\n\rSecretChanged\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\">\n\x0fWorkflowChanged\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nservice_id\x18\x02 \x01(\t\"\x1d\n\nRunsQueued\x12\x0f\n\x07run_ids\x18\x01 \x03(\t\"V\n\x08RunEnded\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tcaller_id\x18\x02 \x01(\t\x12\'\n\x06status\x18\x03 \x01(\x0e\x32\x17.mesh.runs.v1.RunStatus\"3\n\tRunsEnded\x12&\n\x04runs\x18\x01 \x03(\x0b\x32\x18.mesh.events.v1.RunEnded\"\r\n\x0b\x44\x65liveryDue\"\x91\x01\n\x07LogLine\x12.\n\ncreated_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0e\n\x06stream\x18\x03 \x01(\t\x12\r\n\x05level\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\t\x12\x0b\n\x03\x65nd\x18\x07 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,14 +39,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SECRETCHANGED']._serialized_end=188
   _globals['_WORKFLOWCHANGED']._serialized_start=190
   _globals['_WORKFLOWCHANGED']._serialized_end=252
-  _globals['_RUNQUEUED']._serialized_start=254
-  _globals['_RUNQUEUED']._serialized_end=281
-  _globals['_RUNENDED']._serialized_start=283
-  _globals['_RUNENDED']._serialized_end=369
-  _globals['_RUNSENDED']._serialized_start=371
-  _globals['_RUNSENDED']._serialized_end=422
-  _globals['_DELIVERYDUE']._serialized_start=424
-  _globals['_DELIVERYDUE']._serialized_end=437
-  _globals['_LOGLINE']._serialized_start=440
-  _globals['_LOGLINE']._serialized_end=585
+  _globals['_RUNSQUEUED']._serialized_start=254
+  _globals['_RUNSQUEUED']._serialized_end=283
+  _globals['_RUNENDED']._serialized_start=285
+  _globals['_RUNENDED']._serialized_end=371
+  _globals['_RUNSENDED']._serialized_start=373
+  _globals['_RUNSENDED']._serialized_end=424
+  _globals['_DELIVERYDUE']._serialized_start=426
+  _globals['_DELIVERYDUE']._serialized_end=439
+  _globals['_LOGLINE']._serialized_start=442
+  _globals['_LOGLINE']._serialized_end=587
 # @@protoc_insertion_point(module_scope)

@@ -93,25 +93,26 @@ class WorkflowChanged(_message.Message):
 Global___WorkflowChanged: _TypeAlias = WorkflowChanged  # noqa: Y015
 
 @_typing.final
-class RunQueued(_message.Message):
-    """event.run.queued"""
+class RunsQueued(_message.Message):
+    """event.runs.queued: all that were accepted together."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    RUN_ID_FIELD_NUMBER: _builtins.int
-    run_id: _builtins.str
+    RUN_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
-        run_id: _builtins.str = ...,
+        run_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_ids", b"run_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___RunQueued: _TypeAlias = RunQueued  # noqa: Y015
+Global___RunsQueued: _TypeAlias = RunsQueued  # noqa: Y015
 
 @_typing.final
 class RunEnded(_message.Message):
