@@ -230,9 +230,9 @@ def runs_left(mesh: Mesh) -> list[str]:
 
 
 def none_left(mesh: Mesh) -> None:
-    """Within 30 s: an answer that nobody takes is held for 10. Which they are, if not, with what may say why."""
+    """Within 15 s; which they are, if not, with what may say why."""
     with suppress(AssertionError):
-        until(lambda: not runs_left(mesh), 30)
+        until(lambda: not runs_left(mesh), 15)
     if left := runs_left(mesh):
         with mesh.http() as client:
             runs = client.get("/requests", params={"limit": 5}).text

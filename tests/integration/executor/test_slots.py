@@ -353,7 +353,7 @@ async def test_idle_instances_are_ended_at_once(driver: BubblewrapDriver, monkey
             for _ in range(3):
                 session = await stack.enter_async_context(run(templates, COUNT, isolation="instance"))
                 await session.call()
-        async with asyncio.timeout(45):
+        async with asyncio.timeout(20):
             await templates.close()
     await until(lambda: len(driver._spawner._jobs) <= 1)  # the base
 
