@@ -21,6 +21,7 @@ from scheduler.model import STARVED, Outcome, Queued, Run, RunEnded, Status
 from scheduler.place import Executor
 from scheduler.settle import Settling
 from scheduler.shares import Shares
+from scheduler.wake import woken
 
 TICK_SECONDS = 0.5
 # Organizations that are looked at in one pass, and runs given away in one commit.
@@ -138,20 +139,12 @@ class Dispatch:
                 self._wake.clear()
                 with tried_again("dispatch"):
                     await self.once()
-                await self._woken()
+                await woken(self._wake, self._clock, TICK_SECONDS)
         finally:
             tasks = list(self._starting.values())
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _woken(self) -> None:
-        waits = [asyncio.ensure_future(self._wake.wait()), asyncio.ensure_future(self._clock.sleep(TICK_SECONDS))]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
 
     async def once(self) -> None:
         """One pass: gives away what can start; returns before the Start calls do."""

@@ -19,6 +19,7 @@ from scheduler.model import Input, Run, Trigger
 from scheduler.plan import Directory
 from scheduler.schedule import SHORTEST, Schedule
 from scheduler.submit import DEFAULT_TIMEOUT, Accepting, Submission, Submit
+from scheduler.wake import woken
 
 BATCH = 100
 # The longest sleep: others make schedules too, and clocks are set.
@@ -119,15 +120,7 @@ class Fire:
             except Unavailable as problem:
                 log().warning("schedules.waiting", reason=problem.message)
                 seconds = PATIENCE_SECONDS
-            await self._woken(seconds)
-
-    async def _woken(self, seconds: float) -> None:
-        waits = [asyncio.ensure_future(self._wake.wait()), asyncio.ensure_future(self._clock.sleep(seconds))]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+            await woken(self._wake, self._clock, seconds)
 
     async def once(self) -> float:
         """Fires what is due; the seconds to wait before the next look. Errors: Unavailable."""

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,21 @@ class Mesh:
     url: str
     key: str = ""
     output: list[str] = field(default_factory=list)
+
+    def programs(self) -> dict[int, list[str]]:
+        """By their pids, what `runmesh up` keeps running, with its arguments."""
+        found = {}
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            for pid in (task / "children").read_text().split():
+                with suppress(OSError):  # it has ended since
+                    words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+                    found[int(pid)] = words[:-1]
+        return found
+
+    def pid_of(self, service: str) -> int:
+        """The process of a service of ours."""
+        (pid,) = (pid for pid, words in self.programs().items() if words[1:] == ["-m", service])
+        return pid
 
     def http(self, key: str | None = None, **options: Any) -> httpx.Client:
         """A client with the admin key, or another one; no key at all for ""."""

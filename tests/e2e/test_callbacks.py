@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -159,11 +158,7 @@ def test_the_sender_is_killed_between_sending_and_marking(open_mesh: Mesh) -> No
 
         def kill() -> None:
             if not killed:
-                found = subprocess.run(
-                    ["pgrep", "-P", str(open_mesh.process.pid), "-f", "python3?.* -m edge"],
-                    capture_output=True, text=True, check=True,
-                ).stdout.split()  # fmt: skip
-                killed.append(int(found[0]))
+                killed.append(open_mesh.pid_of("edge"))
                 os.kill(killed[0], signal.SIGKILL)
 
         receiver.before_answer = kill

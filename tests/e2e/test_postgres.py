@@ -95,7 +95,7 @@ def killed(server: Server) -> Callable[[], None]:
 def test_while_it_is_away_callers_are_told_and_afterwards_all_goes_on(
     mesh: Mesh, server: Server, vanish: Callable[[Server], Callable[[], None]]
 ) -> None:
-    before = processes(mesh)
+    before = set(mesh.programs())
     with mesh.http() as client:
         under_way = client.post("/run_async/slow/3").json()["request_id"]
         until(lambda: client.get(f"/request/{under_way}").json()["status"] == "running")
@@ -119,7 +119,7 @@ def test_while_it_is_away_callers_are_told_and_afterwards_all_goes_on(
         accepted = client.post("/run_async/slow/0").json()["request_id"]
         assert client.get(f"/result/{accepted}?timeout=30").json()["slept"] == 0
         assert client.post("/run/slow/0").json() == {"slept": 0}
-    assert processes(mesh) == before
+    assert set(mesh.programs()) == before
     assert not any("starting it again" in line for line in mesh.output)
 
 
@@ -137,15 +137,3 @@ def took(client: httpx.Client, method: str, path: str) -> tuple[float, httpx.Res
     began = time.monotonic()
     answer = client.request(method, path, json={"kind": "standard"} if path == "/keys" else None)
     return time.monotonic() - began, answer
-
-
-def processes(mesh: Mesh) -> set[int]:
-    """Of the mesh, but for sandboxes."""
-    found = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "stat").read_text(errors="replace").rsplit(")", 1)[1].split()[1] == str(mesh.process.pid):
-                found.add(int(process.name))
-        except OSError:
-            continue
-    return found

@@ -1,12 +1,10 @@
 """What the platform promises about a run, as its caller sees it: control, the queue, another attempt."""
 
 import os
-import re
 import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -157,22 +155,7 @@ def test_a_lost_executor_is_another_attempt(mesh: Mesh) -> None:
     with mesh.http() as client:
         until(lambda: client.get(f"/request/{run}").json()["status"] == "running", 30)
     time.sleep(1)
-    os.kill(pid_of(mesh, "executor"), signal.SIGKILL)
+    os.kill(mesh.pid_of("executor"), signal.SIGKILL)
     record = mesh.finished(run, 60)
     assert (record["status"], record["attempt"]) == ("succeeded", 2)
     assert record["usage"]["wallSeconds"] >= 4
-
-
-def pid_of(mesh: Mesh, service: str) -> int:
-    """Of one of the mesh's own processes."""
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            line = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            parent = re.search(r"PPid:\t(\d+)", (entry / "status").read_text(errors="replace"))
-        except OSError:
-            continue
-        if line[1:3] == ["-m", service] and parent and int(parent[1]) == mesh.process.pid:
-            return int(entry.name)
-    raise AssertionError(f"no {service} below {mesh.process.pid}")
