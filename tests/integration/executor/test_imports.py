@@ -34,7 +34,11 @@ def tried(what):
 def talk(host, port, say=b"x"):
     with socket.create_connection((host, port), timeout=10) as sock:
         sock.sendall(say)
-        sock.shutdown(socket.SHUT_WR)
+        try:
+            sock.shutdown(socket.SHUT_WR)
+        except OSError as error:  # ENOTCONN: it was reset meanwhile, as reading will tell
+            if error.errno != 107:
+                raise
         return sock.makefile("rb").read().decode()
 %s
 
