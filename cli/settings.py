@@ -8,7 +8,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit.settings import BadSettings, MeshSettings, absolute, env, load, words
+from kit.settings import BadSettings, MeshSettings, absolute, env, flag, load, words
 
 _HOW_TO_LISTEN = {
     errno.EADDRINUSE: "it is taken; set RUNMESH_PORT to a free one",
@@ -32,6 +32,8 @@ class Settings(MeshSettings):
 
     tls_key: Path | None = env("RUNMESH_TLS_KEY", None, absolute)
     cors_origins: tuple[str, ...] = env("RUNMESH_CORS_ORIGINS", (), origins)
+    # Whether the first organization is given the workflow `hello`.
+    example: bool = env("RUNMESH_EXAMPLE", True, flag)
 
 
 def read_settings() -> Settings:

@@ -82,7 +82,7 @@ async def _start(settings: Settings, supervisor: Supervisor) -> None:
     await start(settings, supervisor, os.environ)
     key_file = settings.home / "admin.key"
     key = key_file.read_text().strip() if key_file.exists() else ""  # some keep it elsewhere
-    example = bool(key) and await _deploy_example(settings, key)
+    example = settings.example and bool(key) and await _deploy_example(settings, key)
     _welcome(settings, key, example)
 
 

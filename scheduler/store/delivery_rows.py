@@ -71,7 +71,7 @@ class DeliveryRows(WorkflowRows):
             await emit(self._connection, outbox, due_message())
 
     async def deliveries(self, ids: Collection[str]) -> list[Delivery]:
-        rows = await self._connection.execute(_LOCKED, {"ids": list(ids)})
+        rows = await self._execute(_LOCKED, {"ids": list(ids)})
         return [_delivery(row) for row in rows]
 
     async def save_deliveries(self, these: Sequence[Delivery]) -> None:

@@ -35,16 +35,16 @@ class QueueRows(RunRows):
     async def heads(self, lane: int, caller_id: str, now: datetime, limit: int) -> list[Queued]:
         """The first of a caller's runs that may start, locked against other schedulers."""
         values = {"which": lane, "whose": caller_id, "now": now, "most": limit}
-        return [_queued(row) for row in await self._connection.execute(_HEADS, values)]
+        return [_queued(row) for row in await self._execute(_HEADS, values)]
 
     async def placed_on(self, executor: str, incarnation: str, limit: int) -> list[Run]:
         """Runs that are there, or on the way there."""
         there = (runs.c.executor == executor) & (runs.c.incarnation == incarnation)
         query = select(*RUN).where(there, or_(_RUNNING, _CLAIMED)).limit(limit)
-        return [to_run(row) for row in await self._connection.execute(query)]
+        return [to_run(row) for row in await self._execute(query)]
 
     async def lease(self, address: str) -> Lease | None:
-        row = (await self._connection.execute(_LEASES.where(executors.c.address == address).with_for_update())).first()
+        row = (await self._execute(_LEASES.where(executors.c.address == address).with_for_update())).first()
         return None if row is None else _lease(row)
 
     async def save_lease(self, lease: Lease, *, new: bool) -> None:
@@ -54,13 +54,13 @@ class QueueRows(RunRows):
             await self._write(update(executors).where(executors.c.address == lease.address).values(vars(lease)))
 
     async def delete_leases(self, expired_before: datetime) -> None:
-        if (await self._connection.execute(_LEASES.where(executors.c.expires_at < expired_before))).first():
+        if (await self._execute(_LEASES.where(executors.c.expires_at < expired_before))).first():
             await self._write(delete(executors).where(executors.c.expires_at < expired_before))
 
     async def tree(self, root_id: str) -> list[Run]:
         """What of a tree isn't over."""
         query = select(*RUN).where(runs.c.root_id == root_id, runs.c.status < literal(Status.SUCCEEDED))
-        return [to_run(row) for row in await self._connection.execute(query)]
+        return [to_run(row) for row in await self._execute(query)]
 
 
 class QueueReads:

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     CursorResult,
+    Executable,
     Row,
     Select,
     bindparam,
@@ -76,10 +77,26 @@ class RunRows:
         self.writes = 0
         self.changed: list[Run] = []
         self._told: list[Event] = []
+        self._accepted: list[tuple[Run, Input]] = []
+        self._versions: set[str] = set()
+
+    async def _execute(self, statement: Executable, rows: Any = None) -> CursorResult[Any]:
+        """What isn't sure to have nothing to do with runs: it sees the accepted ones."""
+        await self._insert_accepted()
+        return await self._connection.execute(statement, rows)
 
     async def _write(self, statement: Any, rows: Any = None) -> None:
         self.writes += 1
-        await self._connection.execute(statement, rows)
+        await self._execute(statement, rows)
+
+    async def _insert_accepted(self) -> None:
+        """All at once: a statement costs more than the row that it writes."""
+        if self._accepted:
+            accepted, self._accepted = self._accepted, []
+            await self._connection.execute(_INSERT_RUN, [_new_row(run) for run, _ in accepted])
+            await self._connection.execute(
+                _INSERT_INPUT, [{"run_id": run.id, **vars(given)} for run, given in accepted]
+            )
 
     async def provision(self, provision_id: str) -> Provision | None:
         return _to_provision(await self._connection.execute(_PROVISION_HELD, {"which": provision_id}))
@@ -92,16 +109,18 @@ class RunRows:
         await self._write(update(provisions).where(provisions.c.id == provision.id).values(changed))
 
     async def one_time_used(self, key_id: str) -> bool:
-        found = await self._connection.execute(_OF_ONE_TIME_KEY, {"key_id": key_id})
+        found = await self._execute(_OF_ONE_TIME_KEY, {"key_id": key_id})
         return found.first() is not None
 
     async def version_exists(self, version_id: str) -> bool:
-        found = await self._connection.execute(_VERSION, {"which": version_id})
-        return found.first() is not None
+        if version_id not in self._versions:
+            found = await self._connection.execute(_VERSION, {"which": version_id})
+            self._versions.update(found.scalars())
+        return version_id in self._versions
 
     async def runs(self, ids: Collection[str]) -> Runs:
         """Those that exist; their kept answers aren't read."""
-        rows = await self._connection.execute(_RUNS_HELD, {"ids": list(ids)}) if ids else ()
+        rows = await self._execute(_RUNS_HELD, {"ids": list(ids)}) if ids else ()
         return {row.id: to_run(row) for row in rows}
 
     async def idempotent(self, organization_id: str, key: str) -> Idempotent | None:
@@ -117,8 +136,9 @@ class RunRows:
 
     async def accept(self, run: Run, given: Input) -> None:
         """A new run with what it needs to start, whenever that will be."""
-        await self.insert([run])
-        await self._write(_INSERT_INPUT, {"run_id": run.id, **vars(given)})
+        self.writes += 1
+        self._accepted.append((run, given))
+        self.changed.append(run)
 
     async def keep_inputs(self, given: Mapping[str, Input]) -> None:
         """Of runs that have been inserted, by their ids."""
@@ -128,7 +148,7 @@ class RunRows:
     async def insert(self, these: Sequence[Run]) -> None:
         """New runs, as they stand."""
         if these:
-            await self._write(_INSERT_RUN, [_row(run) | {"lane": 0 if run.urgent else 1} for run in these])
+            await self._write(_INSERT_RUN, [_new_row(run) for run in these])
             await self._keep_answers(these)
             self.changed.extend(these)
 
@@ -155,13 +175,14 @@ class RunRows:
         self.writes += len(self._told) > before
 
     async def finish(self) -> None:
-        """What all works of the transaction have told, in few messages: the last that it writes."""
+        """What all works of the transaction have accepted and told, in few statements: the last that it writes."""
+        await self._insert_accepted()
         await emit(self._connection, outbox, *wire.messages(self._told))
 
     async def delete_runs(self, completed_before: datetime, limit: int) -> int:
         """Oldest first, with input and answer; how many went."""
         old = select(runs.c.id).where(runs.c.completed_at < completed_before).order_by(runs.c.completed_at).limit(limit)
-        ids = list((await self._connection.execute(old)).scalars())
+        ids = list((await self._execute(old)).scalars())
         if ids:
             await self._write(delete(runs).where(runs.c.id.in_(ids)))
         return len(ids)
@@ -170,7 +191,7 @@ class RunRows:
         """How many went."""
         keys = (idempotency.c.organization_id, idempotency.c.key)
         old = select(*keys).where(idempotency.c.created_at < created_before).limit(limit)
-        rows = (await self._connection.execute(old)).all()
+        rows = (await self._execute(old)).all()
         if rows:
             await self._write(delete(idempotency).where(tuple_(*keys).in_([tuple(row) for row in rows])))
         return len(rows)
@@ -179,7 +200,7 @@ class RunRows:
         """Those that were never used, and those used last before `used_before`; how many went."""
         unused = select(provisions.c.id).where(provisions.c.used_at.is_(None), provisions.c.created_at < unused_before)
         used = select(provisions.c.id).where(provisions.c.used_at < used_before)
-        ids = list((await self._connection.execute(union_all(unused, used).limit(limit))).scalars())
+        ids = list((await self._execute(union_all(unused, used).limit(limit))).scalars())
         if ids:
             await self._write(delete(provisions).where(provisions.c.id.in_(ids)))
         return len(ids)
@@ -286,6 +307,10 @@ def _row(run: Run) -> dict[str, Any]:
     row.update(provision_id=run.provision_id or None, one_time_key_id=run.one_time_key_id or None)
     row.update(detail=run.detail.replace("\0", "\ufffd"))  # sandboxes print it, PostgreSQL's text can't have it
     return row
+
+
+def _new_row(run: Run) -> dict[str, Any]:
+    return _row(run) | {"lane": 0 if run.urgent else 1}
 
 
 def to_run(row: Row[*tuple[Any, ...]]) -> Run:

@@ -21,7 +21,7 @@ class ScheduleRows(WorkflowRows):
 
     async def count_schedules(self, organization_id: str) -> int:
         query = select(func.count()).where(schedules.c.organization_id == organization_id)
-        return int((await self._connection.execute(query)).scalar_one())
+        return int((await self._execute(query)).scalar_one())
 
     async def insert_schedule(self, schedule: Schedule) -> None:
         await self._write(schedules.insert(), vars(schedule))
@@ -51,7 +51,7 @@ class ScheduleRows(WorkflowRows):
 
     async def was_fired(self, schedule_id: str, at: datetime) -> bool:
         query = select(fires.c.run_id).where(fires.c.schedule_id == schedule_id, fires.c.due_at == at)
-        return (await self._connection.execute(query)).first() is not None
+        return (await self._execute(query)).first() is not None
 
     async def add_fire(self, schedule_id: str, at: datetime, run_id: str) -> None:
         await self._write(fires.insert(), {"schedule_id": schedule_id, "due_at": at, "run_id": run_id})
@@ -61,7 +61,7 @@ class ScheduleRows(WorkflowRows):
 
     async def _change(self, statement: Any) -> int:
         """How many rows it changed; one that changed none is no write."""
-        changed = int((await self._connection.execute(statement)).rowcount)
+        changed = int((await self._execute(statement)).rowcount)
         self.writes += changed > 0
         return changed
 

@@ -33,7 +33,7 @@ class WorkflowRows(QueueRows):
 
     async def last_version(self, workflow_id: str) -> int:
         query = select(func.max(versions.c.number)).where(versions.c.workflow_id == workflow_id)
-        return int((await self._connection.execute(query)).scalar_one() or 0)
+        return int((await self._execute(query)).scalar_one() or 0)
 
     async def insert_version(self, version: Version) -> None:
         row = {name: value for name, value in vars(version).items() if name not in _OF_WORKFLOW}

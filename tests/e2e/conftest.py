@@ -1,5 +1,6 @@
 """One mesh for all end-to-end tests of a session, and the environments of the published clients."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -9,17 +10,29 @@ from pathlib import Path
 
 import pytest
 
+from executor.egress.authority import roots
 from tests.e2e.mesh import ROOT, RUNMESH, Mesh, mesh_up, own_address
+from tests.fakes.certificates import Authority
 
 UV = Path(sys.executable).parent / "uv"
 CLIENTS = ROOT / ".venv" / "clients"
 
 
 @pytest.fixture(scope="session")
-def mesh() -> Iterator[Mesh]:
-    """Its operator allows this machine's own address, where the tests' servers are: no other private one."""
+def world(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Who signs the certificates of the tests' servers."""
+    return Authority(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def mesh(world: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """Its operator allows this machine's own address, where the tests' servers are, no other private one; and trusts
+    the tests' authority besides the system's.
+    """
+    bundle = tmp_path_factory.mktemp("roots") / "roots.pem"
+    bundle.write_text(roots(os.environ).read_text() + world.certificate)
     env = {"RUNMESH_EGRESS_ALLOW_PRIVATE": own_address(), "RUNMESH_LIBRARY": str(ROOT / "library")}
-    with mesh_up(env=env) as running:
+    with mesh_up(env=env | {"SSL_CERT_FILE": str(bundle)}) as running:
         running.deploy("probe")
         yield running
 

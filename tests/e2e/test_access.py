@@ -89,7 +89,7 @@ def test_scopes(mesh: Mesh, run: str) -> None:
         assert client.get("/secrets").json()["code"] == "forbidden"
     with mesh.http(mesh.new_key(scopes=["run:probe"])["key"]) as client:
         assert client.post("/run/probe", json={"name": "x"}).status_code == 200
-        assert client.post("/run/hello", json={"name": "x"}).status_code == 403
+        assert client.post("/run/other", json={"name": "x"}).status_code == 403
     with mesh.http(mesh.new_key()["key"]) as client:
         assert client.post("/keys", json={"kind": "standard"}).status_code == 403
         assert client.post("/organizations", json={"name": "o"}).status_code == 403
@@ -126,7 +126,7 @@ def test_another_organizations_ids_are_unknown(mesh: Mesh, run: str) -> None:
         for method, path in requests:
             answer = client.request(method, path, json={} if method in {"POST", "PATCH"} else None)
             assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), (method, path, answer.text)
-        stolen = client.post("/run/hello", json={}, headers={"X-Provisioned-Request-Id": file_run})
+        stolen = client.post("/run/probe", json={}, headers={"X-Provisioned-Request-Id": file_run})
         assert stolen.status_code == 404
         assert client.get("/requests").json()["items"] == []
         assert "probe" not in [item["service_id"] for item in client.get("/workflows").json()["items"]]

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from standardwebhooks import Webhook
 
-from tests.e2e.mesh import Mesh, mesh_up, until
+from tests.e2e.mesh import ROOT, Mesh, mesh_up, until
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -62,9 +62,20 @@ def receiving(*answers: int) -> Iterator[Receiver]:
 @pytest.fixture(scope="module")
 def open_mesh() -> Iterator[Mesh]:
     """Its operator lets records go to the loopback, and retries soon."""
-    env = {"RUNMESH_EGRESS_ALLOW_PRIVATE": "127.0.0.1", "RUNMESH_CALLBACK_RETRIES": "0.3,0.6,30"}
+    env = {
+        "RUNMESH_EGRESS_ALLOW_PRIVATE": "127.0.0.1",
+        "RUNMESH_CALLBACK_RETRIES": "0.3,0.6,30",
+        "RUNMESH_EXAMPLE": "on",
+    }
     with mesh_up(env=env) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def mesh(mesh: Mesh) -> Mesh:
+    """Everybody's, with the example."""
+    mesh.deploy("hello", (ROOT / "deploy" / "examples" / "hello.py").read_text())
+    return mesh
 
 
 def begun(client: httpx.Client, url: str, name: str = "Ada") -> str:

@@ -72,7 +72,7 @@ def test_for_a_reader(home: Path) -> None:
 @pytest.mark.slow  # a mesh of its own; the driver is in test_driver_contract.py
 def test_no_isolation_is_shown_and_works(home: Path) -> None:
     assert doctor(1, home=home, RUNMESH_ISOLATION="none")["tier"] == "none"
-    with mesh_up(home=home, env={"RUNMESH_ISOLATION": "none"}) as mesh, mesh.http() as client:
+    with mesh_up(home=home, env={"RUNMESH_ISOLATION": "none", "RUNMESH_EXAMPLE": "on"}) as mesh, mesh.http() as client:
         assert "NO ISOLATION" in "".join(mesh.output)
         assert client.post("/run/hello", json={"name": "Ada"}).json() == {"message": "Hello Ada!"}
         mesh.deploy("nested", NESTED)

@@ -18,6 +18,7 @@ from tests.e2e.test_doctor import ORDINARY, doctor
 from tests.e2e.test_egress import CODE as DIALLER
 
 pytestmark = pytest.mark.timeout(200)
+EXAMPLE = {"RUNMESH_EXAMPLE": "on"}
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def left_over(home: Path) -> list[str]:
 
 def test_two_starts_keep_the_data_and_leave_nothing(home: Path) -> None:
     port = free_port()
-    with mesh_up(home=home, port=port) as mesh:
+    with mesh_up(home=home, port=port, env=EXAMPLE) as mesh:
         text = "".join(mesh.output)
         assert mesh.key in text
         assert "curl " in text
@@ -65,7 +66,7 @@ def test_two_starts_keep_the_data_and_leave_nothing(home: Path) -> None:
     assert mesh.process.returncode == 0, "".join(mesh.output[-20:])
     until(lambda: not left_over(home), 5)
     started = time.monotonic()
-    with mesh_up(home=home, port=port) as mesh:
+    with mesh_up(home=home, port=port, env=EXAMPLE) as mesh:
         assert time.monotonic() - started < 20
         assert mesh.key == first_key
         with mesh.http() as client:
@@ -77,7 +78,7 @@ def test_two_starts_keep_the_data_and_leave_nothing(home: Path) -> None:
 
 def test_as_an_ordinary_user(home: Path, for_everybody: Path) -> None:
     user = ORDINARY if os.getuid() == 0 else None
-    with mesh_up(home=home, user=user, runmesh=for_everybody) as mesh, mesh.http() as client:
+    with mesh_up(home=home, env=EXAMPLE, user=user, runmesh=for_everybody) as mesh, mesh.http() as client:
         assert client.post("/run/hello", json={"name": "Ada"}).json() == {"message": "Hello Ada!"}
         mesh.deploy("open", DIALLER % "")
         run_id = client.post("/run/open", json=[("10.254.254.254", 5432)]).headers["x-request-id"]
@@ -102,7 +103,7 @@ def test_the_doctor_as_an_ordinary_user(home: Path, for_everybody: Path) -> None
 
 
 def test_a_service_that_dies_is_started_again_and_down_stops_them_all(home: Path) -> None:
-    with mesh_up(home=home) as mesh:
+    with mesh_up(home=home, env=EXAMPLE) as mesh:
         check_services_come_back(mesh)
         stopped = subprocess.run(
             [RUNMESH, "down"], env={**os.environ, "RUNMESH_HOME": str(home)}, cwd=ROOT, timeout=60, check=False

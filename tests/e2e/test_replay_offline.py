@@ -2,7 +2,6 @@
 
 import http.server
 import json
-import os
 import socketserver
 import threading
 import time
@@ -13,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from executor.egress.authority import roots
-from tests.e2e.mesh import Mesh, mesh_up, own_address
+from tests.e2e.mesh import Mesh, own_address
 from tests.fakes.certificates import Authority
 
 pytestmark = pytest.mark.timeout(300)
@@ -132,23 +130,14 @@ class Site:
             self.server.server_close()
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def mesh(world: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    bundle = tmp_path_factory.mktemp("roots") / "roots.pem"
-    bundle.write_text(roots(os.environ).read_text() + world.certificate)
-    with mesh_up(env={"RUNMESH_EGRESS_ALLOW_PRIVATE": own_address(), "SSL_CERT_FILE": str(bundle)}) as mesh:
-        with mesh.http() as client:
-            for name, value in (("TOKEN", CANARY), ("INNER", INSIDE)):
-                assert client.put(f"/secrets/{name}", json={"value": value}).status_code == 200
-        for isolation in ("run", "instance", "cold"):
-            mesh.deploy(f"taped-{isolation}", CODE % isolation)
-        mesh.deploy("luck", LUCK)
-        yield mesh
+@pytest.fixture(scope="module", autouse=True)
+def taped(mesh: Mesh) -> None:
+    with mesh.http() as client:
+        for name, value in (("TOKEN", CANARY), ("INNER", INSIDE)):
+            assert client.put(f"/secrets/{name}", json={"value": value}).status_code == 200
+    for isolation in ("run", "instance", "cold"):
+        mesh.deploy(f"taped-{isolation}", CODE % isolation)
+    mesh.deploy("luck", LUCK)
 
 
 def recorded(mesh: Mesh, path: str, **body: object) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -16,7 +16,7 @@ from scheduler.fleet import Fleet
 from scheduler.model import CANCELLED, Asker, Run
 from scheduler.settle import settle
 from scheduler.shares import Shares
-from scheduler.store.database import Store, open_store
+from scheduler.store.database import Store, Tx, open_store
 from scheduler.submit import Submission, Submit
 from tests.fakes.scheduling import INPUT, START, VERSION, WORKFLOW, FakeExecutors, a_run
 
@@ -44,6 +44,19 @@ def count_transactions(db: Database, monkeypatch: pytest.MonkeyPatch) -> list[in
 
     monkeypatch.setattr(db, "write", counted)
     return begun
+
+
+@pytest.fixture
+def statements() -> Iterator[list[str]]:
+    """What databases are told."""
+    seen: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        seen.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(Engine, "before_cursor_execute", note)
 
 
 class Process:
@@ -77,6 +90,42 @@ async def test_a_burst_shares_a_few_transactions(db: Database, monkeypatch: pyte
         await asyncio.gather(*(accept(store, a_run()) for _ in range(200)))
         assert await store.count_queued() == 200
     assert len(begun) <= 3
+
+
+async def test_runs_of_a_burst_are_written_by_few_statements(db: Database, statements: list[str]) -> None:
+    async with open_store(db) as store:
+        await asyncio.gather(*(accept(store, a_run()) for _ in range(200)))
+    assert 1 <= sum(each.startswith("INSERT INTO runs") for each in statements) <= 3
+
+
+async def test_what_a_transaction_has_accepted_its_other_works_see(db: Database) -> None:
+    first, second = a_run(one_time_key_id="key_1"), a_run(root_id="run_root")
+    async with open_store(db) as store:
+
+        async def work(tx: Tx) -> tuple[bool, Collection[str], int]:
+            await tx.accept(first, INPUT)
+            await tx.accept(second, INPUT)
+            return (
+                await tx.one_time_used("key_1"),
+                await tx.runs([first.id, second.id]),
+                len(await tx.tree("run_root")),
+            )
+
+        used, found, below = await store.write(work)
+        assert used
+        assert set(found) == {first.id, second.id}
+        assert below == 1
+        assert await store.find_input(second.id) == INPUT
+
+
+async def test_one_that_is_refused_takes_no_other_with_it(db: Database) -> None:
+    """All are written together: who breaks a rule of the database is found out, and fails alone."""
+    good, bad = [a_run() for _ in range(5)], a_run(one_time_key_id="key_1")
+    async with open_store(db) as store:
+        await accept(store, a_run(one_time_key_id="key_1"))
+        results = await asyncio.gather(*(accept(store, run) for run in [*good, bad]), return_exceptions=True)
+        assert [type(one) for one in results] == [type(None)] * 5 + [IntegrityError]
+        assert await store.count_queued() == 6
 
 
 async def test_a_work_outlives_its_caller(db: Database) -> None:

@@ -20,6 +20,7 @@ def settings(**environ: str) -> Settings:
     ("name", "text"),
     [
         ("RUNMESH_PORT", "abc"),
+        ("RUNMESH_EXAMPLE", "perhaps"),
         ("RUNMESH_PORT", "0"),
         ("RUNMESH_PORT", "65536"),
         ("RUNMESH_PORT", "-1"),
