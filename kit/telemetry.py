@@ -13,7 +13,6 @@ from typing import Any
 
 import structlog
 from opentelemetry import context, trace
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -48,6 +47,9 @@ def configure(service: str, *, level: str = "INFO", otlp_endpoint: str = "") -> 
     _unrecorded = not otlp_endpoint
     if _unrecorded:
         return
+    # Unless it is wanted it would cost every process 0.1 s and some MiB.
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+
     _provider = TracerProvider(resource=Resource.create({"service.name": service}))
     exporter = OTLPSpanExporter(endpoint=otlp_endpoint, insecure=not otlp_endpoint.startswith("https://"))
     _provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=500))

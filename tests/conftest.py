@@ -35,6 +35,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"skipped without an allowed reason: {line}", red=True)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What one worker runs: a file, or all that share a mesh, which so is started once."""
+    for item in items:
+        shares = item.path.parent.name in {"e2e", "escape"} and not hasattr(getattr(item, "module", None), "mesh_up")
+        item.add_marker(pytest.mark.xdist_group(item.path.parent.name if shares else item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3Server]:
     """One server for all; a test takes a prefix of its own in its bucket."""

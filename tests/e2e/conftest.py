@@ -26,13 +26,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="session")
 def mesh(world: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    """Its operator allows this machine's own address, where the tests' servers are, no other private one; and trusts
-    the tests' authority besides the system's.
+    """Its operator allows this machine's own address, where the tests' servers are, no other private one; trusts the
+    tests' authority besides the system's; and is soon to try a delivery again.
     """
     bundle = tmp_path_factory.mktemp("roots") / "roots.pem"
     bundle.write_text(roots(os.environ).read_text() + world.certificate)
-    env = {"RUNMESH_EGRESS_ALLOW_PRIVATE": own_address(), "RUNMESH_LIBRARY": str(ROOT / "library")}
-    with mesh_up(env=env | {"SSL_CERT_FILE": str(bundle)}) as running:
+    env = {
+        "RUNMESH_EGRESS_ALLOW_PRIVATE": own_address(),
+        "RUNMESH_LIBRARY": str(ROOT / "library"),
+        "RUNMESH_CALLBACK_RETRIES": "0.3,0.6,30",
+        "SSL_CERT_FILE": str(bundle),
+    }
+    with mesh_up(env=env) as running:
         running.deploy("probe")
         yield running
 

@@ -13,25 +13,27 @@ import httpx
 import pytest
 from standardwebhooks import Webhook
 
-from tests.e2e.mesh import ROOT, Mesh, mesh_up, until
+from tests.e2e.mesh import ROOT, Mesh, own_address, until
 
 pytestmark = pytest.mark.timeout(180)
 
 
 class Receiver(ThreadingHTTPServer):
-    """On the loopback. Answers `answers` one after the other, the last one for ever; `got`: (headers, body) each."""
+    """Where the mesh's operator allows it. Answers `answers` one after the other, the last one for ever; `got`:
+    (headers, body) each.
+    """
 
     daemon_threads = True
 
     def __init__(self, *answers: int) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__((own_address(), 0), Handler)
         self.answers = list(answers)
         self.got: list[tuple[dict[str, str], bytes]] = []
         self.before_answer: Callable[[], None] = lambda: None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/hook?token=1"
+        return f"http://{own_address()}:{self.server_address[1]}/hook?token=1"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -57,18 +59,6 @@ def receiving(*answers: int) -> Iterator[Receiver]:
         yield receiver
         receiver.shutdown()
         thread.join()
-
-
-@pytest.fixture(scope="module")
-def open_mesh() -> Iterator[Mesh]:
-    """Its operator lets records go to the loopback, and retries soon."""
-    env = {
-        "RUNMESH_EGRESS_ALLOW_PRIVATE": "127.0.0.1",
-        "RUNMESH_CALLBACK_RETRIES": "0.3,0.6,30",
-        "RUNMESH_EXAMPLE": "on",
-    }
-    with mesh_up(env=env) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +98,8 @@ def over(client: httpx.Client, run_id: str, seconds: float = 30) -> dict[str, An
     return result
 
 
-def test_a_receiver_that_fails_twice_gets_it_all_the_same(open_mesh: Mesh) -> None:
-    with receiving(500, 302, 204) as receiver, open_mesh.http() as client:
+def test_a_receiver_that_fails_twice_gets_it_all_the_same(mesh: Mesh) -> None:
+    with receiving(500, 302, 204) as receiver, mesh.http() as client:
         run_id = begun(client, receiver.url)
         delivered = over(client, run_id)
         assert (delivered["state"], delivered["attempts"], delivered["last_status"]) == ("delivered", 3, 204)
@@ -125,9 +115,8 @@ def test_a_receiver_that_fails_twice_gets_it_all_the_same(open_mesh: Mesh) -> No
         assert headers["content-type"] == "application/json"
 
 
-def test_a_synchronous_call_and_one_that_fails_tell_their_end_too(open_mesh: Mesh) -> None:
-    open_mesh.deploy("probe")
-    with receiving(200) as receiver, open_mesh.http() as client:
+def test_a_synchronous_call_and_one_that_fails_tell_their_end_too(mesh: Mesh) -> None:
+    with receiving(200) as receiver, mesh.http() as client:
         answer = client.post("/run/hello", json={"name": "Bob"}, headers={"X-Callback-Url": receiver.url})
         assert answer.json() == {"message": "Hello Bob!"}
         assert over(client, answer.headers["x-request-id"])["state"] == "delivered"
@@ -141,8 +130,8 @@ def test_a_synchronous_call_and_one_that_fails_tell_their_end_too(open_mesh: Mes
         ]
 
 
-def test_after_a_rotation_old_and_new_secret_verify(open_mesh: Mesh) -> None:
-    with receiving(200) as receiver, open_mesh.http() as client:
+def test_after_a_rotation_old_and_new_secret_verify(mesh: Mesh) -> None:
+    with receiving(200) as receiver, mesh.http() as client:
         old = client.get("/webhook-secret").json()
         new = client.post("/webhook-secret/rotate").json()
         assert old["previous_until"] is None
@@ -151,25 +140,25 @@ def test_after_a_rotation_old_and_new_secret_verify(open_mesh: Mesh) -> None:
         ((headers, body),) = receiver.got
         for secret in (old["secret"], new["secret"]):
             Webhook(secret).verify(body, headers)
-    with open_mesh.http(open_mesh.new_key(scopes=["run", "deploy"])["key"]) as client:
+    with mesh.http(mesh.new_key(scopes=["run", "deploy"])["key"]) as client:
         assert client.get("/webhook-secret").status_code == 403
         assert client.post("/webhook-secret/rotate").status_code == 403
 
 
-def test_gone_is_the_end(open_mesh: Mesh) -> None:
-    with receiving(410) as receiver, open_mesh.http() as client:
+def test_gone_is_the_end(mesh: Mesh) -> None:
+    with receiving(410) as receiver, mesh.http() as client:
         ended = over(client, begun(client, receiver.url))
         assert (ended["state"], ended["attempts"], ended["last_status"]) == ("failed", 1, 410)
 
 
 @pytest.mark.slow
-def test_the_sender_is_killed_between_sending_and_marking(open_mesh: Mesh) -> None:
-    with receiving(200) as receiver, open_mesh.http() as client:
+def test_the_sender_is_killed_between_sending_and_marking(mesh: Mesh) -> None:
+    with receiving(200) as receiver, mesh.http() as client:
         killed: list[int] = []
 
         def kill() -> None:
             if not killed:
-                killed.append(open_mesh.pid_of("edge"))
+                killed.append(mesh.pid_of("edge"))
                 os.kill(killed[0], signal.SIGKILL)
 
         receiver.before_answer = kill

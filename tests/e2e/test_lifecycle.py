@@ -41,7 +41,7 @@ def left_over(home: Path) -> list[str]:
     return found + [line for line in Path("/proc/mounts").read_text().splitlines() if str(home) in line]
 
 
-def test_two_starts_keep_the_data_and_leave_nothing(home: Path) -> None:
+def test_two_starts_keep_the_data_dead_services_come_back_and_nothing_is_left(home: Path) -> None:
     port = free_port()
     with mesh_up(home=home, port=port, env=EXAMPLE) as mesh:
         text = "".join(mesh.output)
@@ -73,7 +73,12 @@ def test_two_starts_keep_the_data_and_leave_nothing(home: Path) -> None:
             assert client.get(f"/request/{kept}").json()["status"] == "succeeded"
             assert client.get(f"/logs/{kept}").text.count("greeting kept") == 1
             assert client.post("/run/hello", json={"name": "again"}).json() == {"message": "Hello again!"}
-    assert mesh.process.returncode == 0
+        check_services_come_back(mesh)
+        stopped = subprocess.run(
+            [RUNMESH, "down"], env={**os.environ, "RUNMESH_HOME": str(home)}, cwd=ROOT, timeout=60, check=False
+        )
+        assert stopped.returncode == 0
+        assert mesh.process.wait(5) == 0
 
 
 def test_as_an_ordinary_user(home: Path, for_everybody: Path) -> None:
@@ -100,16 +105,6 @@ def test_the_doctor_as_an_ordinary_user(home: Path, for_everybody: Path) -> None
     assert report["levels"]["sandbox"] == report["levels"]["warm start"] == "ok"
     assert all(finding["remedy"] for finding in report["findings"] if finding["level"] != "ok")
     assert list(home.iterdir()) == []
-
-
-def test_a_service_that_dies_is_started_again_and_down_stops_them_all(home: Path) -> None:
-    with mesh_up(home=home, env=EXAMPLE) as mesh:
-        check_services_come_back(mesh)
-        stopped = subprocess.run(
-            [RUNMESH, "down"], env={**os.environ, "RUNMESH_HOME": str(home)}, cwd=ROOT, timeout=60, check=False
-        )
-        assert stopped.returncode == 0
-        assert mesh.process.wait(5) == 0
 
 
 def check_services_come_back(mesh: Mesh) -> None:
