@@ -2,9 +2,11 @@
 
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import httpx
@@ -148,6 +150,25 @@ def test_a_workflow_that_fails_is_tried_again_if_the_call_asks(mesh: Mesh) -> No
         assert log.count("trying") == 3
         once = client.post("/run_async/tree/fails", json={})
         assert mesh.finished(once.json()["request_id"], 60)["attempt"] == 1
+
+
+def test_a_database_that_somebody_holds_is_told_and_afterwards_all_goes_on(mesh: Mesh) -> None:
+    """What needs it is refused within a second; a plain call doesn't, and its run is told of later."""
+    body = {"name": "patient"}
+    with mesh.http() as client, closing(sqlite3.connect(mesh.home / "data" / "scheduler.db")) as somebody:
+        assert client.post("/run/tree/tree", json=body).status_code == 200
+        somebody.execute("BEGIN IMMEDIATE")
+        for _ in range(3):
+            began = time.monotonic()
+            refused = client.post("/run_async/tree/tree", json=body)
+            assert time.monotonic() - began < 1.5
+            assert (refused.status_code, refused.json()["code"]) == (503, "unavailable"), refused.text
+            assert int(refused.headers["retry-after"]) >= 1
+        direct = client.post("/run/tree/tree", json=body)
+        assert direct.json() == body
+        somebody.rollback()
+        until(lambda: client.post("/run_async/tree/tree", json=body).status_code == 200, 5)
+    assert mesh.finished(direct.headers["x-request-id"])["status"] == "succeeded"
 
 
 def test_a_lost_executor_is_another_attempt(mesh: Mesh) -> None:
