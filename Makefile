@@ -29,17 +29,17 @@ lint: setup ## ruff, mypy, import contracts
 	$(BIN)/lint-imports
 
 test: .venv/.ready-tests ## everything that proves a change, within ten minutes
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadgroup
+	$(BIN)/pytest -m "not slow" -n 2
 
 test-all: .venv/.ready-tests ## with the slow ones
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2
 
 MINUTES ?= 10
 soak: .venv/.ready-tests ## the mesh under load and faults, judged: MINUTES=10, SEED=n to have the same faults again
 	$(BIN)/python -m tests.faults --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 escape-gvisor: .venv/.ready-tests ## the attacks of tests/escape, on gVisor; needs runsc
-	RUNMESH_ISOLATION=gvisor $(BIN)/pytest tests/escape -n 2 --dist loadgroup --timeout 180 -rx
+	RUNMESH_ISOLATION=gvisor $(BIN)/pytest tests/escape -n 2 --timeout 180 -rx
 
 proto: setup ## generate Python and Envoy's descriptors from proto/
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py

@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.databases import ENGINES, database_url
 from tests.postgres import Server, postgres_server
@@ -35,12 +37,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"skipped without an allowed reason: {line}", red=True)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What one worker runs: a file, or all that share a mesh, which so is started once."""
-    for item in items:
-        shares = item.path.parent.name in {"e2e", "escape"} and not hasattr(getattr(item, "module", None), "mesh_up")
-        item.add_marker(pytest.mark.xdist_group(item.path.parent.name if shares else item.nodeid.partition("::")[0]))
+class Sharing(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+    """One worker runs a file, or all files that share a mesh: it is started once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = Path(nodeid.partition("::")[0])
+        shares = file.parent.name in {"e2e", "escape"} and "mesh_up" not in (self.config.rootpath / file).read_text()
+        return str(file.parent if shares else file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing:
+    return Sharing(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -86,7 +86,10 @@ class GroupCommit(Generic[W]):
         except Unavailable as away:
             if working:
                 raise
-            _fail(batch, away)  # it didn't begin, or nobody knows whether it was committed: it isn't done again
+            # It didn't begin, or nobody knows whether it was committed: it isn't done again. Who has waited meanwhile
+            # doesn't begin to wait anew.
+            waited, self._waiting = self._waiting, []
+            _fail([*batch, *waited], away)
             return
         for (_, future), (value, error) in zip(batch, results, strict=True):
             if future.done():

@@ -21,6 +21,13 @@ import httpx
 ROOT = Path(__file__).parent.parent.parent
 RUNMESH = Path(sys.executable).parent / "runmesh"
 WORKFLOWS = Path(__file__).parent / "workflows"
+# What tests need besides FastAPI: one set for all of them, since each is an environment to build.
+PACKAGES = (
+    '["fastapi", "uvicorn[standard]", "httpx", "aiohttp", "requests", "asyncpg", "redis", "grpcio", "numpy", '
+    '"cryptography"]'
+)
+# Where this interpreter and the system's are: uv starts all that it finds, and a developer's machine may have many.
+_PATH = f"{Path(sys.executable).resolve().parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # reading the system's roots would take 20 ms for each client
 
 
@@ -137,6 +144,7 @@ def mesh_up(
         cwd=ROOT,
         env={
             **{name: value for name, value in os.environ.items() if not name.startswith(("RUNMESH_", "OTEL_"))},
+            "PATH": _PATH,
             "RUNMESH_HOME": str(home),
             "RUNMESH_PORT": str(port),
             "RUNMESH_LIBRARY": str(home / "no-library"),

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.e2e.mesh import Mesh
+from tests.e2e.mesh import PACKAGES, Mesh
 
 CODE = """# /// script
-# dependencies = ["fastapi", "uvicorn[standard]", "numpy", "cryptography"]
+# dependencies = PACKAGES
 # ///
 import os, random, secrets, ssl, tempfile, uuid, weakref
 import numpy, uvicorn
@@ -38,7 +38,7 @@ def draw():
 
 if __name__ == "__main__":
     uvicorn.run(app)
-"""
+""".replace("PACKAGES", PACKAGES)
 
 
 @pytest.mark.timeout(200)

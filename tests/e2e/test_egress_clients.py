@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.mesh import Mesh, free_port, own_address, until
+from tests.e2e.mesh import PACKAGES, Mesh, free_port, own_address, until
 from tests.fakes.certificates import Authority
 
 pytestmark = pytest.mark.timeout(300)
 CODE = """\
 # /// script
-# dependencies = ["fastapi", "uvicorn", "httpx", "aiohttp", "requests", "asyncpg", "redis", "grpcio"]
+# dependencies = PACKAGES
 # ///
 import asyncio, json, smtplib, socket, ssl
 from fastapi import FastAPI
@@ -97,7 +97,7 @@ async def postgres(asked: dict):
 
 if __name__ == "__main__":
     uvicorn.run(app)
-"""
+""".replace("PACKAGES", PACKAGES)
 
 GRPC_SERVER = """
 import concurrent.futures, grpc, sys

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.mesh import Mesh, own_address
+from tests.e2e.mesh import PACKAGES, Mesh, own_address
 from tests.fakes.certificates import Authority
 
 pytestmark = pytest.mark.timeout(300)
 CANARY, INSIDE = "c4n4ry-that-is-filled-in", "c4n4ry-that-is-inside"
 CODE = """\
 # /// script
-# dependencies = ["fastapi", "uvicorn", "httpx", "numpy"]
+# dependencies = PACKAGES
 # [tool.env-checker]
 # env_vars = ["TOKEN", "INNER"]
 # [tool.runmesh]
@@ -67,7 +67,7 @@ def nested():
 
 if __name__ == "__main__":
     uvicorn.run(app)
-""".replace("EXTRA", "''")
+""".replace("EXTRA", "''").replace("PACKAGES", PACKAGES)
 LUCK = """\
 # /// script
 # dependencies = ["fastapi", "uvicorn"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.mesh import Mesh, own_address
+from tests.e2e.mesh import PACKAGES, Mesh, own_address
 from tests.e2e.test_egress_clients import serving
 from tests.fakes.certificates import Authority
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(300)
 CANARY, CHANGED = "c4n4ry-0f-the-first-value", "c4n4ry-0f-the-second-value"
 CODE = """\
 # /// script
-# dependencies = ["fastapi", "uvicorn", "httpx", "requests", "aiohttp"]
+# dependencies = PACKAGES
 # [tool.env-checker]
 # env_vars = ["TOKEN"]
 # [tool.runmesh]
@@ -63,7 +63,7 @@ def seen():
 
 if __name__ == "__main__":
     uvicorn.run(app)
-"""
+""".replace("PACKAGES", PACKAGES)
 
 
 class Recorder(http.server.BaseHTTPRequestHandler):

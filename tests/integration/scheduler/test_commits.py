@@ -240,17 +240,26 @@ async def test_what_may_have_been_committed_isnt_done_again(db: Database, monkey
 
 
 async def test_while_it_is_away_everybody_is_told_at_once(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[int] = []
+    """Who came while another waited for it doesn't begin to wait anew."""
+    begun, refused = asyncio.Event(), asyncio.Event()
+    times: list[int] = []
 
     @asynccontextmanager
     async def away() -> AsyncIterator[AsyncConnection]:
-        begun.append(1)
-        if begun:
+        times.append(1)
+        begun.set()
+        await refused.wait()
+        if times:
             raise Unavailable("away")
         yield cast(AsyncConnection, None)
 
     async with open_store(db) as store:
         monkeypatch.setattr(db, "write", away)
-        told = await asyncio.gather(*(accept(store, a_run()) for _ in range(50)), return_exceptions=True)
+        first = [asyncio.ensure_future(accept(store, a_run())) for _ in range(25)]
+        await begun.wait()
+        later = [asyncio.ensure_future(accept(store, a_run())) for _ in range(25)]
+        await asyncio.sleep(0)
+        refused.set()
+        told = await asyncio.gather(*first, *later, return_exceptions=True)
     assert {type(one) for one in told} == {Unavailable}
-    assert len(begun) == 1
+    assert len(times) == 1
