@@ -4,15 +4,12 @@ A template's code and its slots' are one author's, so what it does to them is it
 that a slot lacks, nor reach the spawner that works for it, nor anybody else.
 """
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.mesh import Mesh, mesh_up, until
+from tests.e2e.mesh import Mesh, until
 from tests.escape.attacks import CANARY, HEADER, PRELUDE, Attacker, none_left, runs_left, serves
 
 # At each alarm `attack` is called with the pids of the slots; what it found out is in a file that slots see.
@@ -175,19 +172,6 @@ def test_moving_the_furniture(mesh: Mesh, name: str) -> None:
             assert "canary" not in answer.json()[1]["roots"]
         serves(mesh)
     assert [(path.name, path.read_text()) for path in kept.iterdir()] == [("canary", CANARY)]
-
-
-def test_its_mess_goes_with_the_mesh() -> None:
-    home = Path(tempfile.mkdtemp(prefix="mesh-", dir="/var/tmp"))
-    try:
-        with mesh_up(home=home) as mesh:
-            attacker = deployed(mesh, FURNITURE["files"])
-            for _ in range(3):
-                assert attacker.run("").status_code in {200, 502, 503}
-        said = [line for line in mesh.output if "spawner" in line]
-        assert list((home / "runs").rglob("*")) == [], "".join(said)
-    finally:
-        shutil.rmtree(home)
 
 
 LYING = {
