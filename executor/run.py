@@ -129,7 +129,7 @@ class Run:
             self._stopped.set_result(outcome)
 
     def hand_back(self, outcome: Outcome) -> None:
-        """As `stop`, since this executor stops: somebody else may do it."""
+        """As `stop`, since this executor stops: somebody else may do it, unless it has just ended by itself."""
         if not self._stopped.done():
             self._handed_back = True
             self.stop(outcome)
@@ -148,6 +148,8 @@ class Run:
                 outcome = await self._outcome()
             finally:
                 self._place.give_back()
+            self.stop(outcome)  # from here on it is too late for another
+            self._handed_back &= self._stopped.result() is outcome
             try:
                 await self._conclude(outcome)
             except asyncio.CancelledError:  # the executor stops, and the filestore takes its time

@@ -1,4 +1,4 @@
-"""NATS: JetStream for events and log lines, core NATS for heartbeats. Wakes and carries; SQL stays the truth.
+"""NATS: JetStream for events and log lines. Wakes and carries; SQL stays the truth.
 
 Two streams: EVENTS (`event.>`, a day) and LOGS (`log.>`, a day, 1 GiB). A lost store loses live log tails at most.
 """
@@ -51,7 +51,7 @@ class Bus:
 
     @asynccontextmanager
     async def subscribed(self, subject: str, handle: Callable[[str, bytes], Awaitable[None]]) -> AsyncIterator[None]:
-        """`handle(subject, payload)` for what arrives from now on; for caches and heartbeats, which may miss one."""
+        """`handle(subject, payload)` for what arrives from now on; for caches, which may miss one."""
 
         async def deliver(message: Msg) -> None:
             try:

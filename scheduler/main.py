@@ -40,7 +40,7 @@ from scheduler.watch import Notices, Watch
 
 
 async def build(settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None) -> RpcServer:
-    """Everything, open and at work; left in reverse: server, loops, heartbeats, store, bus, database."""
+    """Everything, open and at work; left in reverse: server, loops, store, bus, database."""
     clock = clock or SystemClock()
     enter = stack.enter_async_context
     db = await enter(open_db(settings.database_url("scheduler")))
@@ -59,7 +59,10 @@ async def build(settings: Settings, stack: AsyncExitStack, *, clock: Clock | Non
     fleet.on_room = dispatch.wake
     reap = Reap(store, fleet, shares, dispatch, cancel.sweep_up, rpc.QUEUED.set, clock)
     sweep = Sweep(store, timedelta(days=settings.retention_days), clock)
-    submit, watch = Submit(store, dispatch, clock, settings.organization_queue), Watch(store, notices, clock)
+    submit, watch = (
+        Submit(store, dispatch, clock, settings.organization_queue),
+        Watch(store, notices, clock, shared=db.shared),
+    )
     runs = rpc.Runs(
         submit,
         watch,

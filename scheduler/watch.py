@@ -1,4 +1,6 @@
-"""Looking at runs: once, in lists, and live. A watcher costs memory only: the commits themselves wake it."""
+"""Looking at runs: once, in lists, and live. A watcher costs memory only: the commits themselves wake it; of what other
+schedulers commit it finds out by looking again.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -8,6 +10,8 @@ from typing import Protocol
 
 from kit.clock import Clock
 from scheduler.model import Asker, History, Provision, Run, unknown_run
+
+AGAIN_SECONDS = 0.5
 
 
 class RunReads(Protocol):
@@ -34,9 +38,13 @@ class Watcher:
             self._latest = run
             self._news.set()
 
-    async def next(self) -> Run | None:
-        """The next state. None: look again."""
-        await self._news.wait()
+    async def next(self, patience: float | None) -> Run | None:
+        """The next state. None: look again, which nothing newer within `patience` seconds means, too."""
+        try:
+            async with asyncio.timeout(patience):
+                await self._news.wait()
+        except TimeoutError:
+            return None
         self._news.clear()
         return self._latest
 
@@ -75,12 +83,13 @@ class Notices:
 
 
 class Watch:
-    """Records for those who may see them."""
+    """Records for those who may see them. `shared`: other schedulers commit to the same database, and don't tell us."""
 
-    def __init__(self, reads: RunReads, notices: Notices, clock: Clock) -> None:
+    def __init__(self, reads: RunReads, notices: Notices, clock: Clock, *, shared: bool = False) -> None:
         self._reads = reads
         self._notices = notices
         self._clock = clock
+        self._patience = AGAIN_SECONDS if shared else None
 
     async def get(self, asker: Asker, request_id: str, *, content: bool = True) -> Run | Provision:
         """The run of this id, or of a provisioned id the newest run. Errors: NotFound."""
@@ -112,9 +121,7 @@ class Watch:
             record = await self.get(asker, request_id)
             yield record
             while isinstance(record, Provision) or not record.status.over:
-                told = await watcher.next()
-                if told is None:
-                    await self.get(asker, request_id)
-                elif isinstance(record, Provision) or told.supersedes(record):
-                    record = told
+                found = await watcher.next(self._patience) or await self.get(asker, request_id)
+                if isinstance(found, Run) and (isinstance(record, Provision) or found.supersedes(record)):
+                    record = found
                     yield record

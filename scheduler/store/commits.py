@@ -75,21 +75,22 @@ class GroupCommit(Generic[W]):
                     future.cancel()  # only those that got no result: the process is ending
 
     async def _commit(self, batch: list[tuple[Work[W], "asyncio.Future[Any]"]]) -> None:
-        working = False
+        working = worked = False
         try:
             async with self._db.write() as connection:
                 working = True
                 tx = self._begin(connection)
                 results = [await _attempt(work, tx) for work, _ in batch]
                 await tx.finish()
-                working = False
+                working, worked = False, True
         except Unavailable as away:
             if working:
                 raise
-            # It didn't begin, or nobody knows whether it was committed: it isn't done again. Who has waited meanwhile
-            # doesn't begin to wait anew.
+            # It didn't begin, or a server went away while it was asked to commit, and may have done it: then nobody is
+            # told that he may try again. Who has waited meanwhile doesn't begin to wait anew.
+            _fail(batch, Unavailable(away.message) if worked and self._db.shared else away)
             waited, self._waiting = self._waiting, []
-            _fail([*batch, *waited], away)
+            _fail(waited, away)
             return
         for (_, future), (value, error) in zip(batch, results, strict=True):
             if future.done():

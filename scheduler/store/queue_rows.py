@@ -38,9 +38,9 @@ class QueueRows(RunRows):
         return [_queued(row) for row in await self._execute(_HEADS, values)]
 
     async def placed_on(self, executor: str, incarnation: str, limit: int) -> list[Run]:
-        """Runs that are there, or on the way there."""
+        """Runs that are there, or on the way there, held: a report about them may be on its way into the database."""
         there = (runs.c.executor == executor) & (runs.c.incarnation == incarnation)
-        query = select(*RUN).where(there, or_(_RUNNING, _CLAIMED)).limit(limit)
+        query = select(*RUN).where(there, or_(_RUNNING, _CLAIMED)).order_by(runs.c.id).limit(limit).with_for_update()
         return [to_run(row) for row in await self._execute(query)]
 
     async def lease(self, address: str) -> Lease | None:

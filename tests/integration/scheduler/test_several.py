@@ -61,4 +61,4 @@ async def test_two_schedulers_and_two_executors_start_nothing_twice(
             one.full = False
         await until_started(neighbours, 2 * RUNS + 10)  # what a scheduler that is gone had accepted
         assert started(neighbours) == sorted([*ids, *more, *last])
-        assert (await first.get(last[0])).status == run_pb2.RUN_STATUS_RUNNING
+        await first.until(last[0], run_pb2.RUN_STATUS_RUNNING)  # the executor hears of it before that is written down

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -297,6 +297,29 @@ async def test_nothing_is_taken_on_when_no_sandbox_can_be_had(world: World) -> N
     with pytest.raises(Unavailable) as refused:
         Runs(world.host).start(make_spec(), chunks(), LIFE)
     assert refused.value.retry_after
+
+
+async def test_a_failure_of_its_own_isnt_handed_back(world: World) -> None:
+    """It is over, and only its answer is still being kept, when the time of a drain is up."""
+    keeping, kept = asyncio.Event(), asyncio.Event()
+    put = world.blobs.put
+
+    async def slowly(chunks: Iterator[bytes]) -> str:
+        keeping.set()
+        await kept.wait()
+        return await put(chunks)
+
+    world.blobs.put = slowly  # type: ignore[method-assign]
+    world.driver.app = answering(b"x" * 100_000, status=500)
+    runs, spec = Runs(world.host), make_spec()
+    runs.start(spec, chunks(), LIFE)
+    await keeping.wait()
+    draining = asyncio.create_task(runs.drain(0))
+    await asyncio.sleep(0.05)
+    kept.set()
+    await draining
+    (ended,) = world.reporter.ended
+    assert (ended.outcome.status, ended.handed_back) == (Status.FAILED, False)
 
 
 async def test_draining_lets_runs_end_and_kills_the_rest(world: World) -> None:
