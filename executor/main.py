@@ -91,6 +91,7 @@ async def build(
     await enter(lease.kept(runs.lose))
     servicer, add = ExecutorServicer(runs, filestore, sandboxes.validate), add_ExecutorServicer_to_server
     server = RpcServer(address, grace=SERVER_GRACE_SECONDS).add(add, servicer, "mesh.executor.v1.Executor")
+    server.needs(lambda: lease.held)
     await enter(server)
     stack.push_async_callback(runs.drain, settings.drain_seconds)
     return server

@@ -61,13 +61,13 @@ class Executors:
         return workflow_wire.report(await self._call(stub.Validate, request, self._validate_seconds))
 
     async def alive(self, address: str) -> bool:
-        """Whether it answers a health check."""
+        """Whether it answers that it is well: it isn't without its lease."""
         health = health_pb2_grpc.HealthStub(await self._channel(address))
         try:
-            await unary(health.Check, health_pb2.HealthCheckRequest(), timeout=PROBE_SECONDS)
+            told = await unary(health.Check, health_pb2.HealthCheckRequest(), timeout=PROBE_SECONDS)
         except (Problem, grpc.aio.AioRpcError):
             return False
-        return True
+        return bool(told.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def _call(self, method: Any, request: Any, timeout: float, *, retry: bool = False) -> Any:
         try:

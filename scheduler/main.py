@@ -57,7 +57,7 @@ async def build(settings: Settings, stack: AsyncExitStack, *, clock: Clock | Non
     cancel = Cancel(store, executors, notices.forgotten, clock)
     dispatch = Dispatch(store, fleet, shares, executors, cancel.sweep_up, clock)
     fleet.on_room = dispatch.wake
-    reap = Reap(store, fleet, shares, dispatch, cancel.sweep_up, rpc.QUEUED.set, clock)
+    reap = Reap(store, fleet, shares, dispatch, cancel.sweep_up, rpc.QUEUED.set, executors.alive, clock)
     sweep = Sweep(store, timedelta(days=settings.retention_days), clock)
     submit, watch = (
         Submit(store, dispatch, clock, settings.organization_queue),

@@ -2,6 +2,7 @@
 nobody knows the end of. All of it from SQL: a scheduler that has just begun knows no less.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
@@ -20,6 +21,9 @@ BATCH = 200
 GRACE = timedelta(seconds=30)
 # A Start call that has no answer by then never will.
 UNSURE = timedelta(seconds=15)
+# How long an executor may rely on its lease beyond its end, where a scheduler told it that the database is away
+# (executor/lease.py). We may have the database all the same.
+EXTENSION = timedelta(minutes=2)
 # Between two rounds; a longer gap means that we stood still, or that the clock was set.
 GAP = timedelta(seconds=5)
 T = TypeVar("T")
@@ -68,7 +72,9 @@ class Dispatching(Protocol):
 
 
 class Reap:
-    """`stop` is told of runs that were ended here but may still run; `queue_length` hears how many wait."""
+    """`stop` is told of runs that were ended here but may still run; `queue_length` hears how many wait; `holds` asks
+    an executor whether it still relies on its lease.
+    """
 
     def __init__(
         self,
@@ -78,6 +84,7 @@ class Reap:
         dispatch: Dispatching,
         stop: Callable[[Run], None],
         queue_length: Callable[[int], None],
+        holds: Callable[[str], Awaitable[bool]],
         clock: Clock,
     ) -> None:
         self._store = store
@@ -86,6 +93,7 @@ class Reap:
         self._dispatch = dispatch
         self._stop = stop
         self._queue_length = queue_length
+        self._holds = holds
         self._clock = clock
         self._born = clock.now()
         # Since when executors could have renewed their leases here without a break.
@@ -134,10 +142,18 @@ class Reap:
             self._stop(run)
 
     async def _expire(self, leases: dict[str, Lease], now: datetime) -> None:
-        """Not before executors had a whole lease's time to renew it: while we or the store are away, they can't."""
+        """Not before executors had a whole lease's time to renew it: while we or the store are away, they can't. Nor
+        while one says that it relies on it: it renews it with a scheduler that has lost the database, and we haven't.
+        """
         if now - self._steady < LEASE:
             return
-        for old in [lease for lease in leases.values() if lease.expires_at < now and not lease.given_up]:
+        expired = [lease for lease in leases.values() if lease.expires_at < now and not lease.given_up]
+        held = await asyncio.gather(*(self._holds(lease.address) for lease in expired))
+        for old in [
+            lease
+            for lease, holds in zip(expired, held, strict=True)
+            if not (holds and now < lease.expires_at + EXTENSION)
+        ]:
 
             async def work(tx: Reaping, old: Lease = old) -> Lease:
                 lease = await tx.lease(old.address) or old

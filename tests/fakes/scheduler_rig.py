@@ -48,7 +48,8 @@ class Scheduler:
         self.report = Report(self.store, self.fleet, stop, self.dispatch.waits, self.clock)
         self.watch = Watch(self.store, self.notices, self.clock)
         lengths = self.queue_lengths.append
-        self.reap = Reap(self.store, self.fleet, self.shares, self.dispatch, stop, lengths, self.clock)
+        holds = self.executors.alive
+        self.reap = Reap(self.store, self.fleet, self.shares, self.dispatch, stop, lengths, holds, self.clock)
 
     async def here(
         self, address: str = HOME, incarnation: str = "inc_1", *, first: bool = True, **changes: Any

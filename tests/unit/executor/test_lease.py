@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from executor.lease import LONGEST_EXTENSION, Beat, Lease
+from executor.lease import LONGEST_EXTENSION, RELIED_ON, Beat, Lease
 from kit.clock import FakeClock
 from kit.errors import Conflict, Problem, Unavailable
+from scheduler.reap import EXTENSION
+from scheduler.renew import LEASE
 from tests.fakes.executor import START
 
 LENGTH = timedelta(seconds=20)
@@ -100,6 +102,7 @@ async def test_one_that_was_given_up_comes_back_as_another() -> None:
 
 
 async def test_a_scheduler_without_its_database_cant_give_it_up() -> None:
+    assert LONGEST_EXTENSION + RELIED_ON * LEASE <= LEASE + EXTENSION  # what schedulers allow
     rig = Rig()
     await rig.after(0)
     rig.scheduler.fails = NO_DATABASE

@@ -93,6 +93,28 @@ async def test_a_lease_that_runs_out_is_given_up(scheduler: Scheduler) -> None:
     assert [executor.incarnation for executor in scheduler.fleet] == ["inc_2"]
 
 
+async def test_one_that_still_relies_on_its_lease_is_given_two_minutes(scheduler: Scheduler) -> None:
+    """It renews it with another scheduler, which has lost the database."""
+    await scheduler.here()
+    await scheduler.accepted(run := a_run().started(executor=HOME, incarnation="inc_1", at=START))
+    scheduler.executors.living.add(HOME)
+    await rounds(scheduler, 20 + 120 - 1)
+    assert scheduler.run(run.id) == run
+    await rounds(scheduler, 1)
+    assert (scheduler.run(run.id).status, scheduler.run(run.id).attempt) == (Status.QUEUED, 2)
+
+
+async def test_one_that_relies_on_it_no_more_is_given_up(scheduler: Scheduler) -> None:
+    await scheduler.here()
+    await scheduler.accepted(run := a_run().started(executor=HOME, incarnation="inc_1", at=START))
+    scheduler.executors.living.add(HOME)
+    await rounds(scheduler, 40)
+    assert scheduler.run(run.id) == run
+    scheduler.executors.living.clear()
+    await rounds(scheduler, 1)
+    assert scheduler.run(run.id).attempt == 2
+
+
 @pytest.mark.parametrize("away", [30, -3600, 3600])
 async def test_a_scheduler_that_stood_still_gives_executors_the_time_to_renew(scheduler: Scheduler, away: int) -> None:
     """Or whose clock was set."""
