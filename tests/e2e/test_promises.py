@@ -1,5 +1,6 @@
 """What the platform promises about a run, as its caller sees it: control, the queue, another attempt."""
 
+import asyncio
 import os
 import signal
 import sqlite3
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from scheduler.clients import Executors
 from tests.e2e.mesh import Mesh, mesh_up, until
 
 pytestmark = pytest.mark.timeout(180)
@@ -169,6 +171,30 @@ def test_a_database_that_somebody_holds_is_told_and_afterwards_all_goes_on(mesh:
         somebody.rollback()
         until(lambda: client.post("/run_async/tree/tree", json=body).status_code == 200, 5)
     assert mesh.finished(direct.headers["x-request-id"])["status"] == "succeeded"
+
+
+@pytest.mark.slow  # a lease has to run out
+def test_an_executor_says_that_it_relies_on_its_lease(mesh: Mesh) -> None:
+    """Schedulers ask. One that stands still doesn't say so, nor one whose lease has run out."""
+    address = f"unix:{mesh.home / 'run' / 'executor.sock'}"
+
+    async def relies() -> bool:
+        async with Executors(lambda: address, validate_seconds=1) as executors:
+            return await executors.alive(address)
+
+    assert asyncio.run(relies())
+    executor, scheduler = mesh.pid_of("executor"), mesh.pid_of("scheduler")
+    try:
+        os.kill(executor, signal.SIGSTOP)
+        assert not asyncio.run(relies())
+        os.kill(executor, signal.SIGCONT)
+        os.kill(scheduler, signal.SIGSTOP)
+        assert asyncio.run(relies())
+        until(lambda: not asyncio.run(relies()), 25)
+    finally:
+        os.kill(executor, signal.SIGCONT)
+        os.kill(scheduler, signal.SIGCONT)
+    until(lambda: asyncio.run(relies()), 10)
 
 
 def test_a_lost_executor_is_another_attempt(mesh: Mesh) -> None:
