@@ -111,6 +111,10 @@ class Dispatch:
             self._shares.promise(caller_id)
         return Seat(executor, caller_id, urgent)
 
+    def has_room(self, caller_id: str) -> bool:
+        """Whether an organization may have more runs under way, though there may be no executor for them."""
+        return self._shares.room(caller_id) > 0
+
     def leave(self, seat: Seat) -> None:
         """It isn't needed."""
         seat.executor.has_begun(urgent=seat.urgent)

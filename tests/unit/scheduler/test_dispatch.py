@@ -475,6 +475,19 @@ async def test_who_waits_in_a_pause_takes_nobodys_seats(scheduler: Scheduler) ->
         assert not scheduler.run(paused.id).placed
 
 
+async def test_urgent_runs_that_wait_are_bounded_for_each_organization(scheduler: Scheduler) -> None:
+    scheduler = Scheduler(organization_queue=2)
+    for priority in (0, 1):
+        await scheduler.submitted(a_submission(**NESTED, priority=priority))
+    with pytest.raises(Exhausted) as refused:
+        await scheduler.submit(a_submission(**NESTED, priority=-1))
+    assert (refused.value.code, bool(refused.value.retry_after)) == ("too_many_runs", True)
+    await scheduler.submitted(a_submission(**NESTED, caller_id="org_other"))
+    for _ in range(2):
+        await scheduler.submitted(a_submission())
+    assert len(scheduler.store.state.run_rows) == 5
+
+
 async def test_a_run_that_is_waited_for_has_no_part_in_its_organizations_share(scheduler: Scheduler) -> None:
     """Else a root whose call may go on without it (`X-On-Timeout: continue`) would wait for its own place."""
     scheduler = Scheduler(organization_runs=1)
