@@ -6,10 +6,12 @@ age.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import cycle, islice
 from typing import Protocol, TypeVar
 
 from kit.clock import Clock
@@ -62,6 +64,7 @@ class Seat:
 
     executor: Executor
     caller_id: str
+    urgent: bool
 
 
 class Dispatch:
@@ -86,9 +89,13 @@ class Dispatch:
         # Organizations with runs in the queue; `_new` of them came during the present pass.
         self._waiting: set[str] = set()
         self._new: set[str] = set()
+        # Some runs may be left in the queue, of either lane.
+        self._left = True
         # Some of them could have started, had there been room.
         self._short = True
         self._after = ""
+        # Of the organizations with urgent runs, so that each is the first one at times.
+        self._turn = 0
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._failure: BaseException | None = None
 
@@ -99,19 +106,28 @@ class Dispatch:
         executor = self._fleet.choose(urgent=urgent)
         if executor is None:
             return None
-        executor.starting += 1
-        self._shares.promise(caller_id)
-        return Seat(executor, caller_id)
+        executor.begins(urgent=urgent)
+        if not urgent:
+            self._shares.promise(caller_id)
+        return Seat(executor, caller_id, urgent)
+
+    def has_room(self, caller_id: str) -> bool:
+        """Whether an organization may have more runs under way, though there may be no executor for them."""
+        return self._shares.room(caller_id) > 0
 
     def leave(self, seat: Seat) -> None:
         """It isn't needed."""
-        seat.executor.starting -= 1
-        self._shares.settle(seat.caller_id)
+        seat.executor.has_begun(urgent=seat.urgent)
+        self._settle(seat)
 
     def begin(self, queued: Queued, seat: Seat) -> None:
         """Starts a run that was committed as given to the seat's executor."""
-        self._shares.settle(seat.caller_id)
+        self._settle(seat)
         self._begin(queued, seat.executor)
+
+    def _settle(self, seat: Seat) -> None:
+        if not seat.urgent:
+            self._shares.settle(seat.caller_id)
 
     def waits(self, run: Run) -> None:
         """A run was committed as queued."""
@@ -125,7 +141,7 @@ class Dispatch:
         for executor in self._fleet:
             there = (executor.address, executor.incarnation) == (queued.run.executor, queued.run.incarnation)
             if there and queued.run.id not in self._starting:
-                executor.starting += 1
+                executor.begins(urgent=queued.run.urgent)
                 self._begin(queued, executor, again=True)
 
     def wake(self) -> None:
@@ -147,30 +163,36 @@ class Dispatch:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def once(self) -> None:
-        """One pass: gives away what can start; returns before the Start calls do."""
-        if self._failure is not None:
-            raise self._failure
-        self._new.clear()
-        await self._lane(0)
-        self._short = False
-        waiting = await self._lane(1)
-        self._waiting = waiting | self._new
+        """Gives away what can start, of both lanes by turns; returns before the Start calls do."""
+        # Who had less to start than it might have (what waits may be in its pause): others get the rest.
+        idle: tuple[set[str], set[str]] = (set(), set())
+        self._left = going = True
+        while going:
+            if self._failure is not None:
+                raise self._failure
+            self._new.clear()
+            urgent, going = await self._lane(0, idle[0])
+            self._short = False
+            waiting, more = await self._lane(1, idle[1])
+            self._waiting = waiting | self._new
+            self._left, going = bool(urgent or self._waiting), going or more
 
-    async def _lane(self, lane: int) -> set[str]:
-        """The organizations that still wait in it."""
+    async def _lane(self, lane: int, idle: set[str]) -> tuple[set[str], bool]:
+        """(the organizations that wait in it, whether that is worth another look)."""
         while True:
             callers = await self._queue.callers_waiting(lane, self._after if lane else "", MOST_CALLERS)
             if not callers and lane and self._after:
                 self._after = ""
                 continue
-            able = [caller for caller in callers if not lane or self._shares.room(caller)]
+            able = [one for one in callers if one not in idle and (not lane or self._shares.room(one))]
             seats = self._seats(urgent=not lane) if able else []
             if able and not seats and lane:
                 self._short = True
             if not seats:
-                return self._turned(callers, lane)
-            if not await self._claim(lane, able, seats):
-                return self._turned(callers, lane)
+                return self._turned(callers, lane), False
+            self._turn += not lane and not idle
+            idle |= await self._claim(lane, able, seats)
+            return set(callers), True
 
     def _turned(self, callers: Sequence[str], lane: int) -> set[str]:
         """The next pass looks at others, where there are too many for one."""
@@ -181,24 +203,27 @@ class Dispatch:
     def _seats(self, *, urgent: bool) -> list[Executor]:
         seats: list[Executor] = []
         while len(seats) < MOST_AT_ONCE and (executor := self._fleet.choose(urgent=urgent)):
-            executor.starting += 1
+            executor.begins(urgent=urgent)
             seats.append(executor)
         return seats
 
-    async def _claim(self, lane: int, callers: Collection[str], seats: list[Executor]) -> int:
-        """Gives runs to the seats; how many."""
-        shares = self._shares.share_out(callers, len(seats)) if lane else dict.fromkeys(callers, len(seats))
+    def _in_turn(self, callers: Collection[str], seats: int) -> Counter[str]:
+        """So many seats, to one after the other, whoever has more under way: urgent runs count in no share."""
+        first = self._turn % len(callers)
+        return Counter(islice(cycle(sorted(callers)), first, first + seats))
+
+    async def _claim(self, lane: int, callers: Collection[str], seats: list[Executor]) -> set[str]:
+        """Gives runs to the seats; the callers that had fewer than their share."""
+        shares = (self._shares.share_out if lane else self._in_turn)(callers, len(seats))
         now = self._clock.now()
 
         async def work(tx: Claiming) -> list[Queued]:
             claimed: list[Queued] = []
             for caller, share in shares.items():
-                for queued in await tx.heads(lane, caller, now, min(share, len(seats) - len(claimed))):
+                for queued in await tx.heads(lane, caller, now, share):
                     seat = seats[len(claimed)]
                     run = queued.run.claimed(seat.address, seat.incarnation, now)
                     claimed.append(replace(queued, run=run))
-                if len(claimed) == len(seats):
-                    break
             await tx.save([queued.run for queued in claimed])
             return claimed
 
@@ -207,23 +232,24 @@ class Dispatch:
             claimed = await self._queue.write(work)
         finally:
             for seat in seats[len(claimed) :]:
-                seat.starting -= 1
+                seat.has_begun(urgent=not lane)
         for queued, seat in zip(claimed, seats, strict=False):
             self._begin(queued, seat)
-        return len(claimed)
+        had = Counter(queued.run.caller_id for queued in claimed)
+        return {caller for caller, share in shares.items() if had[caller] < share}
 
     def _begin(self, queued: Queued, executor: Executor, *, again: bool = False) -> None:
         task = asyncio.create_task(self._start(queued, executor, again=again))
         self._starting[queued.run.id] = task
-        task.add_done_callback(lambda done: self._begun(queued.run.id, executor, done))
+        task.add_done_callback(lambda done: self._begun(queued.run.id, executor, done, urgent=queued.run.urgent))
 
-    def _begun(self, run_id: str, executor: Executor, task: "asyncio.Task[None]") -> None:
-        executor.starting -= 1
+    def _begun(self, run_id: str, executor: Executor, task: "asyncio.Task[None]", *, urgent: bool) -> None:
+        executor.has_begun(urgent=urgent)
         if self._starting.get(run_id) is task:  # it may be the next attempt's by now
             del self._starting[run_id]
         if not task.cancelled() and task.exception() is not None:
             self._failure = task.exception()
-        if self._waiting or self._failure:
+        if self._left or self._failure:
             self._wake.set()
 
     async def _start(self, queued: Queued, executor: Executor, *, again: bool) -> None:
@@ -236,7 +262,7 @@ class Dispatch:
             with suppress(Conflict):  # it took the run on before, and its answer was lost
                 await self._executors.start(executor.address, queued)
         except Unavailable as problem:
-            self._fleet.refused(executor, urgent=run.urgent)
+            self._fleet.refused(executor, urgent=run.urgent, away=problem.retry_after is None)
             if _refused(problem, again=again):
                 await self._release(run)
             else:  # it may have taken it on: it is asked again later (`resume`)

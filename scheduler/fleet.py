@@ -6,7 +6,7 @@ from datetime import datetime
 
 from kit.clock import Clock
 from kit.errors import Unavailable
-from scheduler.place import REST, STARTS_AT_ONCE, Executor, place
+from scheduler.place import REST, Executor, place
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Fleet:
             return
         executor.running = max(0, executor.running + started - ended)
         if ended:
-            executor.full_until = executor.away_until = None
+            executor.full_until = executor.nested_full_until = executor.away_until = None
             self.on_room()
 
     def choose(self, *, urgent: bool) -> Executor | None:
@@ -83,15 +83,12 @@ class Fleet:
             raise Unavailable("no executor has registered yet", retry_after=REST)
         return found.address
 
-    def room(self, *, urgent: bool = False) -> int:
-        """How many Start calls may be made now."""
-        now = self._clock.now()
-        return sum(STARTS_AT_ONCE - one.starting for one in self if one.takes(now, urgent=urgent))
-
-    def refused(self, executor: Executor, *, urgent: bool) -> None:
-        """It had no room; an urgent run, which needs none, means that it can't be reached."""
+    def refused(self, executor: Executor, *, urgent: bool, away: bool) -> None:
+        """It had no room for a run of that kind, which says nothing about the other kind; or it was `away`."""
         until = self._clock.now() + REST
-        if urgent:
+        if away:
             executor.away_until = until
+        elif urgent:
+            executor.nested_full_until = until
         else:
             executor.full_until = until

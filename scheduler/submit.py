@@ -3,7 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
@@ -28,8 +28,11 @@ from scheduler.model import (
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 LONGEST_TIMEOUT = timedelta(hours=24)
 FULL = timedelta(seconds=10)
+BUSY = timedelta(seconds=1)
 COUNTED = timedelta(seconds=1)
 MOST_COUNTED = 10_000
+# Behind all that anybody can ask for.
+LAST = 2**31 - 1
 T = TypeVar("T")
 
 
@@ -64,11 +67,15 @@ class Journal(Protocol):
 
     async def waiting_of(self, caller_id: str, limit: int) -> int: ...
 
+    async def position(self, run: Run, limit: int) -> int: ...
+
 
 class Starting(Protocol):
     """Who starts what is accepted (scheduler.dispatch)."""
 
     def reserve(self, caller_id: str, *, urgent: bool) -> Seat | None: ...
+
+    def has_room(self, caller_id: str) -> bool: ...
 
     def leave(self, seat: Seat) -> None: ...
 
@@ -127,8 +134,8 @@ class Submit:
         self._clock = clock
         self._deep = deep
         self._tasks: set[asyncio.Task[tuple[Run, bool]]] = set()
-        # By organization: how many of its runs may wait, and until when that is good enough.
-        self._waiting: OrderedDict[str, tuple[datetime, int]] = OrderedDict()
+        # By organization, urgent ones apart: how many of its runs may wait, and until when that is good enough.
+        self._waiting: OrderedDict[tuple[str, bool], tuple[datetime, int]] = OrderedDict()
 
     async def provision(self, organization_id: str, key_id: str) -> Provision:
         """A new id, good for an hour. Errors: Invalid; Unauthenticated for a one-time key that has started its run."""
@@ -149,7 +156,7 @@ class Submit:
         Errors: NotFound for a provisioned id that is unknown, expired, cancelled or another organization's;
         Unauthenticated for a one-time key that has started its run; Conflict for an Idempotency-Key that came with
         another request, and for a call nested in a run that was cancelled; Exhausted (too_many_runs) when too many of
-        the organization's runs wait; Invalid.
+        the organization's runs wait, and for a synchronous call while it has its share under way; Invalid.
         """
         if not timedelta(0) <= submission.timeout <= LONGEST_TIMEOUT:
             raise Invalid("a run's time limit is at most 24 hours")
@@ -160,10 +167,11 @@ class Submit:
 
     async def _accepted(self, submission: Submission) -> tuple[Run, bool]:
         seat = self._dispatch.reserve(submission.caller_id, urgent=submission.urgent)
+        full = await self._full(submission) if seat is None else None
+        if full is not None and not submission.idempotency_key:
+            raise full  # a refusal costs no transaction, unless its run may be there already
         try:
-            if seat is None and not submission.urgent:
-                await self._check_depth(submission.caller_id)
-            run, new = await self._journal.write(lambda tx: self._accept(tx, submission, seat))
+            run, new = await self._journal.write(lambda tx: self._accept(tx, submission, seat, full))
         except BaseException:
             if seat is not None:
                 self._dispatch.leave(seat)
@@ -177,40 +185,63 @@ class Submit:
             self._dispatch.waits(run)
         return run, new
 
-    async def _check_depth(self, caller_id: str) -> None:
-        """Counted once a second at most: a submission mustn't cost as much as the queue is long. Errors: Exhausted."""
-        now = self._clock.now()
-        until, count = self._waiting.pop(caller_id, (now, 0))
-        if until <= now or count >= self._deep:
-            until, count = now + COUNTED, await self._journal.waiting_of(caller_id, self._deep)
-        self._waiting[caller_id] = (until, count + 1)
-        while len(self._waiting) > MOST_COUNTED:
-            self._waiting.popitem(last=False)
-        if count >= self._deep:
-            raise Exhausted(
+    async def _full(self, submission: Submission) -> Exhausted | None:
+        """Why a run that can't start at once may not wait either, if so."""
+        if submission.synchronous and not submission.urgent and not self._dispatch.has_room(submission.caller_id):
+            return Exhausted(
+                "your organization has as many runs under way as it may at once; try again when one has ended, or use "
+                "/run_async, which queues",
+                code="too_many_runs",
+                retry_after=BUSY,
+            )
+        if await self._count(submission) >= self._deep:
+            return Exhausted(
                 f"{self._deep} of this organization's runs wait already; let some finish, or cancel some",
                 code="too_many_runs",
                 retry_after=FULL,
             )
+        return None
+
+    async def _count(self, submission: Submission) -> int:
+        """How many wait with it. Looked up once a second at most: a submission mustn't cost as much as the queue is
+        long.
+        """
+        now, which = self._clock.now(), (submission.caller_id, submission.urgent)
+        until, count = self._waiting.pop(which, (now, 0))
+        if until <= now or count >= self._deep:
+            until, count = now + COUNTED, await self._ahead(submission, now)
+        self._waiting[which] = (until, count + 1)
+        while len(self._waiting) > MOST_COUNTED:
+            self._waiting.popitem(last=False)
+        return count
+
+    async def _ahead(self, submission: Submission, now: datetime) -> int:
+        if not submission.urgent:
+            return await self._journal.waiting_of(submission.caller_id, self._deep)
+        last = replace(_run(submission, "", now, None), priority=LAST)
+        return await self._journal.position(last, self._deep) - 1
 
     async def accept(self, tx: Accepting, submission: Submission) -> Run:
         """In the caller's transaction, queued; before its first write. Errors: as above."""
-        await self._check_depth(submission.caller_id)
-        run, _ = await self._accept(tx, submission, None)
+        run, _ = await self._accept(tx, submission, None, await self._full(submission))
         return run
 
     def started(self, run: Run) -> None:
         """To be told of what `accept` took, once it is committed."""
         self._dispatch.waits(run)
 
-    async def _accept(self, tx: Accepting, submission: Submission, seat: Seat | None) -> tuple[Run, bool]:
+    async def _accept(
+        self, tx: Accepting, submission: Submission, seat: Seat | None, full: Exhausted | None
+    ) -> tuple[Run, bool]:
         """(the run, whether it is new). All checks stand before the first write: a refused submission leaves nothing,
-        its one-time key unspent.
+        its one-time key unspent. `full`: why no new one is accepted.
         """
         now = self._clock.now()
         before = await self._asked_before(tx, submission, now)
         if before is not None:
             return before, False
+        if full is not None:
+            raise full
         await _check_parents(tx, submission)
         run_id, provision = new_id("run"), None
         if submission.provisioned_id:

@@ -14,6 +14,7 @@ from kit.db import open_db
 from scheduler.fleet import Lease
 from scheduler.model import CANCELLED, LOST, Asker, Earlier, History, Idempotent, Run, Status
 from scheduler.store.database import open_store
+from scheduler.submit import LAST
 from scheduler.usage import Usage
 from tests.contract.test_run_store import Rig, accepted, moved, rig, url
 from tests.databases import is_postgres
@@ -54,6 +55,7 @@ async def test_places_in_the_queue(rig: Rig) -> None:
     assert [await rig.store.position(run, 100) for run in (*runs, last)] == [1, 2, 3, 4, 5, 6]
     assert await rig.store.position(last, 3) == 4
     assert await rig.store.position(urgent, 100) == 1
+    assert await rig.store.position(replace(urgent, id="", priority=LAST), 100) == 2
 
 
 async def test_who_waits(rig: Rig) -> None:

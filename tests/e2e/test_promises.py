@@ -118,9 +118,21 @@ def test_one_idempotency_key_is_one_run_and_one_answer(mesh: Mesh) -> None:
 
 
 def test_the_queue_tells_places_and_has_an_end(mesh: Mesh) -> None:
+    with mesh.http() as client:
+        early = client.post("/run/tree/tree", json={"name": "early"}, headers={"idempotency-key": "early"})
+        assert early.status_code == 200, early.text
     running = [start(mesh, sleep=60) for _ in range(3)]
     until(lambda: [states(mesh)[run] for run in running] == ["running"] * 3, 30)
     with mesh.http() as client:
+        provisioned = client.post("/provision-request").json()["request_id"]
+        for named in ({"idempotency-key": "too late"}, {"x-provisioned-request-id": provisioned}):
+            began = time.monotonic()
+            refused = client.post("/run/tree/tree", json={"name": "too many"}, headers=named)
+            assert (refused.status_code, refused.json()["code"]) == (429, "too_many_runs"), refused.text
+            assert int(refused.headers["retry-after"]) >= 1
+            assert time.monotonic() - began < 5
+        again = client.post("/run/tree/tree", json={"name": "early"}, headers={"idempotency-key": "early"})
+        assert (again.text, again.headers["x-request-id"]) == (early.text, early.headers["x-request-id"])
         refused = client.post("/run/tree/tree", json={"name": "too many"})
         assert (refused.status_code, refused.json()["code"]) == (429, "too_many_runs")
         assert int(refused.headers["retry-after"]) >= 1

@@ -70,11 +70,14 @@ def a_schedule(**changes: Any) -> Schedule:
 
 @dataclass
 class FakeExecutors:
-    """`refusal`: what Start raises, by address. `gate`: Start calls to that address wait for it."""
+    """`refusal`: what Start raises, by address; `nested_refusal`: of urgent runs only. `gate`: Start calls to that
+    address wait for it.
+    """
 
     started: list[tuple[str, str]] = field(default_factory=list)
     stopped: list[tuple[str, str, Outcome]] = field(default_factory=list)
     refusal: dict[str, Problem] = field(default_factory=dict)
+    nested_refusal: dict[str, Problem] = field(default_factory=dict)
     gate: dict[str, asyncio.Event] = field(default_factory=dict)
     stop_refusal: Problem | None = None
     living: set[str] = field(default_factory=set)
@@ -87,6 +90,8 @@ class FakeExecutors:
             await self.gate[address].wait()
         if address in self.refusal:
             raise self.refusal[address]
+        if queued.run.urgent and address in self.nested_refusal:
+            raise self.nested_refusal[address]
         self.started.append((address, queued.run.id))
 
     async def stop(self, address: str, run_id: str, outcome: Outcome) -> None:

@@ -391,3 +391,108 @@ async def test_a_start_that_fails_late_ends_no_later_attempt(scheduler: Schedule
         gate.set()
         await settled()
         assert (scheduler.run(run.id).status, scheduler.run(run.id).attempt) == (Status.QUEUED, 2)
+
+
+NESTED = {"depth": 1, "synchronous": True}
+
+
+async def test_nested_calls_without_room_hold_up_nobody_else(scheduler: Scheduler) -> None:
+    """Not while they are refused, and not when something ends, which makes them try again."""
+    scheduler.executors.nested_refusal[HOME] = FULL
+    await scheduler.accepted(*(a_run(**NESTED) for _ in range(3 * STARTS_AT_ONCE)))
+    async with dispatching(scheduler):
+        jobs = [await scheduler.submitted(a_submission(caller_id=f"org_{number % 3}")) for number in range(30)]
+        for _ in range(5):
+            scheduler.fleet.reported(HOME, started=0, ended=1)
+            await settled(300)
+        assert sorted(run_id for _, run_id in scheduler.executors.started) == sorted(run.id for run in jobs)
+
+
+async def test_nested_calls_that_take_long_to_start_leave_a_seat_to_others(scheduler: Scheduler) -> None:
+    gate = scheduler.executors.gate[HOME] = asyncio.Event()
+    await scheduler.accepted(*(a_run(**NESTED) for _ in range(3 * STARTS_AT_ONCE)))
+    async with dispatching(scheduler):
+        job = await scheduler.submitted(a_submission(caller_id="org_other"))
+        await settled()
+        assert scheduler.run(job.id).placed
+        gate.set()
+        await settled(300)
+        assert len(scheduler.executors.started) == 3 * STARTS_AT_ONCE + 1  # no clock has moved
+        assert all((one.starting, one.starting_urgent) == (0, 0) for one in scheduler.fleet)
+
+
+async def test_a_long_queue_of_nested_calls_that_start_at_once_lets_others_in(scheduler: Scheduler) -> None:
+    job = a_run(caller_id="org_other", created_at=START - timedelta(seconds=1))
+    await scheduler.accepted(job, *(a_run(**NESTED) for _ in range(300)))
+    async with dispatching(scheduler):
+        await settled(1000)
+        assert len(scheduler.executors.started) == 301
+        assert (HOME, job.id) in scheduler.executors.started[: 2 * STARTS_AT_ONCE]
+
+
+async def test_nested_calls_of_organizations_take_turns(scheduler: Scheduler) -> None:
+    """The place that becomes free is first one's, then another's."""
+    many = [a_run(**NESTED, caller_id="org_a") for _ in range(50)]
+    await scheduler.accepted(*many, few := a_run(**NESTED, caller_id="org_b"))
+    scheduler.executors.nested_refusal[HOME] = FULL
+    first: list[str] = []
+    async with dispatching(scheduler):
+        for _ in range(2):
+            scheduler.executors.gate[HOME] = asyncio.Event()
+            await scheduler.clock.advance(0.6)
+            await settled()
+            first.append(next(iter(scheduler.dispatch._starting)))
+            scheduler.executors.gate.pop(HOME).set()
+            await settled(200)
+    assert few.id in first
+    assert {run.id for run in many} & set(first)
+
+
+async def test_an_executor_that_is_away_gets_no_urgent_runs_either(scheduler: Scheduler) -> None:
+    scheduler.executors.refusal[HOME] = Unavailable("failed to connect to all addresses")
+    async with dispatching(scheduler):
+        await scheduler.submitted(a_submission())
+        await settled()
+        del scheduler.executors.refusal[HOME]
+        nested = await scheduler.submitted(a_submission(**NESTED))
+        await settled()
+        assert scheduler.executors.started == []
+        await scheduler.clock.advance(0.6)
+        await settled()
+        assert (HOME, nested.id) in scheduler.executors.started
+
+
+async def test_who_waits_in_a_pause_takes_nobodys_seats(scheduler: Scheduler) -> None:
+    """org_a has nothing under way, so that it goes first; but nothing of it is due."""
+    await scheduler.accepted(
+        paused := a_run(caller_id="org_a", due_at=START + timedelta(seconds=60)),
+        *(a_run(caller_id="org_b").started(executor=HOME, incarnation="inc_1", at=START) for _ in range(20)),
+        *(jobs := [a_run(caller_id="org_b") for _ in range(20)]),
+    )
+    async with dispatching(scheduler):
+        await settled(300)
+        assert {run_id for _, run_id in scheduler.executors.started} == {run.id for run in jobs}
+        assert not scheduler.run(paused.id).placed
+
+
+async def test_urgent_runs_that_wait_are_bounded_for_each_organization(scheduler: Scheduler) -> None:
+    scheduler = Scheduler(organization_queue=2)
+    for priority in (0, 1):
+        await scheduler.submitted(a_submission(**NESTED, priority=priority))
+    with pytest.raises(Exhausted) as refused:
+        await scheduler.submit(a_submission(**NESTED, priority=-1))
+    assert (refused.value.code, bool(refused.value.retry_after)) == ("too_many_runs", True)
+    await scheduler.submitted(a_submission(**NESTED, caller_id="org_other"))
+    for _ in range(2):
+        await scheduler.submitted(a_submission())
+    assert len(scheduler.store.state.run_rows) == 5
+
+
+async def test_a_run_that_is_waited_for_has_no_part_in_its_organizations_share(scheduler: Scheduler) -> None:
+    """Else a root whose call may go on without it (`X-On-Timeout: continue`) would wait for its own place."""
+    scheduler = Scheduler(organization_runs=1)
+    async with dispatching(scheduler):
+        root = await scheduler.submitted(a_submission(synchronous=True))
+        nested = await scheduler.submitted(a_submission(**NESTED, root_id=root.id, parent_id=root.id))
+        await settled()
+        assert [run_id for _, run_id in scheduler.executors.started] == [root.id, nested.id]

@@ -6,7 +6,7 @@ import pytest
 from kit.clock import FakeClock
 from kit.errors import Unavailable
 from scheduler.fleet import Fleet, Lease
-from scheduler.place import STARTS_AT_ONCE, Executor, place
+from scheduler.place import REST, STARTS_AT_ONCE, Executor, place
 from tests.fakes.scheduling import START
 
 SOON = START + timedelta(seconds=10)
@@ -46,6 +46,32 @@ def test_nobody_is_chosen_where_nobody_has_room() -> None:
 def test_urgent_runs_need_no_room_but_a_way() -> None:
     assert placed(an_executor("a", full_until=LATER), urgent=True) == "a"
     assert placed(an_executor("a", away_until=LATER), urgent=True) == ""
+    assert placed(an_executor("a", away_until=LATER)) == ""
+
+
+def test_what_keeps_urgent_runs_out_keeps_out_nobody_else() -> None:
+    assert placed(an_executor("a", nested_full_until=LATER), urgent=True) == ""
+    assert placed(an_executor("a", nested_full_until=SOON), urgent=True) == "a"
+    assert placed(an_executor("a", nested_full_until=LATER)) == "a"
+    assert placed(an_executor("a", starting=7, starting_urgent=7), urgent=True) == ""
+    assert placed(an_executor("a", starting=7, starting_urgent=7)) == "a"
+    assert placed(an_executor("a", starting=7), urgent=True) == "a"  # the seat is kept for others, not from them
+
+
+async def test_an_executor_without_room_for_urgent_runs_is_tried_when_a_run_ends_or_after_a_rest() -> None:
+    clock = FakeClock(START)
+    fleet = Fleet(clock)
+    fleet.heard(a_lease())
+    (executor,) = fleet
+    fleet.refused(executor, urgent=True, away=False)
+    fleet.heard(a_lease())  # its report tells of places, of which urgent runs take none
+    assert fleet.choose(urgent=True) is None
+    assert fleet.choose(urgent=False) is executor
+    fleet.reported("unix:b", started=0, ended=1)
+    assert fleet.choose(urgent=True) is executor
+    fleet.refused(executor, urgent=True, away=False)
+    await clock.advance(REST.total_seconds())
+    assert fleet.choose(urgent=True) is executor
 
 
 def test_the_fleet_learns_from_leases_and_refusals() -> None:
@@ -57,8 +83,7 @@ def test_the_fleet_learns_from_leases_and_refusals() -> None:
     chosen = fleet.choose(urgent=False)
     assert chosen is not None
     assert chosen.address == "unix:b"
-    assert fleet.room() == 2 * STARTS_AT_ONCE
-    fleet.refused(chosen, urgent=False)
+    fleet.refused(chosen, urgent=False, away=False)
     rest = fleet.choose(urgent=False)
     assert rest is not None
     assert rest.address == "unix:a"

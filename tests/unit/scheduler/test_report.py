@@ -169,7 +169,7 @@ async def test_the_first_end_counts(scheduler: Scheduler) -> None:
 async def test_ended_runs_make_room(scheduler: Scheduler) -> None:
     await scheduler.here()
     executor = next(iter(scheduler.fleet))
-    scheduler.fleet.refused(executor, urgent=False)
+    scheduler.fleet.refused(executor, urgent=False, away=False)
     assert scheduler.fleet.choose(urgent=False) is None
     await scheduler.accepted(run := a_run())
     await scheduler.report(batch(ended(run)))

@@ -2,7 +2,7 @@ from datetime import timedelta
 
 import pytest
 
-from kit.errors import Conflict, Invalid, NotFound, Problem, Unauthenticated
+from kit.errors import Conflict, Exhausted, Invalid, NotFound, Problem, Unauthenticated
 from scheduler.model import CANCELLED, Asker, RunQueued, Status
 from tests.fakes.scheduler_rig import Scheduler
 from tests.fakes.scheduling import START, a_submission
@@ -116,6 +116,39 @@ async def test_nothing_starts_below_what_was_cancelled(scheduler: Scheduler) -> 
     await scheduler.cancel(Asker("org_caller"), root.id, CANCELLED)
     with pytest.raises(Conflict):
         await scheduler.submit(a_submission(**below))
+
+
+async def test_a_synchronous_call_beyond_its_organizations_share_is_refused(scheduler: Scheduler) -> None:
+    """It would hang in the queue. Nothing is written: its one-time key is unspent, its Idempotency-Key unknown."""
+    scheduler = Scheduler(organization_runs=1)
+    provision = await scheduler.submit.provision("org_caller", "key_1")
+    call = {"synchronous": True}
+    named = {"one_time_key_id": "key_1", "provisioned_id": provision.id}
+    first = await scheduler.submitted(a_submission(**call, **KEYED))
+    assert not first.placed  # there is room in its share, if on no executor: it waits
+    await scheduler.store.write(lambda tx: tx.save([first.claimed("unix:a", "inc_1", START)]))
+    for refused in (named, {"idempotency_key": "new", "fingerprint": "f"}):
+        with pytest.raises(Exhausted) as problem:
+            await scheduler.submit(a_submission(**call, **refused))
+        assert (problem.value.code, bool(problem.value.retry_after)) == ("too_many_runs", True)
+    assert len(scheduler.store.state.run_rows) == len(scheduler.store.state.keys) == 1
+    known, new = await scheduler.submit(a_submission(**call, **KEYED))
+    assert (known.id, new) == (first.id, False)
+    with pytest.raises(Conflict):
+        await scheduler.submit(a_submission(**call, idempotency_key="k", fingerprint="g"))
+    await scheduler.submitted(a_submission())
+    await scheduler.submitted(a_submission(**call, depth=1))
+    await scheduler.submitted(a_submission(**call, caller_id="org_other", requester_id="org_other"))
+    await scheduler.store.write(lambda tx: tx.save([scheduler.run(first.id).ended(CANCELLED, at=START)]))
+    assert (await scheduler.submitted(a_submission(**call, **named))).id == provision.id
+
+
+async def test_an_idempotency_key_finds_its_run_though_the_queue_is_full(scheduler: Scheduler) -> None:
+    scheduler = Scheduler(organization_queue=1)
+    run = await scheduler.submitted(a_submission(**KEYED))
+    with pytest.raises(Exhausted):
+        await scheduler.submit(a_submission(idempotency_key="new", fingerprint="f"))
+    assert await scheduler.submit(a_submission(**KEYED)) == (run, False)
 
 
 async def test_a_provision_needs_an_organization(scheduler: Scheduler) -> None:
