@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from kit.errors import NotFound
+from scheduler.result import NOTHING, Answer, Earlier, Result
 from scheduler.retry import MOST_LOSSES, OURS, pause
 from scheduler.usage import Usage
 
@@ -66,42 +67,6 @@ class Input:
     body: bytes = b""
     # SHA-256 (hex) of a body over 64 KiB, which the filestore keeps.
     body_digest: str = ""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What is kept of an answer. `head` is a serialized mesh.runs.v1.AnswerHead, opaque here; `size` in bytes."""
-
-    head: bytes
-    content: bytes = b""
-    digest: str = ""
-    size: int = 0
-
-
-@dataclass(frozen=True)
-class Result:
-    """What an executor says about the end of an attempt, besides its outcome."""
-
-    answer: Answer | None = None
-    log_digest: str = ""
-    egress_digest: str = ""
-    usage: Usage | None = None
-    recording_digest: str = ""
-
-
-NOTHING = Result()
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """An attempt that another followed."""
-
-    number: int
-    executor: str
-    code: str
-    detail: str
-    log_digest: str
-    egress_digest: str
 
 
 @dataclass(frozen=True)

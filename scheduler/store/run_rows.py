@@ -24,20 +24,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.db import Database, emit
 from scheduler import wire
-from scheduler.model import (
-    Answer,
-    Asker,
-    Earlier,
-    Event,
-    History,
-    Idempotent,
-    Input,
-    Provision,
-    Run,
-    Runs,
-    Status,
-    Trigger,
-)
+from scheduler.model import Asker, Event, History, Idempotent, Input, Provision, Run, Runs, Status, Trigger
+from scheduler.result import Answer, Earlier
 from scheduler.store.tables import answers, idempotency, inputs, outbox, provisions, runs, versions
 from scheduler.usage import Usage
 

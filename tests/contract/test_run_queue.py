@@ -12,7 +12,8 @@ from sqlalchemy import event
 from kit import postgres
 from kit.db import open_db
 from scheduler.fleet import Lease
-from scheduler.model import CANCELLED, LOST, Asker, Earlier, History, Idempotent, Run, Status
+from scheduler.model import CANCELLED, LOST, Asker, History, Idempotent, Run, Status
+from scheduler.result import Earlier
 from scheduler.store.database import open_store
 from scheduler.usage import Usage
 from tests.contract.test_run_store import Rig, accepted, moved, rig, url

@@ -12,20 +12,8 @@ import pytest
 
 from kit.db import open_db
 from kit.errors import NotFound
-from scheduler.model import (
-    CANCELLED,
-    Answer,
-    Asker,
-    History,
-    Input,
-    Outcome,
-    Provision,
-    Result,
-    Run,
-    RunEnded,
-    RunQueued,
-    Status,
-)
+from scheduler.model import CANCELLED, Asker, History, Input, Outcome, Provision, Run, RunEnded, RunQueued, Status
+from scheduler.result import Answer, Result
 from scheduler.store.database import open_store
 from scheduler.usage import Usage
 from scheduler.workflow import EnvVar, Limits, Visibility

@@ -10,20 +10,8 @@ from kit.errors import Unavailable
 from scheduler import delivery
 from scheduler.delivery import Delivery
 from scheduler.fleet import Lease
-from scheduler.model import (
-    Answer,
-    Asker,
-    Event,
-    History,
-    Idempotent,
-    Input,
-    Provision,
-    Queued,
-    Run,
-    RunEnded,
-    Runs,
-    Status,
-)
+from scheduler.model import Asker, Event, History, Idempotent, Input, Provision, Queued, Run, RunEnded, Runs, Status
+from scheduler.result import Answer
 from scheduler.schedule import Schedule
 from scheduler.workflow import Version, Visibility, Workflow
 
