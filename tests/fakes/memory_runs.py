@@ -329,6 +329,10 @@ class MemoryStore:
     async def overdue(self, status: Status, deadline_before: datetime, limit: int) -> list[Run]:
         return [run for run in self._runs(status) if run.deadline < deadline_before][:limit]
 
+    async def cancelled(self, before: datetime, limit: int) -> list[Run]:
+        late = [(run.cancelled_at, run) for run in self._runs(Status.RUNNING) if run.cancelled_at is not None]
+        return [run for at, run in sorted(late, key=lambda pair: pair[0]) if at < before][:limit]
+
     async def find_workflow(self, organization_id: str, service_id: str) -> Workflow | None:
         return await self.state.workflow(organization_id, service_id)
 
