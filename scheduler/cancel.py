@@ -72,7 +72,8 @@ class Cancel:
         async def work(tx: Cancelling) -> tuple[Run | None, list[Run]]:
             run = (await tx.runs([request_id])).get(request_id)
             if run is None:
-                await self._cancel_provision(tx, asker, request_id)
+                run = await self._cancel_provision(tx, asker, request_id)
+            if run is None:
                 return None, []
             if not asker.sees(run):
                 raise unknown_run()
@@ -106,13 +107,19 @@ class Cancel:
         await tx.tell(RunEnded(run) for run in changed if run.status.over)
         return before
 
-    async def _cancel_provision(self, tx: Cancelling, asker: Asker, provision_id: str) -> None:
+    async def _cancel_provision(self, tx: Cancelling, asker: Asker, provision_id: str) -> Run | None:
+        """The run that has come of it meanwhile, whose acceptance was waited for; then nothing has happened yet."""
         now = self._clock.now()
         provision = await tx.provision(provision_id)
+        if provision is not None and provision.used_at is not None:
+            run = (await tx.runs([provision_id])).get(provision_id)
+            if run is not None:
+                return run
         if provision is None or not asker.sees_provision(replace(provision, cancelled_at=None), now):
             raise unknown_run()
         if provision.cancelled_at is None:
             await tx.save_provision(replace(provision, cancelled_at=now))
+        return None
 
     async def _kill(self, run: Run, outcome: Outcome) -> None:
         try:
