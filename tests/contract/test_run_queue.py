@@ -159,6 +159,7 @@ async def test_what_has_ended_costs_the_queue_and_look_ups_nothing(
             ("runs_claimed", store.placements),
             ("runs_claimed", store.busy),
             ("runs_claimed (claimed_at>? AND claimed_at<?)", lambda: store.claimed(START, 8)),
+            ("runs_cancelled (cancelled_at<?)", lambda: store.cancelled(START, 8)),
             ("runs_queued (deadline<?)", lambda: store.overdue(Status.QUEUED, START, 8)),
             ("runs_provision (provision_id=?)", lambda: store.find_run(ME, "run_1")),
             ("runs_caller (caller_id=?)", lambda: store.history(History("org_caller"))),
