@@ -59,5 +59,8 @@ class History:
         who, wanted = request.who, request_id(request)
         if "run" not in who.scopes:
             await self._reading.find(request, summary=True)
-        await self._runs.cancel(asker(who).organization_id, wanted, Status.CANCELLED, "cancelled by DELETE /request")
+        organization_id, why = asker(who).organization_id, "cancelled by DELETE /request"
+        await self._reading.written_down(
+            wanted, lambda: self._runs.cancel(organization_id, wanted, Status.CANCELLED, why)
+        )
         return json_answer({"request_id": wanted})

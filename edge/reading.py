@@ -1,9 +1,9 @@
 """Records as their readers may see them: the run endpoints' only way to one."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from edge.calls import asker, unknown_request
 from edge.http import Request
@@ -20,6 +20,7 @@ RETRY_SECONDS = 0.5
 # A run of the direct way is written down in batches, up to half a second after it has begun.
 WRITTEN_DOWN = timedelta(seconds=1)
 LOOK_AGAIN_SECONDS = 0.1
+T = TypeVar("T")
 
 
 class Runs(Protocol):
@@ -45,11 +46,19 @@ class Reading:
     async def find(self, request: Request, *, summary: bool = False) -> RunRecord:
         """The record that a request's path names. Errors: NotFound, Unavailable."""
         wanted = request_id(request)
+
+        async def look() -> RunRecord:
+            return seen(request.who, await self._runs.get(asker(request.who), wanted, summary=summary))
+
+        return await self.written_down(wanted, look)
+
+    async def written_down(self, run_id: str, look: Callable[[], Awaitable[T]]) -> T:
+        """What `look` comes to; one that finds nothing looks again while the id is new. Errors: those of `look`."""
         while True:
             try:
-                return seen(request.who, await self._runs.get(asker(request.who), wanted, summary=summary))
+                return await look()
             except NotFound:
-                if not self._is_new(wanted):
+                if not self._is_new(run_id):
                     raise
             await self._clock.sleep(LOOK_AGAIN_SECONDS)
 

@@ -1,6 +1,8 @@
 """Stopping runs: what waits is over at once, what runs is killed by its executor, which then reports the end.
 
 With a run everything falls that it has called: what it waits for dies with its sandbox, the rest is cancelled here.
+That a run which is under way shall be over is written down before its executor is asked, so that no other attempt
+follows, whoever is lost meanwhile; an end that isn't reported is written here, or by the reaper after a restart.
 """
 
 import asyncio
@@ -10,8 +12,8 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from kit.clock import Clock
-from kit.errors import NotFound, Problem, Unavailable
-from scheduler.model import CANCELLED, Asker, Event, Outcome, Provision, Run, Runs, Status, unknown_run
+from kit.errors import Problem, Unavailable
+from scheduler.model import CANCELLED, Asker, Event, Outcome, Provision, Run, RunEnded, Runs, Status, unknown_run
 from scheduler.settle import settle
 
 # An executor that took a Stop reports the end by then; else the end is written here.
@@ -46,7 +48,7 @@ class Stopper(Protocol):
     """An executor's side of it."""
 
     async def stop(self, address: str, run_id: str, outcome: Outcome) -> None:
-        """Idempotent. Errors: NotFound when it doesn't know the run; Unavailable."""
+        """Idempotent; nothing happens where the run isn't under way. Errors: Unavailable."""
         ...
 
 
@@ -70,12 +72,12 @@ class Cancel:
         async def work(tx: Cancelling) -> tuple[Run | None, list[Run]]:
             run = (await tx.runs([request_id])).get(request_id)
             if run is None:
-                await self._cancel_provision(tx, asker, request_id)
+                run = await self._cancel_provision(tx, asker, request_id)
+            if run is None:
                 return None, []
             if not asker.sees(run):
                 raise unknown_run()
-            if run.status is Status.QUEUED:
-                await settle(tx, [run.id], outcome, self._clock.now())
+            await self._wish(tx, [run.id], outcome)
             return run, await self._fell(tx, run, outcome)
 
         run, below = await self._journal.write(work)
@@ -94,26 +96,38 @@ class Cancel:
             return []
         live = await tx.tree(run.root_id)
         below = live if run.id == run.root_id else await _below(tx, run, live)
-        below = [one for one in below if one.id != run.id]
-        await settle(tx, [one.id for one in below if one.status is Status.QUEUED], BELOW, self._clock.now())
-        return below
+        return await self._wish(tx, [one.id for one in below if one.id != run.id], BELOW)
 
-    async def _cancel_provision(self, tx: Cancelling, asker: Asker, provision_id: str) -> None:
+    async def _wish(self, tx: Cancelling, ids: Collection[str], outcome: Outcome) -> list[Run]:
+        """The runs as they stood; from now on they are over, or shall be."""
+        now = self._clock.now()
+        before = list((await tx.runs(ids)).values())
+        changed = [after for run in before if (after := run.cancelled(outcome, at=now)) is not run]
+        await tx.save(changed)
+        await tx.tell(RunEnded(run) for run in changed if run.status.over)
+        return before
+
+    async def _cancel_provision(self, tx: Cancelling, asker: Asker, provision_id: str) -> Run | None:
+        """The run that has come of it meanwhile, whose acceptance was waited for; then nothing has happened yet."""
         now = self._clock.now()
         provision = await tx.provision(provision_id)
+        if provision is not None and provision.used_at is not None:
+            run = (await tx.runs([provision_id])).get(provision_id)
+            if run is not None:
+                return run
         if provision is None or not asker.sees_provision(replace(provision, cancelled_at=None), now):
             raise unknown_run()
         if provision.cancelled_at is None:
             await tx.save_provision(replace(provision, cancelled_at=now))
+        return None
 
     async def _kill(self, run: Run, outcome: Outcome) -> None:
         try:
             await self._executors.stop(run.executor, run.id, outcome)
-        except NotFound:
-            await self._end(run, outcome)
         except Problem:  # it can't be reached: the run is over all the same, and is killed when it shows up again
             await self._end(run, outcome)
-            self.sweep_up(replace(run, status=outcome.status, code=outcome.code, detail=outcome.detail))
+            if run.status is Status.QUEUED:  # it was over before, but may have been about to start
+                self.sweep_up(replace(run, status=outcome.status, code=outcome.code, detail=outcome.detail))
         else:
             self._spawn(self._end_late(run, outcome))
 
@@ -128,12 +142,15 @@ class Cancel:
     async def _end(self, run: Run, outcome: Outcome) -> None:
         """And once more what is below: it may have called somebody just before it died."""
 
-        async def work(tx: Cancelling) -> list[Run]:
-            await settle(tx, [run.id], outcome, self._clock.now())
-            return await self._fell(tx, run, outcome)
+        async def work(tx: Cancelling) -> tuple[list[Run], list[Run]]:
+            return await settle(tx, [run.id], outcome, self._clock.now()), await self._fell(tx, run, outcome)
 
-        for one in await self._journal.write(work):
-            self.sweep_up(replace(one, status=BELOW.status, code=BELOW.code, detail=BELOW.detail))
+        ended, below = await self._journal.write(work)
+        fallen = [
+            replace(one, status=BELOW.status, code=BELOW.code, detail=BELOW.detail) for one in below if one.placed
+        ]
+        for one in (*(one for one in ended if one.executor), *fallen):
+            self.sweep_up(one)
 
     def sweep_up(self, run: Run) -> None:
         """A run that is over still has a sandbox on `run.executor`: it is killed, in the background."""
@@ -145,8 +162,6 @@ class Cancel:
                 await self._clock.sleep(seconds)
             try:
                 await self._executors.stop(run.executor, run.id, Outcome(run.status, run.code, run.detail))
-            except NotFound:
-                return
             except Problem:
                 continue
             return

@@ -48,7 +48,7 @@ class Executors:
             pass
 
     async def stop(self, address: str, run_id: str, outcome: Outcome) -> None:
-        """Errors: NotFound when it doesn't know the run; Unavailable."""
+        """Nothing happens where it isn't under way. Errors: Unavailable."""
         request = wire.stop_request(run_id, outcome)
         await self._call((await self._stub(address)).Stop, request, STOP_SECONDS, retry=True)
 

@@ -40,7 +40,7 @@ class Estimate:
 
     def changed(self, run: Run) -> None:
         """A run's new state is committed."""
-        if run.status is not Status.RUNNING or run.urgent:
+        if run.status is not Status.RUNNING or run.urgent or run.cancelled_at is not None:  # that is no start
             return
         starts = self._starts.setdefault(run.caller_id, deque(maxlen=MOST_STARTS))
         starts.append(self._clock.now())

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from kit.errors import NotFound
+from scheduler.result import NOTHING, Answer, Earlier, Result
 from scheduler.retry import MOST_LOSSES, OURS, pause
 from scheduler.usage import Usage
 
@@ -69,42 +70,6 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What is kept of an answer. `head` is a serialized mesh.runs.v1.AnswerHead, opaque here; `size` in bytes."""
-
-    head: bytes
-    content: bytes = b""
-    digest: str = ""
-    size: int = 0
-
-
-@dataclass(frozen=True)
-class Result:
-    """What an executor says about the end of an attempt, besides its outcome."""
-
-    answer: Answer | None = None
-    log_digest: str = ""
-    egress_digest: str = ""
-    usage: Usage | None = None
-    recording_digest: str = ""
-
-
-NOTHING = Result()
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """An attempt that another followed."""
-
-    number: int
-    executor: str
-    code: str
-    detail: str
-    log_digest: str
-    egress_digest: str
-
-
-@dataclass(frozen=True)
 class Run:
     """One run, as its row says."""
 
@@ -139,6 +104,9 @@ class Run:
     due_at: datetime | None = None
     # Since when it is given to `executor` without having been reported as started; of queued runs only.
     claimed_at: datetime | None = None
+    # Since when it shall be over, and how, though its executor has yet to say so: no attempt follows the present one.
+    cancelled_at: datetime | None = None
+    cancelled_as: Outcome | None = None
     # How often a failure of the workflow may still be tried again, and how many attempts were lost to us.
     retries: int = 0
     losses: int = 0
@@ -215,12 +183,25 @@ class Run:
             usage=result.usage.plus(self.usage) if result.usage else self.usage,
         )
 
+    def cancelled(self, outcome: Outcome, *, at: datetime) -> "Run":
+        """Over if it waits. Under way its executor has the last word, but only about the present attempt; the first
+        wish counts. The same object where that is no news.
+        """
+        if self.status is Status.QUEUED:
+            return self.ended(outcome, at=at)
+        if self.status.over or self.cancelled_at is not None:
+            return self
+        return replace(self, cancelled_at=at, cancelled_as=outcome)
+
     def attempted(
         self, outcome: Outcome, *, at: datetime, result: Result = NOTHING, handed_back: bool = False
     ) -> "Run":
         """After an attempt that ended so: over, or queued for another one. A synchronous run has but one attempt: its
         caller's request was given to user code. The same object when it is over already.
         """
+        may_follow = outcome.status is Status.FAILED and (handed_back or outcome.code in OURS or self.retries)
+        if self.cancelled_as is not None and may_follow:
+            outcome, result = replace(self.cancelled_as, log_tail=outcome.log_tail), replace(result, answer=None)
         if self.synchronous or outcome.status is not Status.FAILED or self.status.over:
             return self.ended(outcome, at=at, result=result)
         if handed_back:

@@ -10,8 +10,9 @@ from typing import Protocol, TypeVar
 from kit.clock import Clock
 from kit.errors import Unavailable
 from kit.telemetry import log, tried_again
+from scheduler.cancel import PATIENCE_SECONDS
 from scheduler.fleet import Fleet, Lease
-from scheduler.model import LOST, STARVED, TIMED_OUT, Outcome, Queued, Run, RunEnded, Status
+from scheduler.model import CANCELLED, LOST, STARVED, TIMED_OUT, Outcome, Queued, Run, RunEnded, Status
 from scheduler.renew import LEASE
 from scheduler.settle import Settling, settle
 
@@ -19,6 +20,8 @@ TICK_SECONDS = 1.0
 BATCH = 200
 # An executor enforces deadlines itself; only when its word fails to come is a running run ended here.
 GRACE = timedelta(seconds=30)
+# What that is for runs that were cancelled.
+PATIENCE = timedelta(seconds=PATIENCE_SECONDS)
 # A Start call that has no answer by then never will.
 UNSURE = timedelta(seconds=15)
 # How long an executor may rely on its lease beyond its end, where a scheduler told it that the database is away
@@ -43,6 +46,8 @@ class Reads(Protocol):
     """What the reaper asks the store."""
 
     async def overdue(self, status: Status, deadline_before: datetime, limit: int) -> list[Run]: ...
+
+    async def cancelled(self, before: datetime, limit: int) -> list[Run]: ...
 
     async def placements(self) -> set[tuple[str, str]]: ...
 
@@ -121,6 +126,7 @@ class Reap:
         self._shares.learn(await self._store.busy())
         await self._end_starved(now)
         await self._end_overdue(now)
+        await self._end_cancelled(now)
         await self._expire(leases, now)
         await self._give_away(leases)
         # What our predecessor gave away: it can't be waiting for an answer any more.
@@ -140,6 +146,14 @@ class Reap:
         running = await self._store.overdue(Status.RUNNING, now - GRACE, BATCH)
         for run in await self._end([run.id for run in running], TIMED_OUT):
             self._stop(run)
+
+    async def _end_cancelled(self, now: datetime) -> None:
+        """Whose executor hasn't said so, and whose cancel may have been forgotten with a scheduler that is gone."""
+        if now < self._born + PATIENCE:  # reports from before our start are still coming in
+            return
+        for run in await self._store.cancelled(now - PATIENCE, BATCH):
+            for ended in await self._end([run.id], run.cancelled_as or CANCELLED):
+                self._stop(ended)
 
     async def _expire(self, leases: dict[str, Lease], now: datetime) -> None:
         """Not before executors had a whole lease's time to renew it: while we or the store are away, they can't. Nor

@@ -8,7 +8,8 @@ from typing import Protocol, TypeVar
 from kit.clock import Clock
 from kit.lifecycle import failpoint
 from scheduler.fleet import Fleet
-from scheduler.model import NOTHING, Event, Input, Outcome, Result, Run, RunEnded, Runs, Status
+from scheduler.model import Event, Input, Outcome, Run, RunEnded, Runs, Status
+from scheduler.result import NOTHING, Result
 
 T = TypeVar("T")
 

@@ -16,7 +16,6 @@ from scheduler.estimate import Waiting
 from scheduler.fleet import Lease
 from scheduler.model import (
     INLINE_BYTES,
-    Answer,
     Asker,
     Event,
     History,
@@ -24,7 +23,6 @@ from scheduler.model import (
     Outcome,
     Provision,
     Queued,
-    Result,
     Run,
     RunEnded,
     RunQueued,
@@ -33,6 +31,7 @@ from scheduler.model import (
     WorkflowChanged,
 )
 from scheduler.report import Ended, Started
+from scheduler.result import Answer, Result
 from scheduler.submit import Submission
 from scheduler.usage import Usage
 

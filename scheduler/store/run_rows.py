@@ -24,20 +24,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.db import Database, emit
 from scheduler import wire
-from scheduler.model import (
-    Answer,
-    Asker,
-    Earlier,
-    Event,
-    History,
-    Idempotent,
-    Input,
-    Provision,
-    Run,
-    Runs,
-    Status,
-    Trigger,
-)
+from scheduler.model import Asker, Event, History, Idempotent, Input, Outcome, Provision, Run, Runs, Status, Trigger
+from scheduler.result import Answer, Earlier
 from scheduler.store.tables import answers, idempotency, inputs, outbox, provisions, runs, versions
 from scheduler.usage import Usage
 
@@ -48,7 +36,7 @@ _ANSWER = [answers.c.head, answers.c.digest, answers.c.size]
 _MUTABLE = (
     *("status", "code", "detail", "log_tail", "started_at", "completed_at"),
     *("executor", "incarnation", "log_digest", "egress_digest", "recording_digest"),
-    *("attempt", "epoch", "due_at", "claimed_at", "retries", "losses", "earlier"),
+    *("attempt", "epoch", "due_at", "claimed_at", "cancelled_at", "cancelled_as", "retries", "losses", "earlier"),
     *_USAGE,
 )
 _SAVE = (
@@ -251,6 +239,13 @@ class RunReads:
         async with self._db.read() as connection:
             return [to_run(row) for row in await connection.execute(query)]
 
+    async def cancelled(self, before: datetime, limit: int) -> list[Run]:
+        """Running, although they were to be over since before that time; the longest first."""
+        late = (runs.c.status == literal(Status.RUNNING)) & (runs.c.cancelled_at < before)
+        query = select(*RUN).where(late).order_by(runs.c.cancelled_at).limit(limit)
+        async with self._db.read() as connection:
+            return [to_run(row) for row in await connection.execute(query)]
+
 
 @cache
 def _find(*, content: bool, exact: bool, one_time: bool) -> Select[Any]:
@@ -304,6 +299,7 @@ def _row(run: Run) -> dict[str, Any]:
     row.update(vars(run.usage) if run.usage else dict.fromkeys(_USAGE))
     row.update(status=int(run.status), trigger=int(run.trigger), log_tail=list(run.log_tail))
     row.update(due_at=run.due_at or run.created_at, earlier=[asdict(one) for one in run.earlier])
+    row.update(cancelled_as=asdict(run.cancelled_as) if run.cancelled_as else None)
     row.update(provision_id=run.provision_id or None, one_time_key_id=run.one_time_key_id or None)
     row.update(detail=run.detail.replace("\0", "\ufffd"))  # sandboxes print it, PostgreSQL's text can't have it
     return row
@@ -322,8 +318,13 @@ def to_run(row: Row[*tuple[Any, ...]]) -> Run:
     values.update(usage=None if used[0] is None else Usage(*used))
     values.update(status=Status(row.status), trigger=Trigger(row.trigger), log_tail=tuple(row.log_tail))
     values.update(earlier=tuple(Earlier(**one) for one in row.earlier))
+    values.update(cancelled_as=_outcome(row.cancelled_as) if row.cancelled_as else None)
     values.update(provision_id=row.provision_id or "", one_time_key_id=row.one_time_key_id or "")
     return replace(Run(**values), answer=answer) if answer else Run(**values)
+
+
+def _outcome(kept: dict[str, Any]) -> Outcome:
+    return Outcome(Status(kept["status"]), kept["code"], kept["detail"], tuple(kept["log_tail"]))
 
 
 def _answer(values: dict[str, Any]) -> Answer | None:

@@ -132,6 +132,9 @@ runs = Table(
     # Since when it may start; NULL in rows of before there was more than one attempt.
     Column("due_at", UtcDateTime),
     Column("claimed_at", UtcDateTime),
+    # Since when it shall be over, and as which outcome, while its executor has yet to say so.
+    Column("cancelled_at", UtcDateTime),
+    Column("cancelled_as", JSON(none_as_null=True)),
     Column("retries", Integer, nullable=False, server_default="0"),
     Column("losses", Integer, nullable=False, server_default="0"),
     # The attempts before this one, oldest first.
@@ -165,6 +168,7 @@ Index(
 Index("runs_claimed", runs.c.claimed_at, **_only("claimed_at IS NOT NULL"))
 Index("runs_queued", runs.c.deadline, **_only("status = 2"))
 Index("runs_running", runs.c.executor, runs.c.incarnation, **_only("status = 3"))
+Index("runs_cancelled", runs.c.cancelled_at, **_only("status = 3 AND cancelled_at IS NOT NULL"))
 Index("runs_tree", runs.c.root_id, **_only("status < 4"))
 Index("runs_caller", runs.c.caller_id, runs.c.created_at, runs.c.id)
 Index("runs_acting", runs.c.acting_id, runs.c.created_at, runs.c.id, **_only("acting_id <> caller_id"))

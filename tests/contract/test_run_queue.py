@@ -12,7 +12,8 @@ from sqlalchemy import event
 from kit import postgres
 from kit.db import open_db
 from scheduler.fleet import Lease
-from scheduler.model import CANCELLED, LOST, Asker, Earlier, History, Idempotent, Run, Status
+from scheduler.model import CANCELLED, LOST, Asker, History, Idempotent, Run, Status
+from scheduler.result import Earlier
 from scheduler.store.database import open_store
 from scheduler.submit import LAST
 from scheduler.usage import Usage
@@ -160,6 +161,7 @@ async def test_what_has_ended_costs_the_queue_and_look_ups_nothing(
             ("runs_claimed", store.placements),
             ("runs_claimed", store.busy),
             ("runs_claimed (claimed_at>? AND claimed_at<?)", lambda: store.claimed(START, 8)),
+            ("runs_cancelled (cancelled_at<?)", lambda: store.cancelled(START, 8)),
             ("runs_queued (deadline<?)", lambda: store.overdue(Status.QUEUED, START, 8)),
             ("runs_provision (provision_id=?)", lambda: store.find_run(ME, "run_1")),
             ("runs_caller (caller_id=?)", lambda: store.history(History("org_caller"))),

@@ -12,20 +12,8 @@ import pytest
 
 from kit.db import open_db
 from kit.errors import NotFound
-from scheduler.model import (
-    CANCELLED,
-    Answer,
-    Asker,
-    History,
-    Input,
-    Outcome,
-    Provision,
-    Result,
-    Run,
-    RunEnded,
-    RunQueued,
-    Status,
-)
+from scheduler.model import CANCELLED, Asker, History, Input, Outcome, Provision, Run, RunEnded, RunQueued, Status
+from scheduler.result import Answer, Result
 from scheduler.store.database import open_store
 from scheduler.usage import Usage
 from scheduler.workflow import EnvVar, Limits, Visibility
@@ -240,6 +228,25 @@ async def test_what_a_version_may_reach(rig: Rig, rules: tuple[str, ...] | None)
     await rig.store.write(lambda tx: tx.insert_workflow(WORKFLOW))
     await rig.store.write(lambda tx: tx.insert_version(replace(VERSION, egress=rules)))
     assert (await rig.store.version_by_id(VERSION.id)).egress == rules
+
+
+async def test_which_cancels_wait_for_their_executor(rig: Rig) -> None:
+    def running(**changes: Any) -> Run:
+        return a_run(**changes).started(executor="unix:a", incarnation="inc_1", at=START)
+
+    wish = Outcome(Status.TIMED_OUT, "timeout", "its caller waits no longer", ("a", "b"))
+    first, second = running(), running()
+    ended, alone, waiting = running(), running(), a_run()
+    await accepted(rig, first, second, ended, alone, waiting)
+    first = first.cancelled(wish, at=START)
+    second, ended = (run.cancelled(CANCELLED, at=START + timedelta(seconds=1)) for run in (second, ended))
+    await moved(rig, second, first, ended)
+    await moved(rig, ended := ended.ended(CANCELLED, at=START), waiting.cancelled(CANCELLED, at=START))
+    assert await rig.store.find_run(ME, ended.id) == ended
+    assert await rig.store.cancelled(START, 10) == []
+    assert await rig.store.cancelled(START + timedelta(seconds=1), 10) == [first]
+    assert await rig.store.cancelled(START + timedelta(seconds=2), 10) == [first, second]
+    assert await rig.store.cancelled(START + timedelta(seconds=2), 1) == [first]
 
 
 async def test_events_are_told(rig: Rig) -> None:

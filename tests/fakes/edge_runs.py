@@ -70,6 +70,14 @@ async def body_of(answer: Answer) -> bytes:
     return b"".join([chunk async for chunk in answer.body])
 
 
+def made(when: datetime) -> str:
+    """A run's id that was made then."""
+    ms = int(when.timestamp() * 1000)
+    return (
+        "run_" + "".join("0123456789abcdefghjkmnpqrstvwxyz"[ms >> shift & 31] for shift in range(45, -5, -5)) + "0" * 16
+    )
+
+
 def a_record(status: Status = Status.RUNNING, **changes: Any) -> RunRecord:
     record = RunRecord(
         id=new_id("run"),

@@ -10,20 +10,8 @@ from kit.errors import Unavailable
 from scheduler import delivery
 from scheduler.delivery import Delivery
 from scheduler.fleet import Lease
-from scheduler.model import (
-    Answer,
-    Asker,
-    Event,
-    History,
-    Idempotent,
-    Input,
-    Provision,
-    Queued,
-    Run,
-    RunEnded,
-    Runs,
-    Status,
-)
+from scheduler.model import Asker, Event, History, Idempotent, Input, Provision, Queued, Run, RunEnded, Runs, Status
+from scheduler.result import Answer
 from scheduler.schedule import Schedule
 from scheduler.workflow import Version, Visibility, Workflow
 
@@ -340,6 +328,10 @@ class MemoryStore:
 
     async def overdue(self, status: Status, deadline_before: datetime, limit: int) -> list[Run]:
         return [run for run in self._runs(status) if run.deadline < deadline_before][:limit]
+
+    async def cancelled(self, before: datetime, limit: int) -> list[Run]:
+        late = [(run.cancelled_at, run) for run in self._runs(Status.RUNNING) if run.cancelled_at is not None]
+        return [run for at, run in sorted(late, key=lambda pair: pair[0]) if at < before][:limit]
 
     async def find_workflow(self, organization_id: str, service_id: str) -> Workflow | None:
         return await self.state.workflow(organization_id, service_id)

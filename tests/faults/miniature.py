@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from executor.lease import Beat
 from executor.lease import Lease as Held
-from kit.errors import Conflict, NotFound, Unavailable
+from kit.errors import Conflict, Unavailable
 from scheduler.fleet import Lease
 from scheduler.model import Outcome, Queued, Run, Status
 from scheduler.report import Batch, Ended, Started, take
@@ -37,7 +37,8 @@ class Attempt:
 @dataclass
 class Executor:
     """One host: executor.runs.Runs in a few lines, around a real lease. `stopped`: SIGSTOP; `cut`: nobody reaches it,
-    nor does it reach anybody; `mute`: what it answers is lost; `slow`: what it answers comes late.
+    nor does it reach anybody; `mute`: what it answers is lost; `slow`: what it answers comes late; `keeping`: the
+    filestore takes its time with what is kept of attempts that have ended.
     """
 
     address: str
@@ -46,7 +47,10 @@ class Executor:
     cut: bool = False
     mute: bool = False
     slow: bool = False
+    keeping: bool = False
     live: dict[str, Attempt] = field(default_factory=dict)
+    # Attempts of which it is decided how they ended, but that aren't concluded yet.
+    concluding: dict[str, Ended] = field(default_factory=dict)
     started: set[tuple[str, int]] = field(default_factory=set)
     refused: set[tuple[str, int]] = field(default_factory=set)
     # Reports that aren't taken yet, and Starts that lie in its socket while it is stopped.
@@ -91,7 +95,7 @@ class Executor:
             raise Unavailable("it was refused before", retry_after=SOON)
         if key in self.started:
             raise Conflict("started already")
-        if run.id in self.live or not self.lease.held:
+        if run.id in self.live or run.id in self.concluding or not self.lease.held:
             self.refused.add(key)
             raise Unavailable("no lease, or an earlier attempt has to end first", retry_after=SOON)
         self.started.add(key)
@@ -106,9 +110,16 @@ class Executor:
             self.mesh.effects[attempt.run_id, attempt.attempt] += 1
 
     def end(self, attempt: Attempt, outcome: Outcome) -> None:
-        """Its sandbox is gone."""
+        """Its sandbox is gone, and nothing changes its outcome any more."""
         del self.live[attempt.run_id]
-        self.facts.append(Ended(attempt.run_id, attempt.attempt, attempt.epoch, outcome, self.mesh.now))
+        ended = Ended(attempt.run_id, attempt.attempt, attempt.epoch, outcome, self.mesh.now)
+        self.concluding[attempt.run_id] = ended
+
+    def conclude(self) -> None:
+        """What is to be kept of the ended attempts is kept."""
+        if not self.keeping:
+            self.facts += self.concluding.values()
+            self.concluding.clear()
 
     async def report(self) -> None:
         """One fact after the other, each again and again until it has heard that it was taken."""
@@ -182,9 +193,8 @@ class Miniature:
         executor = self.executors[address]
         if executor.cut or executor.stopped:
             raise AWAY
-        if run_id not in executor.live:
-            raise NotFound("no such run here")
-        executor.end(executor.live[run_id], outcome)
+        if run_id in executor.live:
+            executor.end(executor.live[run_id], outcome)
 
     async def pass_time(self, seconds: float) -> None:
         """Everybody does what they do all the time."""
@@ -193,6 +203,7 @@ class Miniature:
             for executor in self.executors.values():
                 if not executor.stopped:
                     await executor.lease.once()
+                    executor.conclude()
                     await executor.report()
             await self.scheduler.reap.once()
             await self.scheduler.dispatch.once()
@@ -205,7 +216,7 @@ class Miniature:
     def restart_scheduler(self) -> None:
         """Another one over the same rows: what was under way in the old one never comes to an end."""
         old = self.scheduler
-        for task in old.dispatch._starting.values():
+        for task in (*old.dispatch._starting.values(), *old.cancel._tasks):
             task.cancel()
         store = old.store
         store.listeners.clear()

@@ -103,6 +103,11 @@ class Life(RuleBasedStateMachine):
     def ended_from_here(self, outcome: Outcome) -> None:
         self.run = self.run.ended(outcome, at=self.now)
 
+    @rule(outcome=st.sampled_from([CANCELLED, TIMED_OUT]))
+    def cancelled(self, outcome: Outcome) -> None:
+        if self.run.status is Status.RUNNING:
+            self.run = self.run.cancelled(outcome, at=self.now)
+
     @rule(seconds=st.integers(1, 100))
     def passes(self, seconds: int) -> None:
         self.now += timedelta(seconds=seconds)
@@ -113,6 +118,8 @@ class Life(RuleBasedStateMachine):
         assert self.run.epoch >= before.epoch
         assert self.run.attempt >= before.attempt
         assert not before.status.over or self.run is before
+        assert before.cancelled_as in {None, self.run.cancelled_as}
+        assert before.cancelled_as is None or self.run.attempt == before.attempt
         assert (self.run.completed_at is not None) == self.run.status.over
 
     @invariant()

@@ -4,6 +4,7 @@ is restarted, on a clock moved by hand: whatever happens, in whatever order.
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,19 +12,23 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from scheduler.cancel import PATIENCE_SECONDS
 from scheduler.model import CANCELLED, Asker, Outcome, Run, Status
 from scheduler.retry import MOST_LOSSES
-from tests.fakes.scheduling import a_submission, settled
+from tests.fakes.scheduling import START, a_submission, settled
 from tests.faults.miniature import DONE, Miniature, quiet
 
 ADDRESSES = st.sampled_from(["unix:a", "unix:b"])
+FAILED = Outcome(Status.FAILED, "runtime_error", "we failed")
 OUTCOMES = st.sampled_from([
     DONE,
     DONE,
     Outcome(Status.FAILED, "workflow_crashed", "it died"),
-    Outcome(Status.FAILED, "runtime_error", "we failed"),
+    FAILED,
 ])  # fmt: skip
 SECONDS = st.sampled_from([1, 12, 25])
+# A cancel's patience, and a tick or two of whoever ends it then.
+SOON = timedelta(seconds=PATIENCE_SECONDS + 2)
 MOST_RETRIES = 1
 MOST_RUNS = 5
 
@@ -38,7 +43,9 @@ class Leases(RuleBasedStateMachine):
         self.loop.set_exception_handler(lambda _, context: self.broken.append(context))
         self.mesh = self.do(self.begin())
         self.before: dict[str, Run] = {}
-        self.at_a_callers_wish: set[str] = set()
+        # Runs whose cancel was answered: when, and which attempt of it that found.
+        self.cancels: dict[str, tuple[datetime, int]] = {}
+        self.restarted_at = START
 
     async def begin(self) -> Miniature:
         mesh = Miniature()
@@ -82,7 +89,7 @@ class Leases(RuleBasedStateMachine):
         self.one_holder()
         self.continued(address, lease_first)
 
-    @rule(address=ADDRESSES, how=st.sampled_from(["cut", "mute", "slow"]), seconds=SECONDS)
+    @rule(address=ADDRESSES, how=st.sampled_from(["cut", "mute", "slow", "keeping"]), seconds=SECONDS)
     def badly_connected(self, address: str, how: str, seconds: float) -> None:
         setattr(self.mesh.executors[address], how, True)
         self.passes(seconds)
@@ -90,7 +97,7 @@ class Leases(RuleBasedStateMachine):
     @rule()
     def connected(self) -> None:
         for executor in self.mesh.executors.values():
-            executor.cut = executor.mute = executor.slow = False
+            executor.cut = executor.mute = executor.slow = executor.keeping = False
 
     @rule(address=ADDRESSES)
     def killed(self, address: str) -> None:
@@ -100,6 +107,7 @@ class Leases(RuleBasedStateMachine):
     def scheduler_restarted(self) -> None:
         async def restart() -> None:
             self.mesh.restart_scheduler()
+            self.restarted_at = self.mesh.now
             await settled()
 
         self.do(restart())
@@ -125,9 +133,11 @@ class Leases(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancelled(self, data: st.DataObject) -> None:
         if self.mesh.runs:
-            run_id = data.draw(st.sampled_from(sorted(self.mesh.runs)))
-            self.at_a_callers_wish.add(run_id)
-            self.do(self.mesh.scheduler.cancel(Asker("org_caller"), run_id, CANCELLED))
+            self.cancel(data.draw(st.sampled_from(sorted(self.mesh.runs))))
+
+    def cancel(self, run_id: str) -> None:
+        self.do(self.mesh.scheduler.cancel(Asker("org_caller"), run_id, CANCELLED))
+        self.cancels.setdefault(run_id, (self.mesh.now, self.mesh.runs[run_id].attempt))
 
     @invariant()
     def one_holder(self) -> None:
@@ -151,8 +161,16 @@ class Leases(RuleBasedStateMachine):
             assert not before.status.over or (run.status, run.attempt) == (before.status, before.attempt)
             assert run.attempt <= 1 + MOST_LOSSES + MOST_RETRIES
             assert run.attempt == 1 or not run.synchronous
-            assert run.status is not Status.CANCELLED or run.id in self.at_a_callers_wish
+            assert run.status is not Status.CANCELLED or run.id in self.cancels
         self.before = dict(self.mesh.runs)
+
+    @invariant()
+    def cancelled_is_over_soon(self) -> None:
+        """With the attempt that the cancel found, whatever happens to its executor and its scheduler."""
+        for run_id, (at, attempt) in self.cancels.items():
+            run = self.mesh.runs[run_id]
+            assert run.attempt == attempt, run
+            assert run.status.over or self.mesh.now <= max(at, self.restarted_at) + SOON, run
 
     @invariant()
     def once(self) -> None:
@@ -176,6 +194,7 @@ class Leases(RuleBasedStateMachine):
         try:
             self.do(self.recovered())
             self.only_forward()
+            self.cancelled_is_over_soon()
             self.once()
             assert [run for run in self.mesh.runs.values() if not run.status.over] == []
         finally:
@@ -184,7 +203,7 @@ class Leases(RuleBasedStateMachine):
 
     async def recovered(self) -> None:
         for executor in self.mesh.executors.values():
-            executor.cut = executor.mute = executor.slow = False
+            executor.cut = executor.mute = executor.slow = executor.keeping = False
             if executor.stopped:
                 await executor.wake(lease_first=True)
         for _ in range(30):
@@ -213,6 +232,7 @@ class Scene(Leases):
         self.one_holder()
         self.nobody_works_on_what_was_given_away()
         self.only_forward()
+        self.cancelled_is_over_soon()
         self.once()
         self.nothing_broke()
 
@@ -240,7 +260,7 @@ def cut_off_past_its_lease(scene: Scene) -> None:
 def reports_again_what_was_taken(scene: Scene) -> None:
     scene.then(1)
     scene.mesh.executors[scene.holder].mute = True
-    scene.ended(scene.holder, Outcome(Status.FAILED, "runtime_error", "we failed"), work=True)
+    scene.ended(scene.holder, FAILED, work=True)
     scene.then(1)
     scene.then(12)
     assert scene.mesh.runs[scene.run].attempt == 2
@@ -286,6 +306,42 @@ def killed_while_the_scheduler_is_restarted(scene: Scene) -> None:
         scene.do(scene.work_all())
 
 
+def cancelled_while_its_failure_is_concluded(scene: Scene) -> None:
+    scene.then(1)
+    scene.ended(scene.holder, FAILED, work=True)
+    scene.cancel(scene.run)
+    scene.then(1)
+    assert scene.mesh.runs[scene.run].status is Status.CANCELLED
+
+
+def cancelled_before_its_executor_dies(scene: Scene) -> None:
+    scene.then(1)
+    scene.cancel(scene.run)
+    scene.killed(scene.holder)
+    scene.then(2)
+    assert scene.mesh.runs[scene.run].status is Status.CANCELLED
+
+
+def cancelled_before_its_scheduler_is_restarted(scene: Scene) -> None:
+    """And its executor takes its time: a minute later it says that it has ended."""
+    scene.then(1)
+    scene.mesh.executors[scene.holder].keeping = True
+    scene.cancel(scene.run)
+    scene.scheduler_restarted()
+    scene.then(12)
+    assert scene.mesh.runs[scene.run].status is Status.CANCELLED
+    scene.then(48)
+
+
+def succeeds_while_it_is_cancelled(scene: Scene) -> None:
+    """How an attempt has ended is its executor's word."""
+    scene.then(1)
+    scene.ended(scene.holder, DONE, work=True)
+    scene.cancel(scene.run)
+    scene.then(1)
+    assert scene.mesh.runs[scene.run].status is Status.SUCCEEDED
+
+
 @pytest.mark.parametrize(
     "play",
     [
@@ -295,6 +351,10 @@ def killed_while_the_scheduler_is_restarted(scene: Scene) -> None:
         started_again_since_its_answer_was_lost,
         cut_off_when_it_is_to_be_started_again,
         killed_while_the_scheduler_is_restarted,
+        cancelled_while_its_failure_is_concluded,
+        cancelled_before_its_executor_dies,
+        cancelled_before_its_scheduler_is_restarted,
+        succeeds_while_it_is_cancelled,
     ],
 )
 def test_scenes(play: "Callable[[Scene], None]") -> None:

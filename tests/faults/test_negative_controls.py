@@ -3,6 +3,7 @@ memory. What `synchronous=FULL` is for is in test_durability.py.
 """
 
 from collections.abc import Callable, Collection
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from kit.errors import Unauthenticated
 from migrations.__main__ import upgrade
 from scheduler.dispatch import Dispatch
 from scheduler.fleet import Fleet
-from scheduler.model import Run
+from scheduler.model import Outcome, Run
 from scheduler.report import Batch, Ended, Started
 from scheduler.shares import Shares
 from scheduler.store.database import Store, open_store
@@ -33,6 +34,9 @@ from tests.faults.promise import DURABLE, Effect, History, Record, Request, Told
 from tests.faults.test_life import Life
 from tests.faults.test_miniature import (
     Scene,
+    cancelled_before_its_executor_dies,
+    cancelled_before_its_scheduler_is_restarted,
+    cancelled_while_its_failure_is_concluded,
     cut_off_past_its_lease,
     cut_off_when_it_is_to_be_started_again,
     killed_while_the_scheduler_is_restarted,
@@ -105,6 +109,26 @@ def test_with_an_executor_that_starts_whatever_it_is_told_to(monkeypatch: pytest
     _take_on = Executor.take_on
     monkeypatch.setattr(Executor, "take_on", take_on)
     fails(started_again_since_its_answer_was_lost)
+
+
+def only_asked(run: Run, _outcome: Outcome, *, at: datetime) -> Run:  # as Run.cancelled is called
+    """Nothing is written down about runs that are under way."""
+    return run
+
+
+@pytest.mark.parametrize(
+    "play",
+    [
+        cancelled_while_its_failure_is_concluded,
+        cancelled_before_its_executor_dies,
+        cancelled_before_its_scheduler_is_restarted,
+    ],
+)
+def test_with_a_cancel_that_only_asks_the_executor(
+    monkeypatch: pytest.MonkeyPatch, play: Callable[[Scene], None]
+) -> None:
+    monkeypatch.setattr(Run, "cancelled", only_asked)
+    fails(play)
 
 
 class Keys:

@@ -6,7 +6,18 @@ from pathlib import Path
 
 from mesh.runs.v1 import run_pb2
 
+from kit.clock import SystemClock
+from kit.db import open_db
+from scheduler.cancel import Cancel
+from scheduler.dispatch import Dispatch
+from scheduler.fleet import Fleet
+from scheduler.model import CANCELLED, Asker, Provision, Status
 from scheduler.settings import Settings
+from scheduler.shares import Shares
+from scheduler.store.commits import GroupCommit
+from scheduler.store.database import Tx, open_store
+from scheduler.submit import Submit
+from tests.fakes.scheduling import VERSION, WORKFLOW, FakeExecutors, a_submission
 from tests.integration.scheduler.rig import Neighbours, neighbours_up, running
 from tests.postgres import Server
 
@@ -21,6 +32,42 @@ async def until_started(neighbours: list[Neighbours], count: int) -> None:
     async with asyncio.timeout(50):
         while len(started(neighbours)) < count:  # noqa: ASYNC110  # they tell nobody
             await asyncio.sleep(0.05)
+
+
+async def test_a_cancel_that_meets_the_acceptance_of_its_run(postgres: Server) -> None:
+    """It looks for the run before the other scheduler has committed it, and for the provisioned id after that."""
+    url = f"{postgres.url(postgres.migrated())}&schema=scheduler"
+    clock, executors = SystemClock(), FakeExecutors()
+    looked = asyncio.Event()
+
+    class Slow(Tx):
+        """Reads the provisioned id only once that is locked by another."""
+
+        async def provision(self, provision_id: str) -> Provision | None:
+            looked.set()
+            return await super().provision(provision_id)
+
+    async with open_db(url) as one, open_db(url) as other, open_store(one) as first, open_store(other) as second:
+        await first.write(lambda tx: tx.insert_workflow(WORKFLOW))
+        await first.write(lambda tx: tx.insert_version(VERSION))
+        dispatch = Dispatch(first, Fleet(clock), Shares(100), executors, lambda _: None, clock)
+        submit, cancel = Submit(first, dispatch, clock), Cancel(second, executors, lambda _: None, clock)
+        second._commits = GroupCommit(other, lambda connection: Slow(connection, []))
+        wanted = (await submit.provision("org_caller", "")).id
+        accepted = asyncio.Event()
+
+        async def accept(tx: Tx) -> None:
+            await submit.accept(tx, a_submission(provisioned_id=wanted))
+            accepted.set()
+            await looked.wait()
+
+        accepting = asyncio.create_task(first.write(accept))
+        await accepted.wait()
+        await cancel(Asker("org_caller"), wanted, CANCELLED)
+        await accepting
+        run = await first.find_run(Asker("org_caller"), wanted)
+        assert run is not None
+        assert run.status is Status.CANCELLED
 
 
 async def test_two_schedulers_and_two_executors_start_nothing_twice(

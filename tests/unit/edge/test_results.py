@@ -24,6 +24,7 @@ from tests.fakes.edge_runs import (
     MemoryBlobs,
     a_record,
     a_request,
+    made,
 )
 
 JSON = AnswerHead(200, (("content-type", "application/json"),))
@@ -196,14 +197,6 @@ async def test_a_run_that_may_not_be_written_down_yet_is_waited_for(query: str, 
         await mesh.clock.advance(0.1)
     with pytest.raises(NotFound):
         await asking
-
-
-def made(when: datetime) -> str:
-    """A run's id that was made then."""
-    ms = int(when.timestamp() * 1000)
-    return (
-        "run_" + "".join("0123456789abcdefghjkmnpqrstvwxyz"[ms >> shift & 31] for shift in range(45, -5, -5)) + "0" * 16
-    )
 
 
 def test_when_an_id_was_made() -> None:

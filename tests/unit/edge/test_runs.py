@@ -39,6 +39,7 @@ from tests.fakes.edge_runs import (
     a_record,
     a_request,
     body_of,
+    made,
 )
 
 OK = AnswerHead(200, (("content-type", "text/plain"),))
@@ -46,7 +47,8 @@ OK = AnswerHead(200, (("content-type", "text/plain"),))
 
 class Mesh:
     def __init__(self, errands: Errands) -> None:
-        clock, blobs = FakeClock(NOW), MemoryBlobs()
+        self.clock = clock = FakeClock(NOW)
+        blobs = MemoryBlobs()
         self.runs, self.bus = FakeRuns(), FakeLogBus()
         self.executor = FakeExecutor(OK, b"hello", BodyComplete(), Outcome(Status.SUCCEEDED))
         self.runs.after_submit = lambda record: replace(record, status=Status.RUNNING, executor="unix:one")
@@ -203,6 +205,26 @@ async def test_cancelling_is_idempotent(mesh: Mesh) -> None:
         answer = await mesh.handlers.request_delete(a_request(method="DELETE", request_id=record.id))
         assert told(answer) == {"request_id": record.id}
     assert mesh.runs.records[record.id].status is Status.CANCELLED
+
+
+@pytest.mark.parametrize("written", [True, False])
+async def test_a_run_that_may_not_be_written_down_yet_is_cancelled(mesh: Mesh, written: bool) -> None:
+    """One of the direct way; GET waits for it, too."""
+    record = replace(a_record(), id=made(NOW))
+    cancelling = asyncio.create_task(mesh.handlers.request_delete(a_request(method="DELETE", request_id=record.id)))
+    for _ in range(5):
+        await mesh.clock.advance(0.1)
+    assert not cancelling.done()
+    if written:
+        mesh.runs.put(record)
+    for _ in range(6):
+        await mesh.clock.advance(0.1)
+    if written:
+        assert told(await cancelling) == {"request_id": record.id}
+        assert mesh.runs.records[record.id].status is Status.CANCELLED
+    else:
+        with pytest.raises(NotFound):
+            await cancelling
 
 
 @pytest.mark.parametrize("scopes", [{"run:other"}, {"run"}])

@@ -1,9 +1,13 @@
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from kit.errors import NotFound, Unavailable
 from scheduler.model import CANCELLED, TIMED_OUT, Asker, Outcome, Run, RunEnded, Status
+from scheduler.report import Batch, Ended
+from scheduler.result import Answer, Result
+from scheduler.usage import Usage
 from tests.fakes.scheduler_rig import Scheduler
 from tests.fakes.scheduling import HOME, START, a_run, settled
 
@@ -43,13 +47,83 @@ async def test_an_end_that_isnt_reported_is_written_all_the_same(scheduler: Sche
         await scheduler.clock.advance(11)
         await settled()
     assert scheduler.run(run.id).status is Status.CANCELLED
+    assert scheduler.executors.stopped == [(HOME, run.id, CANCELLED)] * 2  # its sandbox may still be there
 
 
-async def test_a_run_that_its_executor_doesnt_know_is_over(scheduler: Scheduler) -> None:
-    scheduler.executors.stop_refusal = NotFound("no such run here")
+@pytest.mark.parametrize("wish", [CANCELLED, TIMED_OUT])
+@pytest.mark.parametrize("how", ["ours", "its own", "handed back", "lost"])
+async def test_a_cancelled_run_has_no_other_attempt(scheduler: Scheduler, how: str, wish: Outcome) -> None:
+    """Its executor was about to report a failure when it was told to stop, or is lost before it does."""
+    await scheduler.accepted(run := running(retries=1))
+    await scheduler.cancel(ME, run.id, wish)
+    if how == "lost":
+        await scheduler.here(incarnation="two")
+        await scheduler.reap.once()
+    else:
+        failure = Outcome(Status.FAILED, "" if how == "its own" else "runtime_error", "we failed", ("a line",))
+        result = Result(Answer(b"head"), "f" * 64, usage=Usage(wall_seconds=2.0))
+        ended = Ended(run.id, 1, 0, failure, START, result, handed_back=how == "handed back")
+        await scheduler.report(Batch(HOME, "one", ended=[ended]))
+    after = scheduler.run(run.id)
+    assert (after.status, after.code, after.attempt) == (wish.status, wish.code, 1)
+    assert scheduler.store.state.events == [RunEnded(after)]
+    if how != "lost":
+        assert (after.answer, after.log_digest, after.log_tail) == (None, "f" * 64, ("a line",))
+        assert after.usage == Usage(wall_seconds=2.0)
+
+
+@pytest.mark.parametrize("outcome", [Outcome(Status.SUCCEEDED), Outcome(Status.FAILED, "workflow_crashed", "it died")])
+async def test_how_the_last_attempt_ended_is_its_executors_word(scheduler: Scheduler, outcome: Outcome) -> None:
     await scheduler.accepted(run := running())
     await scheduler.cancel(ME, run.id, CANCELLED)
-    assert scheduler.run(run.id).status is Status.CANCELLED
+    await scheduler.report(Batch(HOME, "one", ended=[Ended(run.id, 1, 0, outcome, START)]))
+    assert (scheduler.run(run.id).status, scheduler.run(run.id).code) == (outcome.status, outcome.code)
+
+
+async def test_the_first_wish_counts(scheduler: Scheduler) -> None:
+    await scheduler.accepted(run := running())
+    await scheduler.cancel(ME, run.id, TIMED_OUT)
+    await scheduler.clock.advance(1)
+    await scheduler.cancel(ME, run.id, CANCELLED)
+    assert (scheduler.run(run.id).cancelled_as, scheduler.run(run.id).cancelled_at) == (TIMED_OUT, START)
+
+
+async def test_a_cancel_is_no_start(scheduler: Scheduler) -> None:
+    """By which others would be told how fast their queue is."""
+    these = [running() for _ in range(3)]
+    await scheduler.accepted(*these)
+    await scheduler.clock.advance(60)
+    before = scheduler.estimate.pace("org_caller")
+    await scheduler.cancel(ME, these[0].id, CANCELLED)
+    assert scheduler.estimate.pace("org_caller") == before
+
+
+async def test_a_restart_forgets_no_cancel(scheduler: Scheduler) -> None:
+    """Nor what falls with it, nor the sandboxes."""
+    root = running(id="run_root")
+    below = running(root_id="run_root", parent_id="run_root", depth=1)
+    await scheduler.accepted(root, below)
+    await scheduler.here(incarnation="one")
+    async with scheduler.cancel.lingering():
+        await scheduler.cancel(ME, root.id, CANCELLED)
+        await settled()
+    for _ in range(10):
+        await scheduler.clock.advance(1)
+        await scheduler.reap.once()
+    assert scheduler.run(root.id).status is scheduler.run(below.id).status is Status.RUNNING
+    await scheduler.clock.advance(1)
+    await scheduler.reap.once()
+    assert [scheduler.run(one.id).status for one in (root, below)] == [Status.CANCELLED] * 2
+    assert scheduler.run(below.id).detail == "the run that it was called from was cancelled"
+    assert {(one.id, one.executor) for one in scheduler.stopped} == {(root.id, HOME), (below.id, HOME)}
+
+
+async def test_a_scheduler_that_has_just_begun_waits_for_reports(scheduler: Scheduler) -> None:
+    long_ago = running().cancelled(CANCELLED, at=START - timedelta(hours=1))
+    await scheduler.accepted(long_ago)
+    await scheduler.here(incarnation="one")
+    await scheduler.reap.once()
+    assert scheduler.run(long_ago.id) == long_ago
 
 
 async def test_a_run_whose_executor_cant_be_reached_is_over_and_stopped_later(scheduler: Scheduler) -> None:

@@ -4,7 +4,8 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.model import Answer, Asker, Outcome, Provision, Result, Run, Status
+from scheduler.model import Asker, Outcome, Provision, Run, Status
+from scheduler.result import Answer, Result
 from tests.fakes.scheduling import START, a_run
 
 ENDS = [Outcome(status, code) for status in Status if status.over for code in ("", "timeout")]

@@ -1,8 +1,9 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from scheduler.model import CANCELLED, Answer, Outcome, Result, Run, RunEnded, Status
+from scheduler.model import CANCELLED, Outcome, Run, RunEnded, Status
 from scheduler.report import Batch, Ended, Started
+from scheduler.result import Answer, Result
 from scheduler.retry import MOST_LOSSES
 from scheduler.usage import Usage
 from tests.fakes.scheduler_rig import Scheduler

@@ -3,7 +3,8 @@ import asyncio
 import pytest
 
 from kit.errors import NotFound
-from scheduler.model import CANCELLED, Answer, Asker, History, Outcome, Provision, Result, Run, Status
+from scheduler.model import CANCELLED, Asker, History, Outcome, Provision, Run, Status
+from scheduler.result import Answer, Result
 from tests.fakes.scheduler_rig import Scheduler
 from tests.fakes.scheduling import HOME, START, a_run, a_submission, settled
 

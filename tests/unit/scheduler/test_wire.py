@@ -9,21 +9,9 @@ from mesh.workflows.v1 import workflows_pb2
 
 from kit.errors import Invalid
 from scheduler import wire, workflow_wire
-from scheduler.model import (
-    CANCELLED,
-    Answer,
-    Asker,
-    Event,
-    Outcome,
-    Provision,
-    Queued,
-    Result,
-    RunEnded,
-    RunQueued,
-    Status,
-    Trigger,
-)
+from scheduler.model import CANCELLED, Asker, Event, Outcome, Provision, Queued, RunEnded, RunQueued, Status, Trigger
 from scheduler.model import WorkflowChanged as Changed
+from scheduler.result import Answer, Result
 from scheduler.usage import Usage
 from scheduler.workflow import Check, EnvVar, Limits, Report, Visibility
 from tests.fakes.scheduling import HOME, INPUT, START, VERSION, WORKFLOW, a_run

@@ -1,0 +1,41 @@
+"""What stays of an attempt, besides how it ended. Standard library only."""
+
+from dataclasses import dataclass
+
+from scheduler.usage import Usage
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is kept of an answer. `head` is a serialized mesh.runs.v1.AnswerHead, opaque here; `size` in bytes."""
+
+    head: bytes
+    content: bytes = b""
+    digest: str = ""
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an executor says about the end of an attempt, besides its outcome."""
+
+    answer: Answer | None = None
+    log_digest: str = ""
+    egress_digest: str = ""
+    usage: Usage | None = None
+    recording_digest: str = ""
+
+
+NOTHING = Result()
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An attempt that another followed."""
+
+    number: int
+    executor: str
+    code: str
+    detail: str
+    log_digest: str
+    egress_digest: str
