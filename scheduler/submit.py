@@ -290,10 +290,15 @@ class Submit:
 
 
 async def _check_parents(tx: Accepting, submission: Submission) -> None:
-    """Nothing starts below what was cancelled. Errors: Conflict."""
+    """Nothing starts below what was cancelled, or is about to be. Errors: Conflict."""
     above = {submission.parent_id, submission.root_id} - {""}
-    if above and any(run.status is Status.CANCELLED for run in (await tx.runs(above)).values()):
+    if above and any(_cancelled(run) for run in (await tx.runs(above)).values()):
         raise Conflict("the run that this call came from was cancelled", code="cancelled")
+
+
+def _cancelled(run: Run) -> bool:
+    wish = run.cancelled_as
+    return run.status is Status.CANCELLED or (wish is not None and wish.status is Status.CANCELLED)
 
 
 async def _check_unused(tx: Accepting, key_id: str) -> None:

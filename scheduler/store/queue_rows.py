@@ -40,8 +40,9 @@ class QueueRows(RunRows):
     async def placed_on(self, executor: str, incarnation: str, limit: int) -> list[Run]:
         """Runs that are there, or on the way there, held: a report about them may be on its way into the database."""
         there = (runs.c.executor == executor) & (runs.c.incarnation == incarnation)
-        query = select(*RUN).where(there, or_(_RUNNING, _CLAIMED)).order_by(runs.c.id).limit(limit).with_for_update()
-        return [to_run(row) for row in await self._execute(query)]
+        ids = (await self._execute(select(runs.c.id).where(there, or_(_RUNNING, _CLAIMED)).limit(limit))).scalars()
+        held = (await self.runs(list(ids))).values()
+        return [run for run in held if run.placed and (run.executor, run.incarnation) == (executor, incarnation)]
 
     async def lease(self, address: str) -> Lease | None:
         row = (await self._execute(_LEASES.where(executors.c.address == address).with_for_update())).first()

@@ -161,6 +161,7 @@ class Miniature:
     def _wire(self) -> None:
         scheduler = self.scheduler
         scheduler.dispatch._executors = scheduler.cancel._executors = self
+        scheduler.reap._holds = self.alive
         scheduler.dispatch._stop = scheduler.report._stop = scheduler.reap._stop = scheduler.cancel.sweep_up
 
     @property
@@ -187,6 +188,11 @@ class Miniature:
             await self.scheduler.clock.sleep(SLOW_SECONDS)
         if executor.mute:
             raise LOST_ANSWER
+
+    async def alive(self, address: str) -> bool:
+        """Whether it says that it relies on its lease."""
+        executor = self.executors[address]
+        return not executor.cut and not executor.stopped and executor.lease.held
 
     async def stop(self, address: str, run_id: str, outcome: Outcome) -> None:
         """scheduler.cancel.Stopper."""

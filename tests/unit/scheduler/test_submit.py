@@ -5,7 +5,7 @@ import pytest
 from kit.errors import Conflict, Exhausted, Invalid, NotFound, Problem, Unauthenticated
 from scheduler.model import CANCELLED, Asker, RunQueued, Status
 from tests.fakes.scheduler_rig import Scheduler
-from tests.fakes.scheduling import START, a_submission
+from tests.fakes.scheduling import HOME, START, a_run, a_submission
 
 
 async def test_a_run_is_accepted(scheduler: Scheduler) -> None:
@@ -116,6 +116,14 @@ async def test_nothing_starts_below_what_was_cancelled(scheduler: Scheduler) -> 
     await scheduler.cancel(Asker("org_caller"), root.id, CANCELLED)
     with pytest.raises(Conflict):
         await scheduler.submit(a_submission(**below))
+
+
+async def test_nor_below_what_its_executor_is_about_to_end(scheduler: Scheduler) -> None:
+    await scheduler.accepted(root := a_run().started(executor=HOME, incarnation="inc_1", at=START))
+    await scheduler.cancel(Asker("org_caller"), root.id, CANCELLED)
+    assert scheduler.run(root.id).status is Status.RUNNING
+    with pytest.raises(Conflict):
+        await scheduler.submit(a_submission(root_id=root.id, parent_id=root.id, depth=1))
 
 
 async def test_a_synchronous_call_beyond_its_organizations_share_is_refused(scheduler: Scheduler) -> None:
