@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from tests.e2e.mesh import Mesh
+from tests.e2e.mesh import Mesh, control_groups
 
 # What grows with each run, on purpose: rows, their blobs and logs, the stream of events, the tool's own cache.
 GROWS = ("data/", "blobs/", "nats/", "cache/")
@@ -112,9 +112,9 @@ def _lines(path: str) -> int:
 
 def _groups(pids: list[int]) -> Iterator[Path]:
     """Control groups that a spawner among these made, in any tree of either version."""
-    for place in Path("/sys/fs/cgroup").rglob("runmesh-[0-9]*"):
-        if int(place.name.partition("-")[2]) in pids:
-            yield from (path for path in place.rglob("*") if path.is_dir())
+    for place in control_groups(pids):
+        for directory, below, _ in os.walk(place):
+            yield from (Path(directory, name) for name in below)
 
 
 def _files(top: Path) -> Iterator[str]:

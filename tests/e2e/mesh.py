@@ -1,6 +1,7 @@
 """The whole mesh, as `runmesh up` runs it, in a directory of its own on a free port."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,6 +108,14 @@ def until(found: Callable[[], Any], seconds: float = 10) -> Any:
             return result
         time.sleep(0.05)
     raise AssertionError(f"not within {seconds} s")
+
+
+def control_groups(spawners: Collection[int]) -> Iterator[Path]:
+    """That these made, in any tree of either version. Others' may go meanwhile, which `rglob` would mind."""
+    for directory, below, _ in os.walk("/sys/fs/cgroup"):
+        for name in below:
+            if re.fullmatch(r"runmesh-\d+", name) and int(name.partition("-")[2]) in spawners:
+                yield Path(directory, name)
 
 
 def own_address() -> str:

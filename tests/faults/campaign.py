@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.e2e.mesh import Mesh, mesh_up, own_address, until
+from tests.e2e.mesh import Mesh, control_groups, mesh_up, own_address, until
 from tests.escape.attacks import runs_left
 from tests.faults.caller import Callers
 from tests.faults.faults import Fault, inflict, of_kind
@@ -121,6 +121,4 @@ def _traces(home: Path, spawners: set[int]) -> Iterator[str]:
             if str(home).encode() in text:
                 yield f"process: {path.name} {text[:100]!r}"
     yield from (f"mount: {line}" for line in Path("/proc/mounts").read_text().splitlines() if str(home) in line)
-    for group in Path("/sys/fs/cgroup").rglob("runmesh-[0-9]*"):
-        if int(group.name.partition("-")[2]) in spawners:
-            yield f"control group: {group}"
+    yield from (f"control group: {group}" for group in control_groups(spawners))
