@@ -135,10 +135,12 @@ def other(world: Authority) -> Iterator[Site]:
 
 def put(mesh: Mesh, value: str, *hosts: str) -> None:
     with mesh.http() as client:
+        others = [item for item in client.get("/secrets").json()["items"] if item["name"] != "TOKEN"]
         answer = client.put("/secrets/TOKEN", json={"value": value, "hosts": hosts})
         assert answer.status_code == 200, answer.text
         items = client.get("/secrets").json()["items"]
-        assert [item["hosts"] for item in items if item["name"] == "TOKEN"] == [list(hosts)]
+        assert [(item["name"], item["hosts"]) for item in items if item not in others] == [("TOKEN", list(hosts))]
+        assert len(items) == len(others) + 1
         assert value not in client.get("/secrets").text
 
 
