@@ -92,6 +92,21 @@ class RunsStub:
                 request_serializer=mesh_dot_edge_dot_v1_dot_runs__pb2.ReadDiffRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.ReadReceipt = channel.stream_stream(
+                '/mesh.edge.v1.Runs/ReadReceipt',
+                request_serializer=mesh_dot_edge_dot_v1_dot_runs__pb2.ReadReceiptRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.RunPublished = channel.stream_stream(
+                '/mesh.edge.v1.Runs/RunPublished',
+                request_serializer=mesh_dot_edge_dot_v1_dot_runs__pb2.RunPublishedRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.StreamPublished = channel.stream_stream(
+                '/mesh.edge.v1.Runs/StreamPublished',
+                request_serializer=mesh_dot_edge_dot_v1_dot_runs__pb2.StreamPublishedRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
         self.ReadLogs = channel.stream_stream(
                 '/mesh.edge.v1.Runs/ReadLogs',
                 request_serializer=mesh_dot_edge_dot_v1_dot_runs__pb2.ReadLogsRequest.SerializeToString,
@@ -180,6 +195,27 @@ class RunsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadReceipt(self, request_iterator, context):
+        """SPEC §9.8.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunPublished(self, request_iterator, context):
+        """{"success", "result", "citations"?}
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamPublished(self, request_iterator, context):
+        """Server-sent events.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadLogs(self, request_iterator, context):
         """?after=TIME; NDJSON or server-sent events, live.
         """
@@ -243,6 +279,21 @@ def add_RunsServicer_to_server(servicer, server):
             'ReadDiff': grpc.stream_stream_rpc_method_handler(
                     servicer.ReadDiff,
                     request_deserializer=mesh_dot_edge_dot_v1_dot_runs__pb2.ReadDiffRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'ReadReceipt': grpc.stream_stream_rpc_method_handler(
+                    servicer.ReadReceipt,
+                    request_deserializer=mesh_dot_edge_dot_v1_dot_runs__pb2.ReadReceiptRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'RunPublished': grpc.stream_stream_rpc_method_handler(
+                    servicer.RunPublished,
+                    request_deserializer=mesh_dot_edge_dot_v1_dot_runs__pb2.RunPublishedRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'StreamPublished': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamPublished,
+                    request_deserializer=mesh_dot_edge_dot_v1_dot_runs__pb2.StreamPublishedRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
             'ReadLogs': grpc.stream_stream_rpc_method_handler(
@@ -549,6 +600,87 @@ class Runs:
             target,
             '/mesh.edge.v1.Runs/ReadDiff',
             mesh_dot_edge_dot_v1_dot_runs__pb2.ReadDiffRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadReceipt(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mesh.edge.v1.Runs/ReadReceipt',
+            mesh_dot_edge_dot_v1_dot_runs__pb2.ReadReceiptRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunPublished(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mesh.edge.v1.Runs/RunPublished',
+            mesh_dot_edge_dot_v1_dot_runs__pb2.RunPublishedRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamPublished(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mesh.edge.v1.Runs/StreamPublished',
+            mesh_dot_edge_dot_v1_dot_runs__pb2.StreamPublishedRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,

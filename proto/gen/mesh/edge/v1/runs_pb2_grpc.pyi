@@ -57,6 +57,12 @@ class RunsStub:
     """{"version"?, "mode"?} → {"request_id"}: the same input again, as a new run."""
     ReadDiff: _grpc.StreamStreamMultiCallable[_runs_pb2.ReadDiffRequest, _httpbody_pb2.HttpBody]
     """How a replay differs from the run that it repeats."""
+    ReadReceipt: _grpc.StreamStreamMultiCallable[_runs_pb2.ReadReceiptRequest, _httpbody_pb2.HttpBody]
+    """SPEC §9.8."""
+    RunPublished: _grpc.StreamStreamMultiCallable[_runs_pb2.RunPublishedRequest, _httpbody_pb2.HttpBody]
+    """{"success", "result", "citations"?}"""
+    StreamPublished: _grpc.StreamStreamMultiCallable[_runs_pb2.StreamPublishedRequest, _httpbody_pb2.HttpBody]
+    """Server-sent events."""
     ReadLogs: _grpc.StreamStreamMultiCallable[_runs_pb2.ReadLogsRequest, _httpbody_pb2.HttpBody]
     """?after=TIME; NDJSON or server-sent events, live."""
 
@@ -88,6 +94,12 @@ class RunsAsyncStub(RunsStub):
     """{"version"?, "mode"?} → {"request_id"}: the same input again, as a new run."""
     ReadDiff: _aio.StreamStreamMultiCallable[_runs_pb2.ReadDiffRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """How a replay differs from the run that it repeats."""
+    ReadReceipt: _aio.StreamStreamMultiCallable[_runs_pb2.ReadReceiptRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """SPEC §9.8."""
+    RunPublished: _aio.StreamStreamMultiCallable[_runs_pb2.RunPublishedRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """{"success", "result", "citations"?}"""
+    StreamPublished: _aio.StreamStreamMultiCallable[_runs_pb2.StreamPublishedRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Server-sent events."""
     ReadLogs: _aio.StreamStreamMultiCallable[_runs_pb2.ReadLogsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """?after=TIME; NDJSON or server-sent events, live."""
 
@@ -182,6 +194,30 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
         """How a replay differs from the run that it repeats."""
+
+    @_abc_1.abstractmethod
+    def ReadReceipt(
+        self,
+        request_iterator: _MaybeAsyncIterator[_runs_pb2.ReadReceiptRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """SPEC §9.8."""
+
+    @_abc_1.abstractmethod
+    def RunPublished(
+        self,
+        request_iterator: _MaybeAsyncIterator[_runs_pb2.RunPublishedRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """{"success", "result", "citations"?}"""
+
+    @_abc_1.abstractmethod
+    def StreamPublished(
+        self,
+        request_iterator: _MaybeAsyncIterator[_runs_pb2.StreamPublishedRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Server-sent events."""
 
     @_abc_1.abstractmethod
     def ReadLogs(

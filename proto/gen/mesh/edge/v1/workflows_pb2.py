@@ -26,7 +26,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmesh/edge/v1/workflows.proto\x12\x0cmesh.edge.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"5\n\x0fValidateRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\"3\n\rDeployRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\":\n\x14ListWorkflowsRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\"M\n\x13ReadWorkflowRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nservice_id\x18\x02 \x01(\t\"O\n\x15UpdateWorkflowRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nservice_id\x18\x02 \x01(\t\"O\n\x15\x44\x65leteWorkflowRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nservice_id\x18\x02 \x01(\t2\x8e\x05\n\tWorkflows\x12\\\n\x08Validate\x12\x1d.mesh.edge.v1.ValidateRequest\x1a\x14.google.api.HttpBody\"\x17\x82\xd3\xe4\x93\x02\x11\"\t/validate:\x04\x62ody(\x01\x30\x01\x12V\n\x06\x44\x65ploy\x12\x1b.mesh.edge.v1.DeployRequest\x1a\x14.google.api.HttpBody\"\x15\x82\xd3\xe4\x93\x02\x0f\"\x07/deploy:\x04\x62ody(\x01\x30\x01\x12g\n\rListWorkflows\x12\".mesh.edge.v1.ListWorkflowsRequest\x1a\x14.google.api.HttpBody\"\x18\x82\xd3\xe4\x93\x02\x12\x12\n/workflows:\x04\x62ody(\x01\x30\x01\x12r\n\x0cReadWorkflow\x12!.mesh.edge.v1.ReadWorkflowRequest\x1a\x14.google.api.HttpBody\"%\x82\xd3\xe4\x93\x02\x1f\x12\x17/workflows/{service_id}:\x04\x62ody(\x01\x30\x01\x12v\n\x0eUpdateWorkflow\x12#.mesh.edge.v1.UpdateWorkflowRequest\x1a\x14.google.api.HttpBody\"%\x82\xd3\xe4\x93\x02\x1f\x32\x17/workflows/{service_id}:\x04\x62ody(\x01\x30\x01\x12v\n\x0e\x44\x65leteWorkflow\x12#.mesh.edge.v1.DeleteWorkflowRequest\x1a\x14.google.api.HttpBody\"%\x82\xd3\xe4\x93\x02\x1f*\x17/workflows/{service_id}:\x04\x62ody(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmesh/edge/v1/workflows.proto\x12\x0cmesh.edge.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"5\n\x0fValidateRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\"3\n\rDeployRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\":\n\x14ListWorkflowsRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\"M\n\x13ReadWorkflowRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nservice_id\x18\x02 \x01(\t\"O\n\x15UpdateWorkflowRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nservice_id\x18\x02 \x01(\t\"P\n\x16PublishWorkflowRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nservice_id\x18\x02 \x01(\t\"R\n\x18UnpublishWorkflowRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nservice_id\x18\x02 \x01(\t\"O\n\x15\x44\x65leteWorkflowRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nservice_id\x18\x02 \x01(\t2\x9a\x07\n\tWorkflows\x12\\\n\x08Validate\x12\x1d.mesh.edge.v1.ValidateRequest\x1a\x14.google.api.HttpBody\"\x17\x82\xd3\xe4\x93\x02\x11\"\t/validate:\x04\x62ody(\x01\x30\x01\x12V\n\x06\x44\x65ploy\x12\x1b.mesh.edge.v1.DeployRequest\x1a\x14.google.api.HttpBody\"\x15\x82\xd3\xe4\x93\x02\x0f\"\x07/deploy:\x04\x62ody(\x01\x30\x01\x12g\n\rListWorkflows\x12\".mesh.edge.v1.ListWorkflowsRequest\x1a\x14.google.api.HttpBody\"\x18\x82\xd3\xe4\x93\x02\x12\x12\n/workflows:\x04\x62ody(\x01\x30\x01\x12r\n\x0cReadWorkflow\x12!.mesh.edge.v1.ReadWorkflowRequest\x1a\x14.google.api.HttpBody\"%\x82\xd3\xe4\x93\x02\x1f\x12\x17/workflows/{service_id}:\x04\x62ody(\x01\x30\x01\x12v\n\x0eUpdateWorkflow\x12#.mesh.edge.v1.UpdateWorkflowRequest\x1a\x14.google.api.HttpBody\"%\x82\xd3\xe4\x93\x02\x1f\x32\x17/workflows/{service_id}:\x04\x62ody(\x01\x30\x01\x12v\n\x0e\x44\x65leteWorkflow\x12#.mesh.edge.v1.DeleteWorkflowRequest\x1a\x14.google.api.HttpBody\"%\x82\xd3\xe4\x93\x02\x1f*\x17/workflows/{service_id}:\x04\x62ody(\x01\x30\x01\x12\x80\x01\n\x0fPublishWorkflow\x12$.mesh.edge.v1.PublishWorkflowRequest\x1a\x14.google.api.HttpBody\"-\x82\xd3\xe4\x93\x02\'\"\x1f/workflows/{service_id}/publish:\x04\x62ody(\x01\x30\x01\x12\x86\x01\n\x11UnpublishWorkflow\x12&.mesh.edge.v1.UnpublishWorkflowRequest\x1a\x14.google.api.HttpBody\"/\x82\xd3\xe4\x93\x02)\"!/workflows/{service_id}/unpublish:\x04\x62ody(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,6 +45,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKFLOWS'].methods_by_name['UpdateWorkflow']._serialized_options = b'\202\323\344\223\002\0372\027/workflows/{service_id}:\004body'
   _globals['_WORKFLOWS'].methods_by_name['DeleteWorkflow']._loaded_options = None
   _globals['_WORKFLOWS'].methods_by_name['DeleteWorkflow']._serialized_options = b'\202\323\344\223\002\037*\027/workflows/{service_id}:\004body'
+  _globals['_WORKFLOWS'].methods_by_name['PublishWorkflow']._loaded_options = None
+  _globals['_WORKFLOWS'].methods_by_name['PublishWorkflow']._serialized_options = b'\202\323\344\223\002\'\"\037/workflows/{service_id}/publish:\004body'
+  _globals['_WORKFLOWS'].methods_by_name['UnpublishWorkflow']._loaded_options = None
+  _globals['_WORKFLOWS'].methods_by_name['UnpublishWorkflow']._serialized_options = b'\202\323\344\223\002)\"!/workflows/{service_id}/unpublish:\004body'
   _globals['_VALIDATEREQUEST']._serialized_start=103
   _globals['_VALIDATEREQUEST']._serialized_end=156
   _globals['_DEPLOYREQUEST']._serialized_start=158
@@ -55,8 +59,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READWORKFLOWREQUEST']._serialized_end=348
   _globals['_UPDATEWORKFLOWREQUEST']._serialized_start=350
   _globals['_UPDATEWORKFLOWREQUEST']._serialized_end=429
-  _globals['_DELETEWORKFLOWREQUEST']._serialized_start=431
-  _globals['_DELETEWORKFLOWREQUEST']._serialized_end=510
-  _globals['_WORKFLOWS']._serialized_start=513
-  _globals['_WORKFLOWS']._serialized_end=1167
+  _globals['_PUBLISHWORKFLOWREQUEST']._serialized_start=431
+  _globals['_PUBLISHWORKFLOWREQUEST']._serialized_end=511
+  _globals['_UNPUBLISHWORKFLOWREQUEST']._serialized_start=513
+  _globals['_UNPUBLISHWORKFLOWREQUEST']._serialized_end=595
+  _globals['_DELETEWORKFLOWREQUEST']._serialized_start=597
+  _globals['_DELETEWORKFLOWREQUEST']._serialized_end=676
+  _globals['_WORKFLOWS']._serialized_start=679
+  _globals['_WORKFLOWS']._serialized_end=1601
 # @@protoc_insertion_point(module_scope)

@@ -66,6 +66,16 @@ class WorkflowsStub:
                 request_serializer=mesh_dot_edge_dot_v1_dot_workflows__pb2.DeleteWorkflowRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.PublishWorkflow = channel.stream_stream(
+                '/mesh.edge.v1.Workflows/PublishWorkflow',
+                request_serializer=mesh_dot_edge_dot_v1_dot_workflows__pb2.PublishWorkflowRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.UnpublishWorkflow = channel.stream_stream(
+                '/mesh.edge.v1.Workflows/UnpublishWorkflow',
+                request_serializer=mesh_dot_edge_dot_v1_dot_workflows__pb2.UnpublishWorkflowRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
 
 
 class WorkflowsServicer:
@@ -80,7 +90,7 @@ class WorkflowsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Deploy(self, request_iterator, context):
-        """{"code", "name", "service_id"}
+        """{"code", "name", "service_id"}, or {"name", "kind": "prompt", "template", "model", "parameters", "web_search"}
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,6 +116,18 @@ class WorkflowsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteWorkflow(self, request_iterator, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PublishWorkflow(self, request_iterator, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnpublishWorkflow(self, request_iterator, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,6 +164,16 @@ def add_WorkflowsServicer_to_server(servicer, server):
             'DeleteWorkflow': grpc.stream_stream_rpc_method_handler(
                     servicer.DeleteWorkflow,
                     request_deserializer=mesh_dot_edge_dot_v1_dot_workflows__pb2.DeleteWorkflowRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'PublishWorkflow': grpc.stream_stream_rpc_method_handler(
+                    servicer.PublishWorkflow,
+                    request_deserializer=mesh_dot_edge_dot_v1_dot_workflows__pb2.PublishWorkflowRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'UnpublishWorkflow': grpc.stream_stream_rpc_method_handler(
+                    servicer.UnpublishWorkflow,
+                    request_deserializer=mesh_dot_edge_dot_v1_dot_workflows__pb2.UnpublishWorkflowRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
     }
@@ -307,6 +339,60 @@ class Workflows:
             target,
             '/mesh.edge.v1.Workflows/DeleteWorkflow',
             mesh_dot_edge_dot_v1_dot_workflows__pb2.DeleteWorkflowRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishWorkflow(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mesh.edge.v1.Workflows/PublishWorkflow',
+            mesh_dot_edge_dot_v1_dot_workflows__pb2.PublishWorkflowRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnpublishWorkflow(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mesh.edge.v1.Workflows/UnpublishWorkflow',
+            mesh_dot_edge_dot_v1_dot_workflows__pb2.UnpublishWorkflowRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,

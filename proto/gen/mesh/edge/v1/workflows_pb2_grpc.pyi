@@ -37,12 +37,14 @@ class WorkflowsStub:
     Validate: _grpc.StreamStreamMultiCallable[_workflows_pb2.ValidateRequest, _httpbody_pb2.HttpBody]
     """{"code"}"""
     Deploy: _grpc.StreamStreamMultiCallable[_workflows_pb2.DeployRequest, _httpbody_pb2.HttpBody]
-    """{"code", "name", "service_id"}"""
+    """{"code", "name", "service_id"}, or {"name", "kind": "prompt", "template", "model", "parameters", "web_search"}"""
     ListWorkflows: _grpc.StreamStreamMultiCallable[_workflows_pb2.ListWorkflowsRequest, _httpbody_pb2.HttpBody]
     """?visibility= limit= after="""
     ReadWorkflow: _grpc.StreamStreamMultiCallable[_workflows_pb2.ReadWorkflowRequest, _httpbody_pb2.HttpBody]
     UpdateWorkflow: _grpc.StreamStreamMultiCallable[_workflows_pb2.UpdateWorkflowRequest, _httpbody_pb2.HttpBody]
     DeleteWorkflow: _grpc.StreamStreamMultiCallable[_workflows_pb2.DeleteWorkflowRequest, _httpbody_pb2.HttpBody]
+    PublishWorkflow: _grpc.StreamStreamMultiCallable[_workflows_pb2.PublishWorkflowRequest, _httpbody_pb2.HttpBody]
+    UnpublishWorkflow: _grpc.StreamStreamMultiCallable[_workflows_pb2.UnpublishWorkflowRequest, _httpbody_pb2.HttpBody]
 
 @_typing.type_check_only
 class WorkflowsAsyncStub(WorkflowsStub):
@@ -52,12 +54,14 @@ class WorkflowsAsyncStub(WorkflowsStub):
     Validate: _aio.StreamStreamMultiCallable[_workflows_pb2.ValidateRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """{"code"}"""
     Deploy: _aio.StreamStreamMultiCallable[_workflows_pb2.DeployRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """{"code", "name", "service_id"}"""
+    """{"code", "name", "service_id"}, or {"name", "kind": "prompt", "template", "model", "parameters", "web_search"}"""
     ListWorkflows: _aio.StreamStreamMultiCallable[_workflows_pb2.ListWorkflowsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """?visibility= limit= after="""
     ReadWorkflow: _aio.StreamStreamMultiCallable[_workflows_pb2.ReadWorkflowRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     UpdateWorkflow: _aio.StreamStreamMultiCallable[_workflows_pb2.UpdateWorkflowRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     DeleteWorkflow: _aio.StreamStreamMultiCallable[_workflows_pb2.DeleteWorkflowRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    PublishWorkflow: _aio.StreamStreamMultiCallable[_workflows_pb2.PublishWorkflowRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    UnpublishWorkflow: _aio.StreamStreamMultiCallable[_workflows_pb2.UnpublishWorkflowRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
 
 class WorkflowsServicer(metaclass=_abc_1.ABCMeta):
     """Workflows over HTTP."""
@@ -76,7 +80,7 @@ class WorkflowsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_workflows_pb2.DeployRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """{"code", "name", "service_id"}"""
+        """{"code", "name", "service_id"}, or {"name", "kind": "prompt", "template", "model", "parameters", "web_search"}"""
 
     @_abc_1.abstractmethod
     def ListWorkflows(
@@ -104,6 +108,20 @@ class WorkflowsServicer(metaclass=_abc_1.ABCMeta):
     def DeleteWorkflow(
         self,
         request_iterator: _MaybeAsyncIterator[_workflows_pb2.DeleteWorkflowRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+
+    @_abc_1.abstractmethod
+    def PublishWorkflow(
+        self,
+        request_iterator: _MaybeAsyncIterator[_workflows_pb2.PublishWorkflowRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+
+    @_abc_1.abstractmethod
+    def UnpublishWorkflow(
+        self,
+        request_iterator: _MaybeAsyncIterator[_workflows_pb2.UnpublishWorkflowRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
 

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from mesh.ledger.v1 import ledger_pb2 as _ledger_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -48,6 +49,9 @@ class Principal(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
     FIRST_ORGANIZATION_FIELD_NUMBER: _builtins.int
+    BIND_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    RATES_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     organization_id: _builtins.str
     kind: Global___KeyKind.ValueType
@@ -55,6 +59,14 @@ class Principal(_message.Message):
     """The organization that was made at the first start; only its admin keys make organizations."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def bind(self) -> Global___Binding:
+        """Of a one-time key."""
+
+    @_builtins.property
+    def budget(self) -> _ledger_pb2.Budget: ...
+    @_builtins.property
+    def rates(self) -> Global___Rates: ...
     def __init__(
         self,
         *,
@@ -63,14 +75,92 @@ class Principal(_message.Message):
         kind: Global___KeyKind.ValueType = ...,
         scopes: _abc.Iterable[_builtins.str] | None = ...,
         first_organization: _builtins.bool = ...,
+        bind: Global___Binding | None = ...,
+        budget: _ledger_pb2.Budget | None = ...,
+        rates: Global___Rates | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bind", b"bind", "budget", b"budget", "rates", b"rates"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_organization", b"first_organization", "key_id", b"key_id", "kind", b"kind", "organization_id", b"organization_id", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bind", b"bind", "budget", b"budget", "first_organization", b"first_organization", "key_id", b"key_id", "kind", b"kind", "organization_id", b"organization_id", "rates", b"rates", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Principal: _TypeAlias = Principal  # noqa: Y015
+
+@_typing.final
+class Binding(_message.Message):
+    """What a one-time key may be used for; an empty field binds nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_ID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    BODY_SHA256_FIELD_NUMBER: _builtins.int
+    service_id: _builtins.str
+    path: _builtins.str
+    """As RequestHead.path."""
+    body_sha256: _builtins.str
+    """SHA-256 (hex) of the request body's bytes."""
+    def __init__(
+        self,
+        *,
+        service_id: _builtins.str = ...,
+        path: _builtins.str = ...,
+        body_sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body_sha256", b"body_sha256", "path", b"path", "service_id", b"service_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Binding: _TypeAlias = Binding  # noqa: Y015
+
+@_typing.final
+class Rates(_message.Message):
+    """How often a key, and its organization, may call; absent: as the settings say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PER_SECOND_FIELD_NUMBER: _builtins.int
+    API_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_PER_SECOND_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_API_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    per_second: _builtins.int
+    api_per_minute: _builtins.int
+    """Under /api/v1."""
+    organization_per_second: _builtins.int
+    organization_api_per_minute: _builtins.int
+    def __init__(
+        self,
+        *,
+        per_second: _builtins.int | None = ...,
+        api_per_minute: _builtins.int | None = ...,
+        organization_per_second: _builtins.int | None = ...,
+        organization_api_per_minute: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_api_per_minute", b"_api_per_minute", "_organization_api_per_minute", b"_organization_api_per_minute", "_organization_per_second", b"_organization_per_second", "_per_second", b"_per_second", "api_per_minute", b"api_per_minute", "organization_api_per_minute", b"organization_api_per_minute", "organization_per_second", b"organization_per_second", "per_second", b"per_second"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_api_per_minute", b"_api_per_minute", "_organization_api_per_minute", b"_organization_api_per_minute", "_organization_per_second", b"_organization_per_second", "_per_second", b"_per_second", "api_per_minute", b"api_per_minute", "organization_api_per_minute", b"organization_api_per_minute", "organization_per_second", b"organization_per_second", "per_second", b"per_second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__api_per_minute: _TypeAlias = _typing.Literal["api_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__api_per_minute: _TypeAlias = _typing.Literal["_api_per_minute", b"_api_per_minute"]  # noqa: Y015
+    _WhichOneofReturnType__organization_api_per_minute: _TypeAlias = _typing.Literal["organization_api_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__organization_api_per_minute: _TypeAlias = _typing.Literal["_organization_api_per_minute", b"_organization_api_per_minute"]  # noqa: Y015
+    _WhichOneofReturnType__organization_per_second: _TypeAlias = _typing.Literal["organization_per_second"]  # noqa: Y015
+    _WhichOneofArgType__organization_per_second: _TypeAlias = _typing.Literal["_organization_per_second", b"_organization_per_second"]  # noqa: Y015
+    _WhichOneofReturnType__per_second: _TypeAlias = _typing.Literal["per_second"]  # noqa: Y015
+    _WhichOneofArgType__per_second: _TypeAlias = _typing.Literal["_per_second", b"_per_second"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__api_per_minute) -> _WhichOneofReturnType__api_per_minute | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__organization_api_per_minute) -> _WhichOneofReturnType__organization_api_per_minute | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__organization_per_second) -> _WhichOneofReturnType__organization_per_second | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__per_second) -> _WhichOneofReturnType__per_second | None: ...
+
+Global___Rates: _TypeAlias = Rates  # noqa: Y015
 
 @_typing.final
 class Key(_message.Message):
@@ -87,12 +177,19 @@ class Key(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     REVOKED_AT_FIELD_NUMBER: _builtins.int
+    BIND_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    BUDGET_USED_FIELD_NUMBER: _builtins.int
+    RATES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     organization_id: _builtins.str
     name: _builtins.str
     kind: Global___KeyKind.ValueType
     prefix: _builtins.str
     """The first characters, to recognise it by."""
+    budget: _builtins.int
+    budget_used: _builtins.int
+    """Of the budget, what is spent or reserved."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -101,6 +198,10 @@ class Key(_message.Message):
     def expires_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def revoked_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def bind(self) -> Global___Binding: ...
+    @_builtins.property
+    def rates(self) -> Global___Rates: ...
     def __init__(
         self,
         *,
@@ -113,15 +214,23 @@ class Key(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         revoked_at: _timestamp_pb2.Timestamp | None = ...,
+        bind: Global___Binding | None = ...,
+        budget: _builtins.int | None = ...,
+        budget_used: _builtins.int = ...,
+        rates: Global___Rates | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at", "_revoked_at", b"_revoked_at", "created_at", b"created_at", "expires_at", b"expires_at", "revoked_at", b"revoked_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_expires_at", b"_expires_at", "_revoked_at", b"_revoked_at", "bind", b"bind", "budget", b"budget", "created_at", b"created_at", "expires_at", b"expires_at", "rates", b"rates", "revoked_at", b"revoked_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at", "_revoked_at", b"_revoked_at", "created_at", b"created_at", "expires_at", b"expires_at", "id", b"id", "kind", b"kind", "name", b"name", "organization_id", b"organization_id", "prefix", b"prefix", "revoked_at", b"revoked_at", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_expires_at", b"_expires_at", "_revoked_at", b"_revoked_at", "bind", b"bind", "budget", b"budget", "budget_used", b"budget_used", "created_at", b"created_at", "expires_at", b"expires_at", "id", b"id", "kind", b"kind", "name", b"name", "organization_id", b"organization_id", "prefix", b"prefix", "rates", b"rates", "revoked_at", b"revoked_at", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__budget: _TypeAlias = _typing.Literal["budget"]  # noqa: Y015
+    _WhichOneofArgType__budget: _TypeAlias = _typing.Literal["_budget", b"_budget"]  # noqa: Y015
     _WhichOneofReturnType__expires_at: _TypeAlias = _typing.Literal["expires_at"]  # noqa: Y015
     _WhichOneofArgType__expires_at: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at"]  # noqa: Y015
     _WhichOneofReturnType__revoked_at: _TypeAlias = _typing.Literal["revoked_at"]  # noqa: Y015
     _WhichOneofArgType__revoked_at: _TypeAlias = _typing.Literal["_revoked_at", b"_revoked_at"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget) -> _WhichOneofReturnType__budget | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_at) -> _WhichOneofReturnType__expires_at | None: ...
     @_typing.overload
@@ -153,18 +262,27 @@ class VerifyResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PRINCIPAL_FIELD_NUMBER: _builtins.int
+    CREDIT_FIELD_NUMBER: _builtins.int
+    BUDGET_LEFT_FIELD_NUMBER: _builtins.int
+    credit: _builtins.int
+    """What its organization may spend and has in purses together, and what is left of the key's budget, if it has one."""
+    budget_left: _builtins.int
     @_builtins.property
     def principal(self) -> Global___Principal: ...
     def __init__(
         self,
         *,
         principal: Global___Principal | None = ...,
+        credit: _builtins.int = ...,
+        budget_left: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_left", b"_budget_left", "budget_left", b"budget_left", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_left", b"_budget_left", "budget_left", b"budget_left", "credit", b"credit", "principal", b"principal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__budget_left: _TypeAlias = _typing.Literal["budget_left"]  # noqa: Y015
+    _WhichOneofArgType__budget_left: _TypeAlias = _typing.Literal["_budget_left", b"_budget_left"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_left) -> _WhichOneofReturnType__budget_left | None: ...
 
 Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
 
@@ -177,8 +295,13 @@ class IssueKeyRequest(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    BIND_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    RATES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     kind: Global___KeyKind.ValueType
+    budget: _builtins.int
+    """Micro-credits."""
     @_builtins.property
     def issuer(self) -> Global___Principal:
         """Who asks: a new key gets none of the rights that the issuer lacks."""
@@ -189,6 +312,12 @@ class IssueKeyRequest(_message.Message):
 
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def bind(self) -> Global___Binding:
+        """One-time keys only."""
+
+    @_builtins.property
+    def rates(self) -> Global___Rates: ...
     def __init__(
         self,
         *,
@@ -197,13 +326,21 @@ class IssueKeyRequest(_message.Message):
         kind: Global___KeyKind.ValueType = ...,
         scopes: _abc.Iterable[_builtins.str] | None = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        bind: Global___Binding | None = ...,
+        budget: _builtins.int | None = ...,
+        rates: Global___Rates | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at", "expires_at", b"expires_at", "issuer", b"issuer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_expires_at", b"_expires_at", "bind", b"bind", "budget", b"budget", "expires_at", b"expires_at", "issuer", b"issuer", "rates", b"rates"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at", "expires_at", b"expires_at", "issuer", b"issuer", "kind", b"kind", "name", b"name", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "_expires_at", b"_expires_at", "bind", b"bind", "budget", b"budget", "expires_at", b"expires_at", "issuer", b"issuer", "kind", b"kind", "name", b"name", "rates", b"rates", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__budget: _TypeAlias = _typing.Literal["budget"]  # noqa: Y015
+    _WhichOneofArgType__budget: _TypeAlias = _typing.Literal["_budget", b"_budget"]  # noqa: Y015
     _WhichOneofReturnType__expires_at: _TypeAlias = _typing.Literal["expires_at"]  # noqa: Y015
     _WhichOneofArgType__expires_at: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget) -> _WhichOneofReturnType__budget | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_at) -> _WhichOneofReturnType__expires_at | None: ...
 
 Global___IssueKeyRequest: _TypeAlias = IssueKeyRequest  # noqa: Y015

@@ -3,9 +3,12 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from mesh.ledger.v1 import ledger_pb2 as _ledger_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -37,6 +40,9 @@ class RunIdentity(_message.Message):
     SERVICE_ID_FIELD_NUMBER: _builtins.int
     REQUESTER_ID_FIELD_NUMBER: _builtins.int
     MAY_DEPLOY_FIELD_NUMBER: _builtins.int
+    BUDGETS_FIELD_NUMBER: _builtins.int
+    PAYING_KEY_ID_FIELD_NUMBER: _builtins.int
+    CHARGED_ON_SUCCESS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     root_id: _builtins.str
     acting_id: _builtins.str
@@ -54,10 +60,14 @@ class RunIdentity(_message.Message):
     """The organization that asked for the run."""
     may_deploy: _builtins.bool
     """As in RunSpec."""
+    paying_key_id: _builtins.str
+    charged_on_success: _builtins.bool
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
         """After it the identity means nothing."""
 
+    @_builtins.property
+    def budgets(self) -> _containers.RepeatedCompositeFieldContainer[_ledger_pb2.Budget]: ...
     def __init__(
         self,
         *,
@@ -73,10 +83,13 @@ class RunIdentity(_message.Message):
         service_id: _builtins.str = ...,
         requester_id: _builtins.str = ...,
         may_deploy: _builtins.bool = ...,
+        budgets: _abc.Iterable[_ledger_pb2.Budget] | None = ...,
+        paying_key_id: _builtins.str = ...,
+        charged_on_success: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acting_id", b"acting_id", "caller_id", b"caller_id", "correlation_id", b"correlation_id", "deadline", b"deadline", "depth", b"depth", "may_deploy", b"may_deploy", "owner_id", b"owner_id", "requester_id", b"requester_id", "root_id", b"root_id", "run_id", b"run_id", "service_id", b"service_id", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acting_id", b"acting_id", "budgets", b"budgets", "caller_id", b"caller_id", "charged_on_success", b"charged_on_success", "correlation_id", b"correlation_id", "deadline", b"deadline", "depth", b"depth", "may_deploy", b"may_deploy", "owner_id", b"owner_id", "paying_key_id", b"paying_key_id", "requester_id", b"requester_id", "root_id", b"root_id", "run_id", b"run_id", "service_id", b"service_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from mesh.ledger.v1 import ledger_pb2 as _ledger_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -186,6 +187,9 @@ class RunSpec(_message.Message):
     REPLAY_OF_FIELD_NUMBER: _builtins.int
     OFFLINE_DIGEST_FIELD_NUMBER: _builtins.int
     RECORD_FIELD_NUMBER: _builtins.int
+    BUDGETS_FIELD_NUMBER: _builtins.int
+    PAYING_KEY_ID_FIELD_NUMBER: _builtins.int
+    CHARGED_ON_SUCCESS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     owner_id: _builtins.str
     """Whose workflow it is, who called it and pays, and whose secrets it sees."""
@@ -225,6 +229,10 @@ class RunSpec(_message.Message):
     """SHA-256 (hex) of the recording that answers it in place of the internet; empty where that itself does."""
     record: _builtins.bool
     """What it contacts is to be recorded."""
+    paying_key_id: _builtins.str
+    """The key at the root, to whose account it goes; key_id is empty for a nested call."""
+    charged_on_success: _builtins.bool
+    """Its root was called under /api/v1/run: the tree is charged if the root succeeds, else nothing of it is."""
     @_builtins.property
     def request(self) -> Global___RequestHead: ...
     @_builtins.property
@@ -233,6 +241,10 @@ class RunSpec(_message.Message):
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def budgets(self) -> _containers.RepeatedCompositeFieldContainer[_ledger_pb2.Budget]:
+        """Limits on what it and all below it cost: of the key at the root, and of runs above."""
+
     def __init__(
         self,
         *,
@@ -262,10 +274,13 @@ class RunSpec(_message.Message):
         replay_of: _builtins.str = ...,
         offline_digest: _builtins.str = ...,
         record: _builtins.bool = ...,
+        budgets: _abc.Iterable[_ledger_pb2.Budget] | None = ...,
+        paying_key_id: _builtins.str = ...,
+        charged_on_success: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deadline", b"deadline", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acting_id", b"acting_id", "attempt", b"attempt", "caller_id", b"caller_id", "correlation_id", b"correlation_id", "created_at", b"created_at", "deadline", b"deadline", "depth", b"depth", "epoch", b"epoch", "key_id", b"key_id", "may_deploy", b"may_deploy", "offline_digest", b"offline_digest", "owner_id", b"owner_id", "parent_id", b"parent_id", "priority", b"priority", "record", b"record", "replay_of", b"replay_of", "request", b"request", "requester_id", b"requester_id", "retries", b"retries", "root_id", b"root_id", "run_id", b"run_id", "service_id", b"service_id", "synchronous", b"synchronous", "traceparent", b"traceparent", "trigger", b"trigger", "version_id", b"version_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acting_id", b"acting_id", "attempt", b"attempt", "budgets", b"budgets", "caller_id", b"caller_id", "charged_on_success", b"charged_on_success", "correlation_id", b"correlation_id", "created_at", b"created_at", "deadline", b"deadline", "depth", b"depth", "epoch", b"epoch", "key_id", b"key_id", "may_deploy", b"may_deploy", "offline_digest", b"offline_digest", "owner_id", b"owner_id", "parent_id", b"parent_id", "paying_key_id", b"paying_key_id", "priority", b"priority", "record", b"record", "replay_of", b"replay_of", "request", b"request", "requester_id", b"requester_id", "retries", b"retries", "root_id", b"root_id", "run_id", b"run_id", "service_id", b"service_id", "synchronous", b"synchronous", "traceparent", b"traceparent", "trigger", b"trigger", "version_id", b"version_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -347,6 +362,8 @@ class Usage(_message.Message):
     WALL_SECONDS_FIELD_NUMBER: _builtins.int
     MEMORY_PEAK_BYTES_FIELD_NUMBER: _builtins.int
     EGRESS_BYTES_FIELD_NUMBER: _builtins.int
+    TOKENS_IN_FIELD_NUMBER: _builtins.int
+    TOKENS_OUT_FIELD_NUMBER: _builtins.int
     cpu_seconds: _builtins.float
     wall_seconds: _builtins.float
     """From its sandbox's start to its end."""
@@ -354,6 +371,9 @@ class Usage(_message.Message):
     """The most at once."""
     egress_bytes: _builtins.int
     """Sent and received by its own way to the internet."""
+    tokens_in: _builtins.int
+    """As the provider of a model counted them."""
+    tokens_out: _builtins.int
     def __init__(
         self,
         *,
@@ -361,10 +381,12 @@ class Usage(_message.Message):
         wall_seconds: _builtins.float = ...,
         memory_peak_bytes: _builtins.int = ...,
         egress_bytes: _builtins.int = ...,
+        tokens_in: _builtins.int = ...,
+        tokens_out: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "egress_bytes", b"egress_bytes", "memory_peak_bytes", b"memory_peak_bytes", "wall_seconds", b"wall_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_seconds", b"cpu_seconds", "egress_bytes", b"egress_bytes", "memory_peak_bytes", b"memory_peak_bytes", "tokens_in", b"tokens_in", "tokens_out", b"tokens_out", "wall_seconds", b"wall_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,58 +23,59 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from mesh.ledger.v1 import ledger_pb2 as mesh_dot_ledger_dot_v1_dot_ledger__pb2
 from mesh.runs.v1 import run_pb2 as mesh_dot_runs_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mesh/runs/v1/runs.proto\x12\x0cmesh.runs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16mesh/runs/v1/run.proto\"\xb6\x06\n\tRunRecord\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08owner_id\x18\x02 \x01(\t\x12\x11\n\tcaller_id\x18\x03 \x01(\t\x12\x11\n\tacting_id\x18\x04 \x01(\t\x12\x12\n\nservice_id\x18\x05 \x01(\t\x12\x12\n\nversion_id\x18\x06 \x01(\t\x12\'\n\x06status\x18\x07 \x01(\x0e\x32\x17.mesh.runs.v1.RunStatus\x12\x0c\n\x04\x63ode\x18\x08 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t\x12\x10\n\x08log_tail\x18\n \x03(\t\x12\x16\n\x0e\x63orrelation_id\x18\x0b \x01(\t\x12\x11\n\tparent_id\x18\x0c \x01(\t\x12\x0f\n\x07root_id\x18\r \x01(\t\x12\x10\n\x08trace_id\x18\x0e \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x0f \x01(\x05\x12&\n\x07trigger\x18\x10 \x01(\x0e\x32\x15.mesh.runs.v1.Trigger\x12.\n\ncreated_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\nstarted_at\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x35\n\x0c\x63ompleted_at\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12(\n\x06\x61nswer\x18\x14 \x01(\x0b\x32\x18.mesh.runs.v1.KeptAnswer\x12\x10\n\x08\x65xecutor\x18\x15 \x01(\t\x12\x12\n\nlog_digest\x18\x16 \x01(\t\x12\x0e\n\x06key_id\x18\x17 \x01(\t\x12\"\n\x05usage\x18\x18 \x01(\x0b\x32\x13.mesh.runs.v1.Usage\x12\x15\n\regress_digest\x18\x19 \x01(\t\x12\x14\n\x0c\x65\x61rlier_logs\x18\x1a \x03(\t\x12\x10\n\x08position\x18\x1b \x01(\x05\x12\x14\n\x07wait_ms\x18\x1c \x01(\x03H\x02\x88\x01\x01\x12\x11\n\treplay_of\x18( \x01(\t\x12\x0f\n\x07offline\x18) \x01(\x08\x12\x18\n\x10recording_digest\x18* \x01(\tB\r\n\x0b_started_atB\x0f\n\r_completed_atB\n\n\x08_wait_ms\";\n\x10ProvisionRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\"\'\n\x11ProvisionResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xe0\x01\n\rSubmitRequest\x12#\n\x04spec\x18\x01 \x01(\x0b\x32\x15.mesh.runs.v1.RunSpec\x12\x16\n\x0eprovisioned_id\x18\x02 \x01(\t\x12\x17\n\x0fone_time_key_id\x18\x03 \x01(\t\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\x12\x13\n\x0b\x62ody_digest\x18\x05 \x01(\t\x12\x12\n\ntimeout_ms\x18\x06 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x07 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x08 \x01(\t\x12\x14\n\x0c\x63\x61llback_url\x18\x14 \x01(\t\"/\n\x0eSubmitResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05known\x18\x02 \x01(\x08\"u\n\rGetRunRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x17\n\x0fone_time_key_id\x18\x03 \x01(\t\x12\x0f\n\x07summary\x18\x04 \x01(\x08\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\"6\n\x0eGetRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.mesh.runs.v1.RunRecord\"f\n\x0fWatchRunRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x17\n\x0fone_time_key_id\x18\x03 \x01(\t\x12\r\n\x05\x65xact\x18\x04 \x01(\x08\"8\n\x10WatchRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.mesh.runs.v1.RunRecord\":\n\x0fGetInputRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\"a\n\x10GetInputResponse\x12*\n\x07request\x18\x01 \x01(\x0b\x32\x19.mesh.runs.v1.RequestHead\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x13\n\x0b\x62ody_digest\x18\x03 \x01(\t\"\x85\x01\n\x0fListRunsRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nservice_id\x18\x02 \x01(\t\x12\'\n\x06status\x18\x03 \x01(\x0e\x32\x17.mesh.runs.v1.RunStatus\x12\r\n\x05limit\x18\x04 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x05 \x01(\t\"G\n\x10ListRunsResponse\x12%\n\x04runs\x18\x01 \x03(\x0b\x32\x17.mesh.runs.v1.RunRecord\x12\x0c\n\x04next\x18\x02 \x01(\t\"x\n\x10\x43\x61ncelRunRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\'\n\x06status\x18\x03 \x01(\x0e\x32\x17.mesh.runs.v1.RunStatus\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"\x13\n\x11\x43\x61ncelRunResponse\"}\n\nRunStarted\x12#\n\x04spec\x18\x01 \x01(\x0b\x32\x15.mesh.runs.v1.RunSpec\x12.\n\nstarted_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\x04\x62ody\x18\n \x01(\x0cH\x00\x88\x01\x01\x42\x07\n\x05_body\"\xbc\x02\n\x08RunEnded\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12&\n\x07outcome\x18\x04 \x01(\x0b\x32\x15.mesh.runs.v1.Outcome\x12(\n\x06\x61nswer\x18\x05 \x01(\x0b\x32\x18.mesh.runs.v1.KeptAnswer\x12\x12\n\nlog_digest\x18\x06 \x01(\t\x12\x30\n\x0c\x63ompleted_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x05usage\x18\x08 \x01(\x0b\x32\x13.mesh.runs.v1.Usage\x12\x15\n\regress_digest\x18\t \x01(\t\x12\x13\n\x0bhanded_back\x18\n \x01(\x08\x12\x18\n\x10recording_digest\x18\x14 \x01(\t\"\x88\x01\n\rReportRequest\x12\x10\n\x08\x65xecutor\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12)\n\x07started\x18\x03 \x03(\x0b\x32\x18.mesh.runs.v1.RunStarted\x12%\n\x05\x65nded\x18\x04 \x03(\x0b\x32\x16.mesh.runs.v1.RunEnded\"\x10\n\x0eReportResponse\"}\n\x11RenewLeaseRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0f\n\x07running\x18\x03 \x01(\x05\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\x05\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\x12\r\n\x05\x66irst\x18\x06 \x01(\x08\"&\n\x12RenewLeaseResponse\x12\x10\n\x08lease_ms\x18\x01 \x01(\x03\x32\xa5\x05\n\x04Runs\x12L\n\tProvision\x12\x1e.mesh.runs.v1.ProvisionRequest\x1a\x1f.mesh.runs.v1.ProvisionResponse\x12\x43\n\x06Submit\x12\x1b.mesh.runs.v1.SubmitRequest\x1a\x1c.mesh.runs.v1.SubmitResponse\x12\x43\n\x06GetRun\x12\x1b.mesh.runs.v1.GetRunRequest\x1a\x1c.mesh.runs.v1.GetRunResponse\x12K\n\x08WatchRun\x12\x1d.mesh.runs.v1.WatchRunRequest\x1a\x1e.mesh.runs.v1.WatchRunResponse0\x01\x12I\n\x08ListRuns\x12\x1d.mesh.runs.v1.ListRunsRequest\x1a\x1e.mesh.runs.v1.ListRunsResponse\x12I\n\x08GetInput\x12\x1d.mesh.runs.v1.GetInputRequest\x1a\x1e.mesh.runs.v1.GetInputResponse\x12L\n\tCancelRun\x12\x1e.mesh.runs.v1.CancelRunRequest\x1a\x1f.mesh.runs.v1.CancelRunResponse\x12\x43\n\x06Report\x12\x1b.mesh.runs.v1.ReportRequest\x1a\x1c.mesh.runs.v1.ReportResponse\x12O\n\nRenewLease\x12\x1f.mesh.runs.v1.RenewLeaseRequest\x1a .mesh.runs.v1.RenewLeaseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mesh/runs/v1/runs.proto\x12\x0cmesh.runs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bmesh/ledger/v1/ledger.proto\x1a\x16mesh/runs/v1/run.proto\"\xdd\x06\n\tRunRecord\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08owner_id\x18\x02 \x01(\t\x12\x11\n\tcaller_id\x18\x03 \x01(\t\x12\x11\n\tacting_id\x18\x04 \x01(\t\x12\x12\n\nservice_id\x18\x05 \x01(\t\x12\x12\n\nversion_id\x18\x06 \x01(\t\x12\'\n\x06status\x18\x07 \x01(\x0e\x32\x17.mesh.runs.v1.RunStatus\x12\x0c\n\x04\x63ode\x18\x08 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t\x12\x10\n\x08log_tail\x18\n \x03(\t\x12\x16\n\x0e\x63orrelation_id\x18\x0b \x01(\t\x12\x11\n\tparent_id\x18\x0c \x01(\t\x12\x0f\n\x07root_id\x18\r \x01(\t\x12\x10\n\x08trace_id\x18\x0e \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x0f \x01(\x05\x12&\n\x07trigger\x18\x10 \x01(\x0e\x32\x15.mesh.runs.v1.Trigger\x12.\n\ncreated_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\nstarted_at\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x35\n\x0c\x63ompleted_at\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12(\n\x06\x61nswer\x18\x14 \x01(\x0b\x32\x18.mesh.runs.v1.KeptAnswer\x12\x10\n\x08\x65xecutor\x18\x15 \x01(\t\x12\x12\n\nlog_digest\x18\x16 \x01(\t\x12\x0e\n\x06key_id\x18\x17 \x01(\t\x12\"\n\x05usage\x18\x18 \x01(\x0b\x32\x13.mesh.runs.v1.Usage\x12\x15\n\regress_digest\x18\x19 \x01(\t\x12\x14\n\x0c\x65\x61rlier_logs\x18\x1a \x03(\t\x12\x10\n\x08position\x18\x1b \x01(\x05\x12\x14\n\x07wait_ms\x18\x1c \x01(\x03H\x02\x88\x01\x01\x12\x11\n\treplay_of\x18( \x01(\t\x12\x0f\n\x07offline\x18) \x01(\x08\x12\x18\n\x10recording_digest\x18* \x01(\t\x12\x10\n\x08\x63ost_own\x18+ \x01(\x03\x12\x13\n\x0b\x63ost_nested\x18, \x01(\x03\x42\r\n\x0b_started_atB\x0f\n\r_completed_atB\n\n\x08_wait_ms\";\n\x10ProvisionRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\"\'\n\x11ProvisionResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xe0\x01\n\rSubmitRequest\x12#\n\x04spec\x18\x01 \x01(\x0b\x32\x15.mesh.runs.v1.RunSpec\x12\x16\n\x0eprovisioned_id\x18\x02 \x01(\t\x12\x17\n\x0fone_time_key_id\x18\x03 \x01(\t\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\x12\x13\n\x0b\x62ody_digest\x18\x05 \x01(\t\x12\x12\n\ntimeout_ms\x18\x06 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x07 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x08 \x01(\t\x12\x14\n\x0c\x63\x61llback_url\x18\x14 \x01(\t\"/\n\x0eSubmitResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05known\x18\x02 \x01(\x08\"u\n\rGetRunRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x17\n\x0fone_time_key_id\x18\x03 \x01(\t\x12\x0f\n\x07summary\x18\x04 \x01(\x08\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\"6\n\x0eGetRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.mesh.runs.v1.RunRecord\"f\n\x0fWatchRunRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x17\n\x0fone_time_key_id\x18\x03 \x01(\t\x12\r\n\x05\x65xact\x18\x04 \x01(\x08\"8\n\x10WatchRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.mesh.runs.v1.RunRecord\":\n\x0fGetInputRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\"a\n\x10GetInputResponse\x12*\n\x07request\x18\x01 \x01(\x0b\x32\x19.mesh.runs.v1.RequestHead\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x13\n\x0b\x62ody_digest\x18\x03 \x01(\t\"\x85\x01\n\x0fListRunsRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nservice_id\x18\x02 \x01(\t\x12\'\n\x06status\x18\x03 \x01(\x0e\x32\x17.mesh.runs.v1.RunStatus\x12\r\n\x05limit\x18\x04 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x05 \x01(\t\"G\n\x10ListRunsResponse\x12%\n\x04runs\x18\x01 \x03(\x0b\x32\x17.mesh.runs.v1.RunRecord\x12\x0c\n\x04next\x18\x02 \x01(\t\"x\n\x10\x43\x61ncelRunRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\'\n\x06status\x18\x03 \x01(\x0e\x32\x17.mesh.runs.v1.RunStatus\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"\x13\n\x11\x43\x61ncelRunResponse\"}\n\nRunStarted\x12#\n\x04spec\x18\x01 \x01(\x0b\x32\x15.mesh.runs.v1.RunSpec\x12.\n\nstarted_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\x04\x62ody\x18\n \x01(\x0cH\x00\x88\x01\x01\x42\x07\n\x05_body\"\xe0\x02\n\x08RunEnded\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12&\n\x07outcome\x18\x04 \x01(\x0b\x32\x15.mesh.runs.v1.Outcome\x12(\n\x06\x61nswer\x18\x05 \x01(\x0b\x32\x18.mesh.runs.v1.KeptAnswer\x12\x12\n\nlog_digest\x18\x06 \x01(\t\x12\x30\n\x0c\x63ompleted_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x05usage\x18\x08 \x01(\x0b\x32\x13.mesh.runs.v1.Usage\x12\x15\n\regress_digest\x18\t \x01(\t\x12\x13\n\x0bhanded_back\x18\n \x01(\x08\x12\x18\n\x10recording_digest\x18\x14 \x01(\t\x12\"\n\x04\x62ill\x18\x15 \x01(\x0b\x32\x14.mesh.ledger.v1.Bill\"\x88\x01\n\rReportRequest\x12\x10\n\x08\x65xecutor\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12)\n\x07started\x18\x03 \x03(\x0b\x32\x18.mesh.runs.v1.RunStarted\x12%\n\x05\x65nded\x18\x04 \x03(\x0b\x32\x16.mesh.runs.v1.RunEnded\"\x10\n\x0eReportResponse\"}\n\x11RenewLeaseRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0f\n\x07running\x18\x03 \x01(\x05\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\x05\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\x12\r\n\x05\x66irst\x18\x06 \x01(\x08\"&\n\x12RenewLeaseResponse\x12\x10\n\x08lease_ms\x18\x01 \x01(\x03\x32\xa5\x05\n\x04Runs\x12L\n\tProvision\x12\x1e.mesh.runs.v1.ProvisionRequest\x1a\x1f.mesh.runs.v1.ProvisionResponse\x12\x43\n\x06Submit\x12\x1b.mesh.runs.v1.SubmitRequest\x1a\x1c.mesh.runs.v1.SubmitResponse\x12\x43\n\x06GetRun\x12\x1b.mesh.runs.v1.GetRunRequest\x1a\x1c.mesh.runs.v1.GetRunResponse\x12K\n\x08WatchRun\x12\x1d.mesh.runs.v1.WatchRunRequest\x1a\x1e.mesh.runs.v1.WatchRunResponse0\x01\x12I\n\x08ListRuns\x12\x1d.mesh.runs.v1.ListRunsRequest\x1a\x1e.mesh.runs.v1.ListRunsResponse\x12I\n\x08GetInput\x12\x1d.mesh.runs.v1.GetInputRequest\x1a\x1e.mesh.runs.v1.GetInputResponse\x12L\n\tCancelRun\x12\x1e.mesh.runs.v1.CancelRunRequest\x1a\x1f.mesh.runs.v1.CancelRunResponse\x12\x43\n\x06Report\x12\x1b.mesh.runs.v1.ReportRequest\x1a\x1c.mesh.runs.v1.ReportResponse\x12O\n\nRenewLease\x12\x1f.mesh.runs.v1.RenewLeaseRequest\x1a .mesh.runs.v1.RenewLeaseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mesh.runs.v1.runs_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNRECORD']._serialized_start=99
-  _globals['_RUNRECORD']._serialized_end=921
-  _globals['_PROVISIONREQUEST']._serialized_start=923
-  _globals['_PROVISIONREQUEST']._serialized_end=982
-  _globals['_PROVISIONRESPONSE']._serialized_start=984
-  _globals['_PROVISIONRESPONSE']._serialized_end=1023
-  _globals['_SUBMITREQUEST']._serialized_start=1026
-  _globals['_SUBMITREQUEST']._serialized_end=1250
-  _globals['_SUBMITRESPONSE']._serialized_start=1252
-  _globals['_SUBMITRESPONSE']._serialized_end=1299
-  _globals['_GETRUNREQUEST']._serialized_start=1301
-  _globals['_GETRUNREQUEST']._serialized_end=1418
-  _globals['_GETRUNRESPONSE']._serialized_start=1420
-  _globals['_GETRUNRESPONSE']._serialized_end=1474
-  _globals['_WATCHRUNREQUEST']._serialized_start=1476
-  _globals['_WATCHRUNREQUEST']._serialized_end=1578
-  _globals['_WATCHRUNRESPONSE']._serialized_start=1580
-  _globals['_WATCHRUNRESPONSE']._serialized_end=1636
-  _globals['_GETINPUTREQUEST']._serialized_start=1638
-  _globals['_GETINPUTREQUEST']._serialized_end=1696
-  _globals['_GETINPUTRESPONSE']._serialized_start=1698
-  _globals['_GETINPUTRESPONSE']._serialized_end=1795
-  _globals['_LISTRUNSREQUEST']._serialized_start=1798
-  _globals['_LISTRUNSREQUEST']._serialized_end=1931
-  _globals['_LISTRUNSRESPONSE']._serialized_start=1933
-  _globals['_LISTRUNSRESPONSE']._serialized_end=2004
-  _globals['_CANCELRUNREQUEST']._serialized_start=2006
-  _globals['_CANCELRUNREQUEST']._serialized_end=2126
-  _globals['_CANCELRUNRESPONSE']._serialized_start=2128
-  _globals['_CANCELRUNRESPONSE']._serialized_end=2147
-  _globals['_RUNSTARTED']._serialized_start=2149
-  _globals['_RUNSTARTED']._serialized_end=2274
-  _globals['_RUNENDED']._serialized_start=2277
-  _globals['_RUNENDED']._serialized_end=2593
-  _globals['_REPORTREQUEST']._serialized_start=2596
-  _globals['_REPORTREQUEST']._serialized_end=2732
-  _globals['_REPORTRESPONSE']._serialized_start=2734
-  _globals['_REPORTRESPONSE']._serialized_end=2750
-  _globals['_RENEWLEASEREQUEST']._serialized_start=2752
-  _globals['_RENEWLEASEREQUEST']._serialized_end=2877
-  _globals['_RENEWLEASERESPONSE']._serialized_start=2879
-  _globals['_RENEWLEASERESPONSE']._serialized_end=2917
-  _globals['_RUNS']._serialized_start=2920
-  _globals['_RUNS']._serialized_end=3597
+  _globals['_RUNRECORD']._serialized_start=128
+  _globals['_RUNRECORD']._serialized_end=989
+  _globals['_PROVISIONREQUEST']._serialized_start=991
+  _globals['_PROVISIONREQUEST']._serialized_end=1050
+  _globals['_PROVISIONRESPONSE']._serialized_start=1052
+  _globals['_PROVISIONRESPONSE']._serialized_end=1091
+  _globals['_SUBMITREQUEST']._serialized_start=1094
+  _globals['_SUBMITREQUEST']._serialized_end=1318
+  _globals['_SUBMITRESPONSE']._serialized_start=1320
+  _globals['_SUBMITRESPONSE']._serialized_end=1367
+  _globals['_GETRUNREQUEST']._serialized_start=1369
+  _globals['_GETRUNREQUEST']._serialized_end=1486
+  _globals['_GETRUNRESPONSE']._serialized_start=1488
+  _globals['_GETRUNRESPONSE']._serialized_end=1542
+  _globals['_WATCHRUNREQUEST']._serialized_start=1544
+  _globals['_WATCHRUNREQUEST']._serialized_end=1646
+  _globals['_WATCHRUNRESPONSE']._serialized_start=1648
+  _globals['_WATCHRUNRESPONSE']._serialized_end=1704
+  _globals['_GETINPUTREQUEST']._serialized_start=1706
+  _globals['_GETINPUTREQUEST']._serialized_end=1764
+  _globals['_GETINPUTRESPONSE']._serialized_start=1766
+  _globals['_GETINPUTRESPONSE']._serialized_end=1863
+  _globals['_LISTRUNSREQUEST']._serialized_start=1866
+  _globals['_LISTRUNSREQUEST']._serialized_end=1999
+  _globals['_LISTRUNSRESPONSE']._serialized_start=2001
+  _globals['_LISTRUNSRESPONSE']._serialized_end=2072
+  _globals['_CANCELRUNREQUEST']._serialized_start=2074
+  _globals['_CANCELRUNREQUEST']._serialized_end=2194
+  _globals['_CANCELRUNRESPONSE']._serialized_start=2196
+  _globals['_CANCELRUNRESPONSE']._serialized_end=2215
+  _globals['_RUNSTARTED']._serialized_start=2217
+  _globals['_RUNSTARTED']._serialized_end=2342
+  _globals['_RUNENDED']._serialized_start=2345
+  _globals['_RUNENDED']._serialized_end=2697
+  _globals['_REPORTREQUEST']._serialized_start=2700
+  _globals['_REPORTREQUEST']._serialized_end=2836
+  _globals['_REPORTRESPONSE']._serialized_start=2838
+  _globals['_REPORTRESPONSE']._serialized_end=2854
+  _globals['_RENEWLEASEREQUEST']._serialized_start=2856
+  _globals['_RENEWLEASEREQUEST']._serialized_end=2981
+  _globals['_RENEWLEASERESPONSE']._serialized_start=2983
+  _globals['_RENEWLEASERESPONSE']._serialized_end=3021
+  _globals['_RUNS']._serialized_start=3024
+  _globals['_RUNS']._serialized_end=3701
 # @@protoc_insertion_point(module_scope)

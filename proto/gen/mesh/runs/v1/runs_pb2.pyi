@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from mesh.ledger.v1 import ledger_pb2 as _ledger_pb2
 from mesh.runs.v1 import run_pb2 as _run_pb2
 import builtins as _builtins
 import sys
@@ -55,6 +56,8 @@ class RunRecord(_message.Message):
     REPLAY_OF_FIELD_NUMBER: _builtins.int
     OFFLINE_FIELD_NUMBER: _builtins.int
     RECORDING_DIGEST_FIELD_NUMBER: _builtins.int
+    COST_OWN_FIELD_NUMBER: _builtins.int
+    COST_NESTED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     owner_id: _builtins.str
     caller_id: _builtins.str
@@ -86,6 +89,9 @@ class RunRecord(_message.Message):
     """A recording answered it in place of the internet."""
     recording_digest: _builtins.str
     """SHA-256 (hex) of its own recording in the filestore; empty where there is none."""
+    cost_own: _builtins.int
+    """What it was charged itself, all attempts, and what all below it were; micro-credits."""
+    cost_nested: _builtins.int
     @_builtins.property
     def log_tail(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -138,10 +144,12 @@ class RunRecord(_message.Message):
         replay_of: _builtins.str = ...,
         offline: _builtins.bool = ...,
         recording_digest: _builtins.str = ...,
+        cost_own: _builtins.int = ...,
+        cost_nested: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_started_at", b"_started_at", "_wait_ms", b"_wait_ms", "answer", b"answer", "completed_at", b"completed_at", "created_at", b"created_at", "started_at", b"started_at", "usage", b"usage", "wait_ms", b"wait_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_started_at", b"_started_at", "_wait_ms", b"_wait_ms", "acting_id", b"acting_id", "answer", b"answer", "attempt", b"attempt", "caller_id", b"caller_id", "code", b"code", "completed_at", b"completed_at", "correlation_id", b"correlation_id", "created_at", b"created_at", "detail", b"detail", "earlier_logs", b"earlier_logs", "egress_digest", b"egress_digest", "executor", b"executor", "id", b"id", "key_id", b"key_id", "log_digest", b"log_digest", "log_tail", b"log_tail", "offline", b"offline", "owner_id", b"owner_id", "parent_id", b"parent_id", "position", b"position", "recording_digest", b"recording_digest", "replay_of", b"replay_of", "root_id", b"root_id", "service_id", b"service_id", "started_at", b"started_at", "status", b"status", "trace_id", b"trace_id", "trigger", b"trigger", "usage", b"usage", "version_id", b"version_id", "wait_ms", b"wait_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_started_at", b"_started_at", "_wait_ms", b"_wait_ms", "acting_id", b"acting_id", "answer", b"answer", "attempt", b"attempt", "caller_id", b"caller_id", "code", b"code", "completed_at", b"completed_at", "correlation_id", b"correlation_id", "cost_nested", b"cost_nested", "cost_own", b"cost_own", "created_at", b"created_at", "detail", b"detail", "earlier_logs", b"earlier_logs", "egress_digest", b"egress_digest", "executor", b"executor", "id", b"id", "key_id", b"key_id", "log_digest", b"log_digest", "log_tail", b"log_tail", "offline", b"offline", "owner_id", b"owner_id", "parent_id", b"parent_id", "position", b"position", "recording_digest", b"recording_digest", "replay_of", b"replay_of", "root_id", b"root_id", "service_id", b"service_id", "started_at", b"started_at", "status", b"status", "trace_id", b"trace_id", "trigger", b"trigger", "usage", b"usage", "version_id", b"version_id", "wait_ms", b"wait_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__completed_at: _TypeAlias = _typing.Literal["completed_at"]  # noqa: Y015
     _WhichOneofArgType__completed_at: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at"]  # noqa: Y015
@@ -573,6 +581,7 @@ class RunEnded(_message.Message):
     EGRESS_DIGEST_FIELD_NUMBER: _builtins.int
     HANDED_BACK_FIELD_NUMBER: _builtins.int
     RECORDING_DIGEST_FIELD_NUMBER: _builtins.int
+    BILL_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     attempt: _builtins.int
     epoch: _builtins.int
@@ -590,6 +599,10 @@ class RunEnded(_message.Message):
     def completed_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def usage(self) -> _run_pb2.Usage: ...
+    @_builtins.property
+    def bill(self) -> _ledger_pb2.Bill:
+        """Whether it is charged is the scheduler's to say; absent where nothing was reserved."""
+
     def __init__(
         self,
         *,
@@ -604,10 +617,11 @@ class RunEnded(_message.Message):
         egress_digest: _builtins.str = ...,
         handed_back: _builtins.bool = ...,
         recording_digest: _builtins.str = ...,
+        bill: _ledger_pb2.Bill | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "completed_at", b"completed_at", "outcome", b"outcome", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "bill", b"bill", "completed_at", b"completed_at", "outcome", b"outcome", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "attempt", b"attempt", "completed_at", b"completed_at", "egress_digest", b"egress_digest", "epoch", b"epoch", "handed_back", b"handed_back", "log_digest", b"log_digest", "outcome", b"outcome", "recording_digest", b"recording_digest", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "attempt", b"attempt", "bill", b"bill", "completed_at", b"completed_at", "egress_digest", b"egress_digest", "epoch", b"epoch", "handed_back", b"handed_back", "log_digest", b"log_digest", "outcome", b"outcome", "recording_digest", b"recording_digest", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -82,6 +82,8 @@ class Limits(_message.Message):
     PROCESSES_FIELD_NUMBER: _builtins.int
     DISK_BYTES_FIELD_NUMBER: _builtins.int
     RETRIES_FIELD_NUMBER: _builtins.int
+    CALLS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    API_CALLS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     sync_timeout_ms: _builtins.int
     async_timeout_ms: _builtins.int
     max_request_bytes: _builtins.int
@@ -99,6 +101,9 @@ class Limits(_message.Message):
     """What a run may have written to /tmp and its working directory."""
     retries: _builtins.int
     """How often an asynchronous run that the workflow failed is tried again."""
+    calls_per_second: _builtins.int
+    """Calls of it, by everybody; 0: not limited."""
+    api_calls_per_minute: _builtins.int
     def __init__(
         self,
         *,
@@ -114,10 +119,12 @@ class Limits(_message.Message):
         processes: _builtins.int = ...,
         disk_bytes: _builtins.int = ...,
         retries: _builtins.int = ...,
+        calls_per_second: _builtins.int = ...,
+        api_calls_per_minute: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["async_timeout_ms", b"async_timeout_ms", "concurrency", b"concurrency", "cpu_millis", b"cpu_millis", "disk_bytes", b"disk_bytes", "max_log_bytes", b"max_log_bytes", "max_request_bytes", b"max_request_bytes", "max_response_bytes", b"max_response_bytes", "max_stream_bytes", b"max_stream_bytes", "memory_bytes", b"memory_bytes", "processes", b"processes", "retries", b"retries", "sync_timeout_ms", b"sync_timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_calls_per_minute", b"api_calls_per_minute", "async_timeout_ms", b"async_timeout_ms", "calls_per_second", b"calls_per_second", "concurrency", b"concurrency", "cpu_millis", b"cpu_millis", "disk_bytes", b"disk_bytes", "max_log_bytes", b"max_log_bytes", "max_request_bytes", b"max_request_bytes", "max_response_bytes", b"max_response_bytes", "max_stream_bytes", b"max_stream_bytes", "memory_bytes", b"memory_bytes", "processes", b"processes", "retries", b"retries", "sync_timeout_ms", b"sync_timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -143,6 +150,7 @@ class Version(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     EGRESS_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     workflow_id: _builtins.str
     organization_id: _builtins.str
@@ -166,6 +174,10 @@ class Version(_message.Message):
     def egress(self) -> Global___EgressRules:
         """Absent: the source says nothing, which allows the public internet."""
 
+    @_builtins.property
+    def prompt(self) -> Global___Prompt:
+        """Of a prompt workflow."""
+
     def __init__(
         self,
         *,
@@ -183,14 +195,53 @@ class Version(_message.Message):
         limits: Global___Limits | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         egress: Global___EgressRules | None = ...,
+        prompt: Global___Prompt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "egress", b"egress", "limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "egress", b"egress", "limits", b"limits", "prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "egress", b"egress", "env_vars", b"env_vars", "file_name", b"file_name", "id", b"id", "isolation", b"isolation", "limits", b"limits", "lock", b"lock", "number", b"number", "organization_id", b"organization_id", "python", b"python", "service_id", b"service_id", "source_digest", b"source_digest", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "egress", b"egress", "env_vars", b"env_vars", "file_name", b"file_name", "id", b"id", "isolation", b"isolation", "limits", b"limits", "lock", b"lock", "number", b"number", "organization_id", b"organization_id", "prompt", b"prompt", "python", b"python", "service_id", b"service_id", "source_digest", b"source_digest", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Version: _TypeAlias = Version  # noqa: Y015
+
+@_typing.final
+class Prompt(_message.Message):
+    """What a prompt workflow's version is made of; its source is written from it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEMPLATE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    WEB_SEARCH_FIELD_NUMBER: _builtins.int
+    VARIABLES_FIELD_NUMBER: _builtins.int
+    template: _builtins.str
+    model: _builtins.str
+    """VENDOR/MODEL"""
+    parameters: _builtins.str
+    """A JSON object: the model's parameters."""
+    web_search: _builtins.bool
+    @_builtins.property
+    def variables(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What its template asks for, in order of appearance."""
+
+    def __init__(
+        self,
+        *,
+        template: _builtins.str = ...,
+        model: _builtins.str = ...,
+        parameters: _builtins.str = ...,
+        web_search: _builtins.bool = ...,
+        variables: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "parameters", b"parameters", "template", b"template", "variables", b"variables", "web_search", b"web_search"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Prompt: _TypeAlias = Prompt  # noqa: Y015
 
 @_typing.final
 class EgressRules(_message.Message):
@@ -229,6 +280,7 @@ class Workflow(_message.Message):
     OPENAPI_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    PUBLISHED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     organization_id: _builtins.str
     service_id: _builtins.str
@@ -239,6 +291,8 @@ class Workflow(_message.Message):
     """The version being served."""
     openapi: _builtins.str
     """The served version's OpenAPI document, JSON; empty where the app gives none."""
+    published: _builtins.bool
+    """Whether /api/v1 runs it."""
     @_builtins.property
     def limits(self) -> Global___Limits: ...
     @_builtins.property
@@ -259,10 +313,11 @@ class Workflow(_message.Message):
         openapi: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        published: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "limits", b"limits", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "kind", b"kind", "limits", b"limits", "name", b"name", "openapi", b"openapi", "organization_id", b"organization_id", "service_id", b"service_id", "updated_at", b"updated_at", "version", b"version", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "kind", b"kind", "limits", b"limits", "name", b"name", "openapi", b"openapi", "organization_id", b"organization_id", "published", b"published", "service_id", b"service_id", "updated_at", b"updated_at", "version", b"version", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -312,12 +367,17 @@ class DeployRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     SERVICE_ID_FIELD_NUMBER: _builtins.int
     PUBLISH_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     code: _builtins.str
     name: _builtins.str
     service_id: _builtins.str
     """Empty: a slug of the name."""
     publish: _builtins.bool
+    @_builtins.property
+    def prompt(self) -> Global___Prompt:
+        """In place of `code`."""
+
     def __init__(
         self,
         *,
@@ -326,10 +386,11 @@ class DeployRequest(_message.Message):
         name: _builtins.str = ...,
         service_id: _builtins.str = ...,
         publish: _builtins.bool = ...,
+        prompt: Global___Prompt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "name", b"name", "organization_id", b"organization_id", "publish", b"publish", "service_id", b"service_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "name", b"name", "organization_id", b"organization_id", "prompt", b"prompt", "publish", b"publish", "service_id", b"service_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -691,3 +752,48 @@ class DeleteWorkflowResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteWorkflowResponse: _TypeAlias = DeleteWorkflowResponse  # noqa: Y015
+
+@_typing.final
+class PublishWorkflowRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_ID_FIELD_NUMBER: _builtins.int
+    PUBLISHED_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    service_id: _builtins.str
+    published: _builtins.bool
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        service_id: _builtins.str = ...,
+        published: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "published", b"published", "service_id", b"service_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishWorkflowRequest: _TypeAlias = PublishWorkflowRequest  # noqa: Y015
+
+@_typing.final
+class PublishWorkflowResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKFLOW_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def workflow(self) -> Global___Workflow: ...
+    def __init__(
+        self,
+        *,
+        workflow: Global___Workflow | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["workflow", b"workflow"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["workflow", b"workflow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishWorkflowResponse: _TypeAlias = PublishWorkflowResponse  # noqa: Y015

@@ -75,6 +75,11 @@ class WorkflowsStub:
                 request_serializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.DeleteWorkflowRequest.SerializeToString,
                 response_deserializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.DeleteWorkflowResponse.FromString,
                 _registered_method=True)
+        self.PublishWorkflow = channel.unary_unary(
+                '/mesh.workflows.v1.Workflows/PublishWorkflow',
+                request_serializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.PublishWorkflowRequest.SerializeToString,
+                response_deserializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.PublishWorkflowResponse.FromString,
+                _registered_method=True)
 
 
 class WorkflowsServicer:
@@ -133,6 +138,13 @@ class WorkflowsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PublishWorkflow(self, request, context):
+        """Whether /api/v1 runs it. Idempotent. Errors: NotFound.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkflowsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -175,6 +187,11 @@ def add_WorkflowsServicer_to_server(servicer, server):
                     servicer.DeleteWorkflow,
                     request_deserializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.DeleteWorkflowRequest.FromString,
                     response_serializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.DeleteWorkflowResponse.SerializeToString,
+            ),
+            'PublishWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.PublishWorkflow,
+                    request_deserializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.PublishWorkflowRequest.FromString,
+                    response_serializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.PublishWorkflowResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -394,6 +411,33 @@ class Workflows:
             '/mesh.workflows.v1.Workflows/DeleteWorkflow',
             mesh_dot_workflows_dot_v1_dot_workflows__pb2.DeleteWorkflowRequest.SerializeToString,
             mesh_dot_workflows_dot_v1_dot_workflows__pb2.DeleteWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.workflows.v1.Workflows/PublishWorkflow',
+            mesh_dot_workflows_dot_v1_dot_workflows__pb2.PublishWorkflowRequest.SerializeToString,
+            mesh_dot_workflows_dot_v1_dot_workflows__pb2.PublishWorkflowResponse.FromString,
             options,
             channel_credentials,
             insecure,

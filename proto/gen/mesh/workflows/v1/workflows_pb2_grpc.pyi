@@ -46,6 +46,8 @@ class WorkflowsStub:
     ListWorkflows: _grpc.UnaryUnaryMultiCallable[_workflows_pb2.ListWorkflowsRequest, _workflows_pb2.ListWorkflowsResponse]
     UpdateWorkflow: _grpc.UnaryUnaryMultiCallable[_workflows_pb2.UpdateWorkflowRequest, _workflows_pb2.UpdateWorkflowResponse]
     DeleteWorkflow: _grpc.UnaryUnaryMultiCallable[_workflows_pb2.DeleteWorkflowRequest, _workflows_pb2.DeleteWorkflowResponse]
+    PublishWorkflow: _grpc.UnaryUnaryMultiCallable[_workflows_pb2.PublishWorkflowRequest, _workflows_pb2.PublishWorkflowResponse]
+    """Whether /api/v1 runs it. Idempotent. Errors: NotFound."""
 
 @_typing.type_check_only
 class WorkflowsAsyncStub(WorkflowsStub):
@@ -65,6 +67,8 @@ class WorkflowsAsyncStub(WorkflowsStub):
     ListWorkflows: _aio.UnaryUnaryMultiCallable[_workflows_pb2.ListWorkflowsRequest, _workflows_pb2.ListWorkflowsResponse]  # type: ignore[assignment]
     UpdateWorkflow: _aio.UnaryUnaryMultiCallable[_workflows_pb2.UpdateWorkflowRequest, _workflows_pb2.UpdateWorkflowResponse]  # type: ignore[assignment]
     DeleteWorkflow: _aio.UnaryUnaryMultiCallable[_workflows_pb2.DeleteWorkflowRequest, _workflows_pb2.DeleteWorkflowResponse]  # type: ignore[assignment]
+    PublishWorkflow: _aio.UnaryUnaryMultiCallable[_workflows_pb2.PublishWorkflowRequest, _workflows_pb2.PublishWorkflowResponse]  # type: ignore[assignment]
+    """Whether /api/v1 runs it. Idempotent. Errors: NotFound."""
 
 class WorkflowsServicer(metaclass=_abc_1.ABCMeta):
     """Workflows and their immutable versions. Served by the scheduler."""
@@ -129,5 +133,13 @@ class WorkflowsServicer(metaclass=_abc_1.ABCMeta):
         request: _workflows_pb2.DeleteWorkflowRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workflows_pb2.DeleteWorkflowResponse, _abc.Awaitable[_workflows_pb2.DeleteWorkflowResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def PublishWorkflow(
+        self,
+        request: _workflows_pb2.PublishWorkflowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflows_pb2.PublishWorkflowResponse, _abc.Awaitable[_workflows_pb2.PublishWorkflowResponse]]:
+        """Whether /api/v1 runs it. Idempotent. Errors: NotFound."""
 
 def add_WorkflowsServicer_to_server(servicer: WorkflowsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
