@@ -1,5 +1,6 @@
 """`runmesh`: the commands. Heavy imports wait until a command needs them."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,3 +34,14 @@ def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print what w
     from cli.doctor import examine  # noqa: PLC0415  # see above
 
     raise typer.Exit(examine(as_json=as_json))
+
+
+@app.command("verify-receipt")
+def verify_receipt(
+    receipt: Annotated[Path, typer.Argument(help="What GET /request/ID/receipt answered; - for standard input.")],
+    keys: Annotated[Path, typer.Option(help="What GET /.well-known/jwks.json answered.")],
+) -> None:
+    """Tell whether a receipt is genuine, offline. Exits 0 if it is, 1 if not, 2 if a file can't be read."""
+    from cli.receipt import verify  # noqa: PLC0415  # see above
+
+    raise typer.Exit(verify(receipt, keys))

@@ -7,6 +7,7 @@ from edge.files import FileHandlers
 from edge.keys import KeyHandlers
 from edge.model import Access
 from edge.platform import PlatformHandlers
+from edge.receipts import ReceiptHandlers
 from edge.rpc import Endpoint
 from edge.runs import RunHandlers
 from edge.schedules import ScheduleHandlers
@@ -25,6 +26,7 @@ def endpoints(
     platform: PlatformHandlers,
     deliveries: DeliveryHandlers,
     webhooks: WebhookHandlers,
+    receipts: ReceiptHandlers,
 ) -> Mapping[str, Endpoint]:
     """By the names of the rpcs of mesh.edge.v1."""
     return {
@@ -39,7 +41,7 @@ def endpoints(
         "Runs.ListRequests": Endpoint(runs.requests, Access.RUN),
         "Runs.ReplayRequest": Endpoint(runs.replay, Access.RUN),
         "Runs.ReadDiff": Endpoint(runs.diff, Access.READ),
-        "Runs.ReadReceipt": Endpoint(platform.refuse, Access.OPEN),
+        "Runs.ReadReceipt": Endpoint(receipts.receipt, Access.READ),
         "Runs.RunPublished": Endpoint(platform.refuse, Access.OPEN),
         "Runs.StreamPublished": Endpoint(platform.refuse, Access.OPEN),
         "Runs.ReadLogs": Endpoint(runs.logs, Access.READ),
@@ -68,5 +70,7 @@ def endpoints(
         "Platform.CheckHealth": Endpoint(platform.health, Access.OPEN),
         "Platform.CheckReady": Endpoint(platform.ready, Access.OPEN),
         "Platform.ReadMetrics": Endpoint(platform.metrics, Access.OPEN),
+        "Receipts.ReadReceiptKeys": Endpoint(receipts.jwks, Access.OPEN),
+        "Receipts.RotateReceiptKey": Endpoint(receipts.rotate, Access.FIRST_ADMIN),
         "Platform.Refuse": Endpoint(platform.refuse, Access.OPEN),
     }

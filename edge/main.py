@@ -2,32 +2,22 @@
 
 from contextlib import AsyncExitStack
 
-import grpc
-
 from edge.auth import Auth
-from edge.calls import Calls
 from edge.clients import CatalogueClient, FilesClient, KeysClient, PeerClient, SecretsClient
-from edge.contacts import Contacts
 from edge.delivering import delivering
 from edge.delivery_clients import WebhooksClient
-from edge.diff import Diffs
-from edge.direct import Direct
-from edge.durable import Durable
 from edge.endpoints import endpoints
 from edge.events import heard
 from edge.files import FileHandlers
-from edge.history import History
 from edge.identity import identifier
 from edge.keys import KeyHandlers
-from edge.logs import Logs
-from edge.patience import Errands
 from edge.platform import PlatformHandlers
 from edge.reading import Reading
-from edge.replay import Replays
-from edge.results import Results
+from edge.receipt_clients import SignerClient
+from edge.receipts import ReceiptHandlers
 from edge.rpc import mount
-from edge.run_clients import BlobsClient, ExecutorClient, LogBus, RunsClient, WorkflowsClient
-from edge.runs import RunHandlers
+from edge.run_clients import RunsClient, WorkflowsClient
+from edge.running import running
 from edge.schedule_clients import SchedulesClient
 from edge.schedules import ScheduleHandlers
 from edge.secrets import SecretHandlers
@@ -44,7 +34,6 @@ from kit.settings import read_key
 
 DEFAULT_NATS_URL = "nats://127.0.0.1:4222"
 PEERS = ("keys", "scheduler", "executor", "filestore")
-Channels = dict[str, grpc.aio.Channel]
 
 
 async def build(
@@ -61,8 +50,9 @@ async def build(
     targets = Targets(WorkflowsClient(channels["scheduler"]))
     await stack.enter_async_context(heard(bus, auth, targets))
     await stack.enter_async_context(background(auth.sweep()))
+    reading = Reading(RunsClient(channels["scheduler"]), clock)
     served = endpoints(
-        await _runs(settings, stack, channels, targets, bus, clock),
+        await running(settings, stack, channels, targets, bus, clock),
         KeyHandlers(keys),
         WorkflowHandlers(CatalogueClient(channels["scheduler"]), settings.public_url),
         SecretHandlers(SecretsClient(channels["keys"])),
@@ -71,30 +61,8 @@ async def build(
         PlatformHandlers({name: PeerClient(channel) for name, channel in {"edge": own, **channels}.items()}),
         await stack.enter_async_context(delivering(settings, channels, bus, clock)),
         WebhookHandlers(WebhooksClient(channels["keys"])),
+        ReceiptHandlers(reading, WorkflowsClient(channels["scheduler"]), SignerClient(channels["keys"]), clock),
     )
     return await stack.enter_async_context(
         mount(RpcServer(settings.address("edge"), grace=settings.drain_seconds), served, auth)
-    )
-
-
-async def _runs(
-    settings: Settings, stack: AsyncExitStack, channels: Channels, targets: Targets, bus: Bus, clock: Clock
-) -> RunHandlers:
-    errands = await stack.enter_async_context(Errands(settings.drain_seconds))
-    executor = await stack.enter_async_context(ExecutorClient(settings.address("executor")))
-    runs, blobs = RunsClient(channels["scheduler"]), BlobsClient(channels["filestore"])
-    reading = Reading(runs, clock)
-    durable = Durable(runs, reading, executor, blobs, clock, errands, settings.public_url)
-    versions = WorkflowsClient(channels["scheduler"])
-    return RunHandlers(
-        calls=Calls(targets, clock),
-        direct=Direct(executor, clock, errands, settings.public_url),
-        durable=durable,
-        provisioning=runs,
-        results=Results(reading, blobs, clock),
-        history=History(runs, reading),
-        logs=Logs(reading, LogBus(bus), blobs, clock),
-        contacts=Contacts(reading, blobs, clock),
-        replays=Replays(reading, runs, targets, versions, durable, blobs, clock),
-        diffs=Diffs(reading, blobs),
     )

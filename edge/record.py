@@ -75,7 +75,7 @@ def summary(record: RunRecord, *, sees_logs: bool) -> dict[str, Any]:
         "trigger": record.trigger.text,
         **_replay(record),
         **_queue(record),
-        "usage": _usage(record.usage) if record.usage and record.status.over else None,
+        "usage": usage_of(record.usage) if record.usage and record.status.over else None,
     }
 
 
@@ -135,7 +135,8 @@ def _queue(record: RunRecord) -> dict[str, Any]:
     return {"queue": {"position": record.position, "waitSeconds": wait}}
 
 
-def _usage(usage: Usage) -> dict[str, float]:
+def usage_of(usage: Usage) -> dict[str, float]:
+    """As records show it."""
     return {
         "cpuSeconds": round(usage.cpu_seconds, 6),
         "wallSeconds": round(usage.wall_seconds, 6),

@@ -6,6 +6,7 @@ from mesh.edge.v1 import (
     files_pb2,
     keys_pb2,
     platform_pb2,
+    receipts_pb2,
     runs_pb2,
     schedules_pb2,
     secrets_pb2,
@@ -24,6 +25,7 @@ SERVICES: tuple[ServiceDescriptor, ...] = tuple(
         secrets_pb2,
         schedules_pb2,
         webhooks_pb2,
+        receipts_pb2,
         files_pb2,
         platform_pb2,
     )

@@ -1,6 +1,7 @@
 """What the run endpoints use of the mesh: adapters of the ports that the use cases declare."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import timedelta
@@ -48,7 +49,8 @@ class WorkflowsClient:
     async def version(self, version_id: str) -> VersionOf:
         request = workflows_pb2.GetVersionRequest(version_id=version_id)
         found = (await unary(self._stub.GetVersion, request, retry=True)).version
-        return VersionOf(found.workflow_id, found.number)
+        lock = hashlib.sha256(found.lock.encode()).hexdigest()
+        return VersionOf(found.workflow_id, found.number, found.source_digest, lock)
 
 
 class RunsClient:

@@ -79,6 +79,9 @@ class VersionOf:
 
     workflow_id: str
     number: int
+    # SHA-256 (hex) of its source, and of what it depends on.
+    source_digest: str = ""
+    lock_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -251,6 +254,12 @@ class RunRecord:
     offline: bool = False
     # Of its own recording; empty where there is none.
     recording_digest: str = ""
+    # What it was charged itself, and what all below it were; micro-credits.
+    cost_own: int = 0
+    cost_nested: int = 0
+    # SHA-256 (hex) of the bodies of request and answer; empty where there was none.
+    input_sha256: str = ""
+    output_sha256: str = ""
 
     @property
     def outcome(self) -> Outcome:

@@ -169,6 +169,8 @@ def from_record(record: runs_pb2.RunRecord) -> RunRecord:
         replay_of=record.replay_of,
         offline=record.offline,
         recording_digest=record.recording_digest,
+        input_sha256=record.input_sha256,
+        output_sha256=record.output_sha256,
         wait=timedelta(milliseconds=record.wait_ms) if record.HasField("wait_ms") else None,
     )
 

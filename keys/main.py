@@ -2,11 +2,14 @@
 
 from contextlib import AsyncExitStack
 
-from mesh.keys.v1 import keys_pb2_grpc, secrets_pb2_grpc, webhooks_pb2_grpc
+from mesh.keys.v1 import keys_pb2_grpc, receipts_pb2_grpc, secrets_pb2_grpc, webhooks_pb2_grpc
 
 from keys.admin_key import write_admin_key
 from keys.issue import Issue
 from keys.organizations import Organizations
+from keys.receipt_store import SqlReceiptKeyStore
+from keys.receipts import Receipts
+from keys.receipts_rpc import ReceiptsServicer
 from keys.rpc import KeysServicer, SecretsServicer
 from keys.sealing import Envelope, PepperedHash
 from keys.settings import Settings
@@ -43,9 +46,11 @@ async def build(
     keys = KeysServicer(Verify(store, key_hash, clock), Issue(store, key_hash, clock), organizations)
     secrets = SecretsServicer(Vault(SqlSecretStore(db), envelope, clock))
     webhooks = WebhooksServicer(Webhooks(SqlWebhookStore(db), envelope, clock))
+    receipts = ReceiptsServicer(Receipts(SqlReceiptKeyStore(db), envelope, clock))
     server = RpcServer(settings.address("keys"), grace=settings.drain_seconds)
     server.needs(db.answers)
     server.add(keys_pb2_grpc.add_KeysServicer_to_server, keys, "mesh.keys.v1.Keys")
     server.add(secrets_pb2_grpc.add_SecretsServicer_to_server, secrets, "mesh.keys.v1.Secrets")
     server.add(webhooks_pb2_grpc.add_WebhooksServicer_to_server, webhooks, "mesh.keys.v1.Webhooks")
+    server.add(receipts_pb2_grpc.add_ReceiptsServicer_to_server, receipts, "mesh.keys.v1.Receipts")
     return await stack.enter_async_context(server)

@@ -2,9 +2,10 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from keys.model import SYSTEM_ORGANIZATION, Key, Organization, SecretInfo
+from keys.receipts import ReceiptKey
 from keys.webhooks import SealedPair
 from kit.errors import NotFound
 
@@ -129,3 +130,24 @@ class MemoryWebhookStore:
             return None
         self._rows[organization_id] = change(self._rows[organization_id])
         return self._rows[organization_id]
+
+
+class MemoryReceiptKeyStore:
+    """Keys of receipts."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[ReceiptKey, bytes]] = []
+
+    async def current(self) -> tuple[ReceiptKey, bytes] | None:
+        return next((row for row in self._rows if row[0].retired_at is None), None)
+
+    async def replace(self, before: str, made: ReceiptKey, sealed: bytes) -> bool:
+        current = await self.current()
+        if (current[0].id if current else "") != before:
+            return False
+        retired = [(replace(key, retired_at=key.retired_at or made.created_at), box) for key, box in self._rows]
+        self._rows = [(made, sealed), *retired]
+        return True
+
+    async def all(self) -> list[ReceiptKey]:
+        return [key for key, _ in self._rows]

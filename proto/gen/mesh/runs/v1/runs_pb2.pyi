@@ -58,6 +58,8 @@ class RunRecord(_message.Message):
     RECORDING_DIGEST_FIELD_NUMBER: _builtins.int
     COST_OWN_FIELD_NUMBER: _builtins.int
     COST_NESTED_FIELD_NUMBER: _builtins.int
+    INPUT_SHA256_FIELD_NUMBER: _builtins.int
+    OUTPUT_SHA256_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     owner_id: _builtins.str
     caller_id: _builtins.str
@@ -92,6 +94,9 @@ class RunRecord(_message.Message):
     cost_own: _builtins.int
     """What it was charged itself, all attempts, and what all below it were; micro-credits."""
     cost_nested: _builtins.int
+    input_sha256: _builtins.str
+    """As in RunEnded, of the last attempt."""
+    output_sha256: _builtins.str
     @_builtins.property
     def log_tail(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -146,10 +151,12 @@ class RunRecord(_message.Message):
         recording_digest: _builtins.str = ...,
         cost_own: _builtins.int = ...,
         cost_nested: _builtins.int = ...,
+        input_sha256: _builtins.str = ...,
+        output_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_started_at", b"_started_at", "_wait_ms", b"_wait_ms", "answer", b"answer", "completed_at", b"completed_at", "created_at", b"created_at", "started_at", b"started_at", "usage", b"usage", "wait_ms", b"wait_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_started_at", b"_started_at", "_wait_ms", b"_wait_ms", "acting_id", b"acting_id", "answer", b"answer", "attempt", b"attempt", "caller_id", b"caller_id", "code", b"code", "completed_at", b"completed_at", "correlation_id", b"correlation_id", "cost_nested", b"cost_nested", "cost_own", b"cost_own", "created_at", b"created_at", "detail", b"detail", "earlier_logs", b"earlier_logs", "egress_digest", b"egress_digest", "executor", b"executor", "id", b"id", "key_id", b"key_id", "log_digest", b"log_digest", "log_tail", b"log_tail", "offline", b"offline", "owner_id", b"owner_id", "parent_id", b"parent_id", "position", b"position", "recording_digest", b"recording_digest", "replay_of", b"replay_of", "root_id", b"root_id", "service_id", b"service_id", "started_at", b"started_at", "status", b"status", "trace_id", b"trace_id", "trigger", b"trigger", "usage", b"usage", "version_id", b"version_id", "wait_ms", b"wait_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_started_at", b"_started_at", "_wait_ms", b"_wait_ms", "acting_id", b"acting_id", "answer", b"answer", "attempt", b"attempt", "caller_id", b"caller_id", "code", b"code", "completed_at", b"completed_at", "correlation_id", b"correlation_id", "cost_nested", b"cost_nested", "cost_own", b"cost_own", "created_at", b"created_at", "detail", b"detail", "earlier_logs", b"earlier_logs", "egress_digest", b"egress_digest", "executor", b"executor", "id", b"id", "input_sha256", b"input_sha256", "key_id", b"key_id", "log_digest", b"log_digest", "log_tail", b"log_tail", "offline", b"offline", "output_sha256", b"output_sha256", "owner_id", b"owner_id", "parent_id", b"parent_id", "position", b"position", "recording_digest", b"recording_digest", "replay_of", b"replay_of", "root_id", b"root_id", "service_id", b"service_id", "started_at", b"started_at", "status", b"status", "trace_id", b"trace_id", "trigger", b"trigger", "usage", b"usage", "version_id", b"version_id", "wait_ms", b"wait_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__completed_at: _TypeAlias = _typing.Literal["completed_at"]  # noqa: Y015
     _WhichOneofArgType__completed_at: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at"]  # noqa: Y015
@@ -582,6 +589,8 @@ class RunEnded(_message.Message):
     HANDED_BACK_FIELD_NUMBER: _builtins.int
     RECORDING_DIGEST_FIELD_NUMBER: _builtins.int
     BILL_FIELD_NUMBER: _builtins.int
+    INPUT_SHA256_FIELD_NUMBER: _builtins.int
+    OUTPUT_SHA256_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     attempt: _builtins.int
     epoch: _builtins.int
@@ -591,6 +600,11 @@ class RunEnded(_message.Message):
     """The executor is stopping: an asynchronous run is given to another, which counts as no failure."""
     recording_digest: _builtins.str
     """SHA-256 (hex) of the attempt's recording in the filestore."""
+    input_sha256: _builtins.str
+    """SHA-256 (hex) of the request's body as the workflow was given it, and of the answer's as it came; empty where the
+    workflow was given none, or answered nothing.
+    """
+    output_sha256: _builtins.str
     @_builtins.property
     def outcome(self) -> _run_pb2.Outcome: ...
     @_builtins.property
@@ -618,10 +632,12 @@ class RunEnded(_message.Message):
         handed_back: _builtins.bool = ...,
         recording_digest: _builtins.str = ...,
         bill: _ledger_pb2.Bill | None = ...,
+        input_sha256: _builtins.str = ...,
+        output_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "bill", b"bill", "completed_at", b"completed_at", "outcome", b"outcome", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "attempt", b"attempt", "bill", b"bill", "completed_at", b"completed_at", "egress_digest", b"egress_digest", "epoch", b"epoch", "handed_back", b"handed_back", "log_digest", b"log_digest", "outcome", b"outcome", "recording_digest", b"recording_digest", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "attempt", b"attempt", "bill", b"bill", "completed_at", b"completed_at", "egress_digest", b"egress_digest", "epoch", b"epoch", "handed_back", b"handed_back", "input_sha256", b"input_sha256", "log_digest", b"log_digest", "outcome", b"outcome", "output_sha256", b"output_sha256", "recording_digest", b"recording_digest", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
