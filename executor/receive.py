@@ -1,5 +1,6 @@
 """Takes in what a sandbox sends as its answer: checked, measured, and only then passed on. Its input is hostile."""
 
+import hashlib
 import re
 
 from executor.answer import Answer
@@ -28,11 +29,17 @@ class Receiver:
         self._promised: int | None = None
         self._limit = limits.stream_bytes
         self._bodiless = False
+        self._hash = hashlib.sha256()
 
     @property
     def status(self) -> int:
         """The workflow's HTTP status; 0 before its head."""
         return self._answer.head.status if self._answer.head else 0
+
+    @property
+    def sha256(self) -> str:
+        """Of the answer's body so far, in hex; empty before its head."""
+        return self._hash.hexdigest() if self._answer.head else ""
 
     @property
     def streamed(self) -> bool:
@@ -63,6 +70,7 @@ class Receiver:
         if self._promised is not None and size > self._promised:
             raise Crashed("the workflow's answer is longer than its content-length")
         self._measure(size)
+        self._hash.update(data)
         self._answer.write(data)
 
     def end(self, _: AnswerEnd) -> None:

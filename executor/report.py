@@ -59,6 +59,9 @@ class Ended:
     handed_back: bool = False
     # Of what was recorded of it, in the filestore; empty when nothing was.
     recording_digest: str = ""
+    # SHA-256 (hex) of the bodies that went in and came out; empty where there was none.
+    input_sha256: str = ""
+    output_sha256: str = ""
 
     @property
     def size(self) -> int:

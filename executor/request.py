@@ -1,6 +1,7 @@
 """The request as the workflow gets it: the caller's, with what the platform adds (SPEC §3)."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC
 
@@ -23,6 +24,24 @@ def head_for(spec: Spec, traceparent: str) -> Head:
     headers = [(name.encode("latin-1"), value) for name, value in spec.request.headers if name not in ours]
     headers += [(name.encode(), value.encode()) for name, value in ours.items()]
     return Head(headers, method=spec.request.method, path=spec.request.path, query=spec.request.query)
+
+
+class Digest:
+    """SHA-256 of a body as it passes."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    @property
+    def hex(self) -> str:
+        """Of what has passed so far."""
+        return self._hash.hexdigest()
+
+    async def of(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The same body."""
+        async for chunk in body:
+            self._hash.update(chunk)
+            yield chunk
 
 
 async def unfinished(body: AsyncIterator[bytes], limit: int, stop: Callable[[Outcome], None]) -> AsyncIterator[bytes]:

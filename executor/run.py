@@ -25,7 +25,7 @@ from executor.output import LineSink, Output
 from executor.receive import Receiver
 from executor.recording import Recording, recording_for
 from executor.report import Ended, Reporter, Started
-from executor.request import head_for, unfinished
+from executor.request import Digest, head_for, unfinished
 from executor.sandbox import (
     DEFAULT_BOUNDS,
     AnswerEnd,
@@ -113,6 +113,7 @@ class Run:
         self._limits = host.limits
         self._output: Output | None = None
         self._receiver: Receiver | None = None
+        self._given: Digest | None = None
         self._contacts = EgressLog()
         self._began = host.clock.now()
         self._recording: Recording | None = None
@@ -265,7 +266,8 @@ class Run:
             self._traceparent = current_traceparent()
             request = head_for(self.spec, self._traceparent)
             self._receiver = Receiver(self.answer, self._limits, request.method)
-            body = unfinished(self._body, self._limits.request_bytes, self.stop)
+            self._given = Digest()
+            body = self._given.of(unfinished(self._body, self._limits.request_bytes, self.stop))
             if self._recording:
                 request, body = self._recording.begin(request), self._recording.heard(body)
             events = cast(AsyncGenerator[Event, None], sandbox.serve(request, body))
@@ -356,6 +358,8 @@ class Run:
             egress_digest,
             handed_back=self._handed_back,
             recording_digest=recording_digest,
+            input_sha256=self._given.hex if self._given else "",
+            output_sha256=self._receiver.sha256 if self._receiver else "",
         )
         self._host.reporter.tell(ended)
 

@@ -150,6 +150,8 @@ def _ended(fact: Ended) -> runs_pb2.RunEnded:
         egress_digest=fact.egress_digest,
         handed_back=fact.handed_back,
         recording_digest=fact.recording_digest,
+        input_sha256=fact.input_sha256,
+        output_sha256=fact.output_sha256,
     )
 
 

@@ -131,6 +131,9 @@ class Run:
     offline_digest: str = ""
     record: bool = False
     recording_digest: str = ""
+    # SHA-256 (hex) of the bodies of request and answer; empty where there was none.
+    input_sha256: str = ""
+    output_sha256: str = ""
     # Of a run that is over; None where nothing was measured: it never ran, or its executor was lost.
     usage: Usage | None = None
     answer: Answer | None = field(default=None, compare=False)
@@ -180,6 +183,8 @@ class Run:
             log_digest=result.log_digest,
             egress_digest=result.egress_digest,
             recording_digest=result.recording_digest,
+            input_sha256=result.input_sha256,
+            output_sha256=result.output_sha256,
             usage=result.usage.plus(self.usage) if result.usage else self.usage,
         )
 

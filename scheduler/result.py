@@ -24,6 +24,9 @@ class Result:
     egress_digest: str = ""
     usage: Usage | None = None
     recording_digest: str = ""
+    # SHA-256 (hex) of the bodies of request and answer.
+    input_sha256: str = ""
+    output_sha256: str = ""
 
 
 NOTHING = Result()

@@ -201,6 +201,8 @@ def ended(message: runs_pb2.RunEnded) -> Ended:
             egress_digest=message.egress_digest[:64],
             usage=_usage(message.usage) if message.HasField("usage") else None,
             recording_digest=message.recording_digest[:64],
+            input_sha256=message.input_sha256[:64],
+            output_sha256=message.output_sha256[:64],
         ),
         handed_back=message.handed_back,
     )
@@ -293,6 +295,8 @@ def record(run: Run | Provision, waiting: Waiting | None = None) -> runs_pb2.Run
         replay_of=run.replay_of,
         offline=bool(run.offline_digest),
         recording_digest=run.recording_digest,
+        input_sha256=run.input_sha256,
+        output_sha256=run.output_sha256,
     )
 
 

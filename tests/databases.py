@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, MetaData
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+import migrations
 from kit.postgres import connect
 from kit.settings import MeshSettings
 from migrations.__main__ import upgrade
@@ -54,6 +56,15 @@ def with_connection(url: str, call: Callable[[Connection], Any]) -> Any:
         return result
 
     return elsewhere(asyncio.run, connected())
+
+
+def alembic_on(connection: Connection) -> Config:
+    """As `migrations.__main__.apply` makes it, for a migration there and back."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
 
 
 def differences(url: str, metadata: MetaData) -> list[Any]:

@@ -36,6 +36,7 @@ _ANSWER = [answers.c.head, answers.c.digest, answers.c.size]
 _MUTABLE = (
     *("status", "code", "detail", "log_tail", "started_at", "completed_at"),
     *("executor", "incarnation", "log_digest", "egress_digest", "recording_digest"),
+    *("input_sha256", "output_sha256"),
     *("attempt", "epoch", "due_at", "claimed_at", "cancelled_at", "cancelled_as", "retries", "losses", "earlier"),
     *_USAGE,
 )

@@ -153,6 +153,8 @@ runs = Table(
     Column("offline_digest", String(64), nullable=False, server_default=""),
     Column("record", Boolean, nullable=False, server_default=false()),
     Column("recording_digest", String(64), nullable=False, server_default=""),
+    Column("input_sha256", String(64), nullable=False, server_default=""),
+    Column("output_sha256", String(64), nullable=False, server_default=""),
 )
 Index("runs_one_time", runs.c.one_time_key_id, unique=True, **_only("one_time_key_id IS NOT NULL"))
 # Each caller's own queue, in its order.

@@ -8,16 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from alembic import command
 from sqlalchemy import Connection, inspect, text
 
 from kit.errors import Precondition, Unavailable
 from migrations import postgres as on_postgres
 from migrations.__main__ import upgrade
-from tests.databases import with_connection
+from tests.databases import alembic_on, with_connection
 from tests.postgres import PASSWORD, Server, elsewhere
 
 ROOT = Path(__file__).parent.parent.parent.parent
-HEADS = {"filestore": "filestore_0002", "keys": "keys_0002", "scheduler": "scheduler_0008"}
+HEADS = {"filestore": "filestore_0002", "keys": "keys_0007", "scheduler": "scheduler_0012"}
 
 
 def migrating(url: str, home: Path) -> "subprocess.Popen[str]":
@@ -76,10 +77,7 @@ def test_one_that_has_to_wait_for_others_gives_up(postgres: Server, monkeypatch:
     url = f"{postgres.url(postgres.migrated())}&schema=scheduler"
 
     def old_and_in_use(connection: Connection) -> None:
-        connection.execute(text("UPDATE alembic_version SET version_num = 'scheduler_0006'"))
-        connection.execute(text("DROP TABLE deliveries"))
-        for column in ("callback_url", "cancelled_at", "cancelled_as"):
-            connection.execute(text(f"ALTER TABLE runs DROP COLUMN {column}"))
+        command.downgrade(alembic_on(connection), "scheduler_0006")
         connection.commit()
         connection.execute(text("SELECT * FROM runs"))
         monkeypatch.setitem(on_postgres._SESSION, "lock_timeout", "200ms")

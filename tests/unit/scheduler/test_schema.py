@@ -1,13 +1,10 @@
 from collections.abc import Callable
-from pathlib import Path
 
 from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, text
 
-import migrations
 from scheduler.store.tables import metadata
-from tests.databases import differences, with_connection
+from tests.databases import alembic_on, differences, with_connection
 
 RUN = """INSERT INTO runs (id, owner_id, caller_id, acting_id, requester_id, service_id, version_id, status, created_at,
     deadline, trigger, correlation_id, parent_id, root_id, depth, traceparent, trace_id, attempt, epoch, key_id,
@@ -22,7 +19,7 @@ def test_the_migrations_make_the_tables_of_the_store(database: Callable[[str], s
 
 def test_usage_comes_and_goes_with_the_runs_that_are_there(database: Callable[[str], str]) -> None:
     def there_and_back(connection: Connection) -> None:
-        config = _config(connection)
+        config = alembic_on(connection)
         command.downgrade(config, "scheduler_0001")
         connection.execute(text(RUN))
         command.upgrade(config, "scheduler@head")
@@ -33,12 +30,3 @@ def test_usage_comes_and_goes_with_the_runs_that_are_there(database: Callable[[s
         assert "cpu_seconds" not in connection.execute(text("SELECT * FROM runs")).one()._fields
 
     with_connection(database("scheduler"), there_and_back)
-
-
-def _config(connection: Connection) -> Config:
-    """As `migrations.__main__.apply` makes it."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    return config
