@@ -8,8 +8,8 @@ from kit.settings import MeshSettings, env
 
 def micro_credits(text: str) -> int:
     """An amount, zero or more."""
-    if not (text.isascii() and text.isdigit() and int(text[:20]) <= MOST):
-        raise ValueError(f"{text!r} is not a number of micro-credits")
+    if not (text.isascii() and text.isdigit() and len(text) <= 16 and int(text) <= MOST):
+        raise ValueError(f"{text[:100]!r} is not a number of micro-credits")
     return int(text)
 
 
