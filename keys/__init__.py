@@ -1,8 +1,10 @@
-"""Who may act, and the secrets of those who do.
+"""Who may act, the secrets of those who do, and what they may spend.
 
-Owns: organizations, API keys, secrets. Serves: mesh.keys.v1.Keys, Secrets, Webhooks and Receipts. Calls nobody.
+Owns: organizations, API keys, secrets, and money: the ledger (docs/money.md).
+Serves: mesh.keys.v1.Keys, Secrets, Webhooks and Receipts, mesh.ledger.v1.Ledger. Calls nobody.
 Stores: `organizations`, `keys` (a keyed hash of each, never the key), `secrets`, `webhook_secrets` and `receipt_keys`
-(sealed), `outbox`.
+(sealed), `outbox`; `accounts`, `ledger_transactions`, `ledger_entries`, `budgets`, `purses`, `purse_lives`, `bills`,
+`bill_lines`.
 Sends: event.key.revoked, event.secret.changed.
 At the first start it makes the first organization and leaves its admin key in RUNMESH_HOME/admin.key.
 """

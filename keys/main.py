@@ -3,9 +3,13 @@
 from contextlib import AsyncExitStack
 
 from mesh.keys.v1 import keys_pb2_grpc, receipts_pb2_grpc, secrets_pb2_grpc, webhooks_pb2_grpc
+from mesh.ledger.v1 import ledger_pb2_grpc
 
 from keys.admin_key import write_admin_key
 from keys.issue import Issue
+from keys.ledger import Ledger
+from keys.ledger_rpc import LedgerServicer
+from keys.ledger_store import SqlBooks
 from keys.organizations import Organizations
 from keys.receipt_store import SqlReceiptKeyStore
 from keys.receipts import Receipts
@@ -14,6 +18,9 @@ from keys.rpc import KeysServicer, SecretsServicer
 from keys.sealing import Envelope, PepperedHash
 from keys.settings import Settings
 from keys.store import SqlKeyStore, SqlSecretStore, outbox
+from keys.sweep import Sweep
+from keys.usage import Usage
+from keys.usage_store import SqlBills
 from keys.vault import Vault
 from keys.verify import Verify
 from keys.webhook_store import SqlWebhookStore
@@ -38,19 +45,23 @@ async def build(
     envelope = Envelope(read_key(settings.key_file("kek")))
     db = await stack.enter_async_context(open_db(settings.database_url("keys")))
     store = SqlKeyStore(db)
-    organizations = Organizations(store, key_hash, clock)
+    organizations = Organizations(store, key_hash, clock, settings.initial_credits)
     await organizations.ensure_first(lambda secret: write_admin_key(settings.home / "admin.key", secret))
     if bus is None:
         bus = await stack.enter_async_context(open_bus(settings.nats_url or DEFAULT_NATS_URL, "keys"))
     await stack.enter_async_context(background(relay(db, outbox, bus, gathering=0)))
+    books = SqlBooks(db)
+    await stack.enter_async_context(background(Sweep(books, clock).run()))
     keys = KeysServicer(Verify(store, key_hash, clock), Issue(store, key_hash, clock), organizations)
     secrets = SecretsServicer(Vault(SqlSecretStore(db), envelope, clock))
     webhooks = WebhooksServicer(Webhooks(SqlWebhookStore(db), envelope, clock))
     receipts = ReceiptsServicer(Receipts(SqlReceiptKeyStore(db), envelope, clock))
+    ledger = LedgerServicer(Ledger(books, clock), Usage(SqlBills(db), clock), clock)
     server = RpcServer(settings.address("keys"), grace=settings.drain_seconds)
     server.needs(db.answers)
     server.add(keys_pb2_grpc.add_KeysServicer_to_server, keys, "mesh.keys.v1.Keys")
     server.add(secrets_pb2_grpc.add_SecretsServicer_to_server, secrets, "mesh.keys.v1.Secrets")
     server.add(webhooks_pb2_grpc.add_WebhooksServicer_to_server, webhooks, "mesh.keys.v1.Webhooks")
     server.add(receipts_pb2_grpc.add_ReceiptsServicer_to_server, receipts, "mesh.keys.v1.Receipts")
+    server.add(ledger_pb2_grpc.add_LedgerServicer_to_server, ledger, "mesh.ledger.v1.Ledger")
     return await stack.enter_async_context(server)

@@ -69,6 +69,15 @@ class Key:
 
 
 @dataclass(frozen=True)
+class KnownKey:
+    """What a look-up tells. `credit`: what its organization may spend and has in purses, in micro-credits."""
+
+    key: Key
+    first_organization: bool
+    credit: int = 0
+
+
+@dataclass(frozen=True)
 class Principal:
     """What a valid key stands for."""
 
@@ -81,6 +90,14 @@ class Principal:
     def has(self, scope: str) -> bool:
         """Whether it may do what `scope` allows: `run` covers `run:SERVICE`."""
         return scope in self.scopes or (scope.startswith("run:") and "run" in self.scopes)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A valid key's principal, and the credit of its organization in micro-credits."""
+
+    principal: Principal
+    credit: int
 
 
 @dataclass(frozen=True)

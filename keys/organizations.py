@@ -7,6 +7,7 @@ from typing import Protocol
 
 from keys.issue import Issued, mint
 from keys.model import ALL_SCOPES, SYSTEM_ORGANIZATION, Key, KeyKind, Organization, check_name
+from keys.money import FIRST_CREDITS
 from keys.verify import KeyHash
 from kit.clock import Clock
 from kit.errors import Conflict, Invalid
@@ -16,8 +17,8 @@ from kit.names import new_id
 class OrganizationChange(Protocol):
     """One transaction on organizations and their first keys."""
 
-    async def add_organization(self, organization: Organization) -> None:
-        """Errors: Conflict when it, or a first one, is there."""
+    async def add_organization(self, organization: Organization, credits_: int = 0) -> None:
+        """With an account that has `credits_` micro-credits. Errors: Conflict when it, or a first one, is there."""
         ...
 
     async def organization_exists(self, *, first: bool) -> bool:
@@ -44,10 +45,14 @@ class Created:
 class Organizations:
     """Makes organizations."""
 
-    def __init__(self, organizations: OrganizationStore, key_hash: KeyHash, clock: Clock) -> None:
+    def __init__(
+        self, organizations: OrganizationStore, key_hash: KeyHash, clock: Clock, initial_credits: int = 0
+    ) -> None:
+        """`initial_credits`: micro-credits that a new organization has. The first one has FIRST_CREDITS."""
         self._organizations = organizations
         self._hash = key_hash
         self._clock = clock
+        self._initial_credits = initial_credits
 
     async def create(self, name: str) -> Created:
         """Names needn't be unique. Errors: Invalid for an empty or bad name."""
@@ -87,5 +92,6 @@ class Organizations:
         return Created(organization, key)
 
     async def _add(self, change: OrganizationChange, created: Created) -> None:
-        await change.add_organization(created.organization)
+        credits_ = FIRST_CREDITS if created.organization.first else self._initial_credits
+        await change.add_organization(created.organization, credits_)
         await change.add(created.first_key.key, self._hash(created.first_key.secret))

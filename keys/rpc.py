@@ -21,7 +21,7 @@ class KeysServicer(keys_pb2_grpc.KeysServicer):
         self._organizations = organizations
 
     async def Verify(self, request: keys_pb2.VerifyRequest, context: Any) -> keys_pb2.VerifyResponse:
-        return keys_pb2.VerifyResponse(principal=wire.principal_to_wire(await self._verify(request.key)))
+        return wire.verified_to_wire(await self._verify(request.key))
 
     async def IssueKey(self, request: keys_pb2.IssueKeyRequest, context: Any) -> keys_pb2.IssueKeyResponse:
         issued = await self._issue.issue(

@@ -12,7 +12,6 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     LargeBinary,
-    MetaData,
     String,
     Table,
     Text,
@@ -25,12 +24,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from keys.model import SYSTEM_ORGANIZATION, Key, KeyKind, Organization, SecretInfo
+from keys import books_store as books
+from keys.model import SYSTEM_ORGANIZATION, Key, KeyKind, KnownKey, Organization, SecretInfo
+from keys.money import organization_account
 from keys.wire import key_revoked, secret_changed
 from kit.db import Database, UtcDateTime, emit, outbox_table
 from kit.errors import Conflict, NotFound
 
-metadata = MetaData()
+metadata = books.metadata
 
 organizations = Table(
     "organizations",
@@ -86,11 +87,16 @@ class SqlKeyStore:
         async with self._db.write() as tx:
             yield SqlKeyChange(tx)
 
-    async def by_hash(self, digest: bytes) -> tuple[Key, bool] | None:
-        query = select(*_KEY_COLUMNS, organizations.c.first).join(organizations).where(keys.c.digest == digest)
+    async def by_hash(self, digest: bytes) -> KnownKey | None:
+        account = books.accounts
+        whose = account.c.id == organization_account("") + keys.c.organization_id
+        query = select(*_KEY_COLUMNS, organizations.c.first, account.c.balance, account.c.reserved)
+        query = query.select_from(keys.join(organizations).outerjoin(account, whose)).where(keys.c.digest == digest)
         async with self._db.read() as tx:
             row = (await tx.execute(query)).first()
-        return None if row is None else (_key(row), row.first)
+        if row is None:
+            return None
+        return KnownKey(_key(row), row.first, credit=(row.balance or 0) + (row.reserved or 0))
 
     async def page(self, organization_id: str, limit: int, after: str) -> list[Key]:
         mine = (keys.c.organization_id == organization_id) & (keys.c.id > after)
@@ -123,12 +129,13 @@ class SqlKeyChange:
         if key.revoked_at is not None and before.revoked_at is None:
             await emit(self._tx, outbox, key_revoked(key.id))
 
-    async def add_organization(self, organization: Organization) -> None:
-        """Errors: Conflict when another process made it, or the first one, meanwhile."""
+    async def add_organization(self, organization: Organization, credits_: int = 0) -> None:
+        """With its account. Errors: Conflict when another process made it, or the first one, meanwhile."""
         try:
             await self._tx.execute(organizations.insert().values(**asdict(organization)))
         except IntegrityError as error:
             raise Conflict("this organization has just been made") from error
+        await books.open_account(self._tx, organization.id, credits_, organization.created_at)
 
     async def organization_exists(self, *, first: bool) -> bool:
         which = organizations.c.first if first else organizations.c.id == SYSTEM_ORGANIZATION

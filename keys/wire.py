@@ -9,7 +9,7 @@ from mesh.events.v1 import events_pb2
 from mesh.keys.v1 import keys_pb2, secrets_pb2
 
 from keys.issue import Issued
-from keys.model import Key, KeyKind, Page, Principal, Resolved, SecretInfo
+from keys.model import Key, KeyKind, Page, Principal, Resolved, SecretInfo, Verified
 from keys.organizations import Created
 from kit.errors import Invalid
 
@@ -55,6 +55,10 @@ def principal_to_wire(principal: Principal) -> keys_pb2.Principal:
         scopes=principal.scopes,
         first_organization=principal.first_organization,
     )
+
+
+def verified_to_wire(verified: Verified) -> keys_pb2.VerifyResponse:
+    return keys_pb2.VerifyResponse(principal=principal_to_wire(verified.principal), credit=verified.credit)
 
 
 def key_to_wire(key: Key) -> keys_pb2.Key:

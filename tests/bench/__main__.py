@@ -10,9 +10,10 @@ from tests.bench.durable import durable
 from tests.bench.figures import HEADER
 from tests.bench.fresh import fresh
 from tests.bench.ladder import ladder
+from tests.bench.ledger import ledger
 from tests.bench.peers import peers
 
-PARTS = ("fresh", "peers", "curves", "durable", "ladder")
+PARTS = ("fresh", "peers", "curves", "durable", "ledger", "ladder")
 
 
 async def main() -> None:
@@ -32,6 +33,8 @@ async def main() -> None:
         await curves(options.warm_calls // 5)
     if "durable" in wanted:
         await durable(options.calls)
+    if "ledger" in wanted:
+        await ledger(options.calls)
     if "ladder" in wanted:
         print("\n" + HEADER, flush=True)
         await ladder(options.calls, options.cold_calls)

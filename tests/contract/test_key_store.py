@@ -9,7 +9,7 @@ import pytest
 from mesh.events.v1 import events_pb2
 from sqlalchemy import select
 
-from keys.model import Key, KeyKind, Organization, SecretInfo
+from keys.model import Key, KeyKind, KnownKey, Organization, SecretInfo
 from keys.store import SqlKeyStore, SqlSecretStore, outbox
 from kit.db import Database, open_db
 from kit.errors import NotFound
@@ -59,7 +59,7 @@ async def db(url: str) -> AsyncIterator[Database | None]:
 async def store(db: Database | None) -> MemoryKeyStore | ToldKeyStore:
     made = MemoryKeyStore() if db is None else ToldKeyStore(db)
     async with made.change() as change:
-        await change.add_organization(Organization("org_a", "a", first=True, created_at=NOW))
+        await change.add_organization(Organization("org_a", "a", first=True, created_at=NOW), 7)
         await change.add_organization(Organization("org_b", "b", first=False, created_at=NOW))
     return made
 
@@ -92,8 +92,8 @@ async def test_a_key_comes_back_as_it_was(store: Store) -> None:
     plain = a_key("key_1")
     full = replace(a_key("key_2", "org_b"), expires_at=NOW + timedelta(days=1), revoked_at=NOW, successor_id="key_3")
     await add(store, plain, full)
-    assert await store.by_hash(b"key_1") == (plain, True)
-    assert await store.by_hash(b"key_2") == (full, False)
+    assert await store.by_hash(b"key_1") == KnownKey(plain, first_organization=True, credit=7)
+    assert await store.by_hash(b"key_2") == KnownKey(full, first_organization=False, credit=0)
     assert await store.by_hash(b"key_3") is None
     async with store.change() as change:
         assert await change.get("org_a", "key_1") == plain
@@ -114,7 +114,7 @@ async def test_saving_changes_the_state_and_tells_a_revocation_once(store: Store
     shorter = replace(a_key("key_1"), expires_at=NOW, successor_id="key_2")
     async with store.change() as change:
         await change.save(shorter)
-    assert await store.by_hash(b"key_1") == (shorter, True)
+    assert await store.by_hash(b"key_1") == KnownKey(shorter, first_organization=True, credit=7)
     assert await store.revoked() == []
     for _ in range(2):
         async with store.change() as change:
@@ -133,7 +133,7 @@ async def test_an_error_undoes_everything_the_event_too(store: Store) -> None:
 
     with pytest.raises(RuntimeError):
         await broken()
-    assert await store.by_hash(b"key_1") == (a_key("key_1"), True)
+    assert await store.by_hash(b"key_1") == KnownKey(a_key("key_1"), first_organization=True, credit=7)
     assert await store.by_hash(b"key_2") is None
     assert await store.revoked() == []
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from keys.model import SYSTEM_ORGANIZATION, Key, Organization, SecretInfo
+from keys.model import SYSTEM_ORGANIZATION, Key, KnownKey, Organization, SecretInfo
 from keys.receipts import ReceiptKey
 from keys.webhooks import SealedPair
 from kit.errors import NotFound
@@ -16,9 +16,12 @@ class _State:
     keys: dict[str, Key] = field(default_factory=dict)
     digests: dict[bytes, str] = field(default_factory=dict)
     revoked: list[str] = field(default_factory=list)
+    credits: dict[str, int] = field(default_factory=dict)
 
     def copy(self) -> "_State":
-        return _State(dict(self.organizations), dict(self.keys), dict(self.digests), list(self.revoked))
+        return _State(
+            dict(self.organizations), dict(self.keys), dict(self.digests), list(self.revoked), dict(self.credits)
+        )
 
 
 class MemoryKeyStore:
@@ -33,12 +36,13 @@ class MemoryKeyStore:
         yield MemoryKeyChange(state)
         self._state = state
 
-    async def by_hash(self, digest: bytes) -> tuple[Key, bool] | None:
+    async def by_hash(self, digest: bytes) -> KnownKey | None:
         key_id = self._state.digests.get(digest)
         if key_id is None:
             return None
         key = self._state.keys[key_id]
-        return key, self._state.organizations[key.organization_id].first
+        organization = self._state.organizations[key.organization_id]
+        return KnownKey(key, organization.first, self._state.credits[organization.id])
 
     async def page(self, organization_id: str, limit: int, after: str) -> list[Key]:
         mine = [key for key in self._state.keys.values() if key.organization_id == organization_id and key.id > after]
@@ -70,8 +74,9 @@ class MemoryKeyChange:
             self._state.revoked.append(key.id)
         self._state.keys[key.id] = key
 
-    async def add_organization(self, organization: Organization) -> None:
+    async def add_organization(self, organization: Organization, credits_: int = 0) -> None:
         self._state.organizations[organization.id] = organization
+        self._state.credits[organization.id] = credits_
 
     async def organization_exists(self, *, first: bool) -> bool:
         known = self._state.organizations

@@ -1,6 +1,7 @@
 import pytest
 
 from keys.model import ALL_SCOPES, KeyKind, Principal
+from keys.money import FIRST_CREDITS
 from keys.organizations import Organizations
 from keys.sealing import PepperedHash
 from keys.verify import Verify
@@ -30,7 +31,7 @@ async def test_the_first_start_makes_the_first_organization_and_the_systems(
     handed: list[str] = []
     await organizations.ensure_first(handed.append)
     (secret,) = handed
-    found = await verify(secret)
+    found = (await verify(secret)).principal
     assert (found.kind, found.scopes, found.first_organization) == (KeyKind.STANDARD, ALL_SCOPES, True)
     assert set(empty._state.organizations) == {"org_system", found.organization_id}
 
@@ -59,7 +60,7 @@ async def test_a_crash_before_the_commit_repeats_it_with_another_key(
     await organizations.ensure_first(handed.append)
     with pytest.raises(Unauthenticated):
         await verify(handed[0])
-    assert (await verify(handed[1])).first_organization
+    assert (await verify(handed[1])).principal.first_organization
 
 
 async def test_further_organizations_have_a_key_with_all_scopes_and_are_not_first(
@@ -67,7 +68,7 @@ async def test_further_organizations_have_a_key_with_all_scopes_and_are_not_firs
 ) -> None:
     await organizations.ensure_first(lambda _: None)
     created = await organizations.create("Ünïcorp")
-    found = await verify(created.first_key.secret)
+    found = (await verify(created.first_key.secret)).principal
     assert found == Principal(
         created.first_key.key.id, created.organization.id, KeyKind.STANDARD, ALL_SCOPES, first_organization=False
     )
@@ -77,3 +78,15 @@ async def test_further_organizations_have_a_key_with_all_scopes_and_are_not_firs
 async def test_a_bad_name_is_refused(organizations: Organizations, name: str) -> None:
     with pytest.raises(Invalid):
         await organizations.create(name)
+
+
+async def test_the_first_one_has_a_thousand_credits_and_others_what_the_operator_says(
+    empty: MemoryKeyStore, key_hash: PepperedHash, clock: FakeClock, verify: Verify
+) -> None:
+    organizations = Organizations(empty, key_hash, clock, initial_credits=7)
+    handed: list[str] = []
+    await organizations.ensure_first(handed.append)
+    created = await organizations.create("Other")
+    assert (await verify(handed[0])).credit == FIRST_CREDITS == 1000 * 1_000_000
+    assert (await verify(created.first_key.secret)).credit == 7
+    assert empty._state.credits["org_system"] == 0

@@ -1,0 +1,298 @@
+"""The books under any order of grants, draws, bills, sweeps, repeats and crashes, on both engines: they are always
+right, and as a model in plain numbers says.
+"""
+
+import asyncio
+import shutil
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import text
+
+from keys.ledger import Ledger
+from keys.money import Bill, Budget, Draw
+from keys.sweep import Sweep
+from kit.clock import FakeClock
+from kit.db import Database, open_db
+from kit.errors import Conflict, Exhausted
+from kit.names import new_id
+from tests.databases import is_postgres
+from tests.ledger_books import NOW, Crash, CrashingBooks, a_bill, audit, balances, open_organizations
+
+AMOUNTS = st.integers(1, 60)
+LIMITS = {"key:k": 100, "run:r": 40}
+SETS = st.sampled_from([(), ("key:k",), ("key:k", "run:r")])
+
+
+@dataclass
+class Purse:
+    """As its executor knows it, who hears of a sweep only when it is refused something."""
+
+    id: str
+    org: str
+    life: str
+    budgets: tuple[str, ...]
+    # Neither given back nor in a bill.
+    left: int = 0
+    swept: bool = False
+
+
+@dataclass
+class Model:
+    """What should be."""
+
+    orgs: Counter[str] = field(default_factory=Counter)
+    purses: Counter[str] = field(default_factory=Counter)
+    used: Counter[str] = field(default_factory=Counter)
+    granted: int = 0
+    revenue: int = 0
+    lost: int = 0
+    charged: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def room(self, org: str, budgets: tuple[str, ...]) -> int:
+        return min(self.orgs[org], *(LIMITS[name.partition("@")[0]] - self.used[name] for name in budgets), 10**9)
+
+    def use(self, budgets: tuple[str, ...], amount: int) -> None:
+        for name in budgets:
+            self.used[name] = min(self.used[name] + amount, LIMITS[name.partition("@")[0]])
+
+    def settle(self, bill: Bill) -> None:
+        if (bill.run_id, bill.attempt) in self.charged:
+            return
+        self.charged[bill.run_id, bill.attempt] = bill.charge
+        swept = not self.purses[bill.purse_id] and bill.reserved > 0
+        leaves = 0 if swept else bill.reserved
+        back = leaves - min(leaves, bill.charge)
+        late = bill.charge - min(leaves, bill.charge)
+        owed = min(late, self.orgs[bill.organization_id])
+        self.purses[bill.purse_id] -= leaves
+        self.orgs[bill.organization_id] += back - owed
+        self.use(bill.budgets, late - back)
+        self.revenue += bill.charge
+        self.lost += late - owed
+
+
+class Machine(RuleBasedStateMachine):
+    """Executors, callers and a sweeper; `url` makes a database."""
+
+    url: Callable[[], str]
+
+    @initialize()
+    def begin(self) -> None:
+        self.runner = asyncio.Runner()
+        self.stack = AsyncExitStack()
+        self.model, self.clock = Model(), FakeClock(NOW)
+        # Others have the same database on PostgreSQL: every name is of this example.
+        self.mark = new_id("x")[-10:]
+        self.all: list[Purse] = []
+        self.bills: list[Bill] = []
+        self.done: list[tuple[Callable[[], Coroutine[Any, Any, object]], object]] = []
+        self.run(self._open())
+
+    async def _open(self) -> None:
+        self.db: Database = await self.stack.enter_async_context(open_db(self.url()))
+        self.orgs = [f"org_{self.mark}{letter}" for letter in "ab"]
+        await open_organizations(self.db, *self.orgs)
+        self.books = CrashingBooks(self.db)
+        self.ledger, self.sweeper = Ledger(self.books, self.clock), Sweep(self.books, self.clock)
+        for org in self.orgs:
+            await self.ledger.grant(new_id("grant"), org, 150)
+            self.model.orgs[org] = 150
+        self.model.granted = 300
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.runner.run(work)
+
+    def twice(self, call: Callable[[], Coroutine[Any, Any, object]], *, crash: bool) -> Any:
+        """With `crash` first once in vain; kept, so that it may be sent again."""
+        if crash:
+            self.books.crash = True
+            with suppress(Crash, Conflict, Exhausted):
+                self.run(call())
+            self.books.crash = False
+        answer = self.run(call())
+        self.done.append((call, answer))
+        return answer
+
+    @rule(which=st.integers(0, 1), amount=st.integers(-30, 200), crash=st.booleans())
+    def grant(self, which: int, amount: int, crash: bool) -> None:
+        org, name = self.orgs[which], new_id("grant")
+        if not amount:
+            return
+        if self.model.orgs[org] + amount < 0:
+            with pytest.raises(Exhausted):
+                self.twice(lambda: self.ledger.grant(name, org, amount), crash=crash)
+            return
+        self.model.orgs[org] += amount
+        self.model.granted += amount
+        balance = self.run(self.ledger.grant(name, org, amount))
+        assert balance == self.model.orgs[org]
+        assert self.run(self.ledger.grant(name, org, amount)) == balance
+
+    @rule(which=st.integers(0, 1), life=st.integers(0, 1), budgets=SETS)
+    def draw_into_a_new_purse(self, which: int, life: int, budgets: tuple[str, ...]) -> None:
+        org = self.orgs[which]
+        mine = tuple(f"{name}@{org}" for name in budgets)
+        self.all.append(Purse(new_id("purse"), org, f"life{life}-{self.mark}", mine))
+        self._draw(self.all[-1], 20, 5, crash=False)
+
+    @precondition(lambda self: self.all)
+    @rule(data=st.data(), need=AMOUNTS, more=st.integers(0, 50), crash=st.booleans())
+    def draw(self, data: st.DataObject, need: int, more: int, crash: bool) -> None:
+        self._draw(data.draw(st.sampled_from(self.all)), need, more, crash=crash)
+
+    def _draw(self, purse: Purse, need: int, more: int, *, crash: bool) -> None:
+        budgets = tuple(Budget(name, LIMITS[name.partition("@")[0]]) for name in purse.budgets)
+        asked = Draw(new_id("draw"), purse.id, purse.org, purse.life, budgets, need, need + more)
+        room = self.model.room(purse.org, purse.budgets)
+        if purse.swept or room < need:
+            with pytest.raises(Conflict if purse.swept and room >= need else (Conflict, Exhausted)):
+                self.twice(lambda: self.ledger.draw(asked), crash=crash)
+            return
+        amount = self.twice(lambda: self.ledger.draw(asked), crash=crash)
+        assert amount == min(room, asked.want)
+        self.model.orgs[purse.org] -= amount
+        self.model.purses[purse.id] += amount
+        self.model.use(purse.budgets, amount)
+        purse.left += amount
+
+    @precondition(lambda self: any(purse.left for purse in self.all))
+    @rule(data=st.data(), crash=st.booleans())
+    def give_back(self, data: st.DataObject, crash: bool) -> None:
+        purse = data.draw(st.sampled_from([purse for purse in self.all if purse.left]))
+        amount, name = data.draw(st.integers(1, purse.left)), new_id("give")
+        purse.left -= amount
+        if purse.swept:
+            with pytest.raises(Conflict):
+                self.twice(lambda: self.ledger.give_back(name, purse.id, amount), crash=crash)
+            return
+        self.twice(lambda: self.ledger.give_back(name, purse.id, amount), crash=crash)
+        self.model.orgs[purse.org] += amount
+        self.model.purses[purse.id] -= amount
+        self.model.use(purse.budgets, -amount)
+
+    @precondition(lambda self: any(purse.left for purse in self.all))
+    @rule(data=st.data())
+    def end_run(self, data: st.DataObject) -> None:
+        """Its bill waits to be sent."""
+        purse = data.draw(st.sampled_from([purse for purse in self.all if purse.left]))
+        reserved = data.draw(st.integers(1, purse.left))
+        purse.left -= reserved
+        charge = data.draw(st.integers(0, reserved))
+        self.bills.append(a_bill(new_id("run"), reserved, charge, *purse.budgets, purse=purse.id, org=purse.org))
+
+    @precondition(lambda self: self.bills)
+    @rule(data=st.data(), crash=st.booleans())
+    def settle(self, data: st.DataObject, crash: bool) -> None:
+        """Some that wait, or were sent before, or are another word about the same attempt."""
+        sent = data.draw(st.lists(st.sampled_from(self.bills), min_size=1, max_size=6))
+        sent = [replace(bill, charge=bill.reserved // 2) if data.draw(st.booleans()) else bill for bill in sent]
+        self.twice(lambda: self.ledger.settle(sent), crash=crash)
+        first = {bill.key: bill for bill in reversed(sent)}
+        for key in sorted(first):
+            self.model.settle(first[key])
+
+    @rule(life=st.integers(0, 1))
+    def keep(self, life: int) -> None:
+        name = f"life{life}-{self.mark}"
+        named = [purse.id for purse in self.all if purse.id in self.model.purses]
+        swept = self.run(self.ledger.keep(name, named))
+        assert swept == [purse.id for purse in self.all if purse.id in named and purse.swept]
+
+    @rule(seconds=st.sampled_from([61, 61, 30]), life=st.sampled_from([None, 0, 1]), crash=st.booleans())
+    def time_passes(self, seconds: int, life: int | None, crash: bool) -> None:
+        """One of the executors may be heard of, then what was left is swept."""
+        self.run(self.clock.advance(seconds))
+        if life is not None:
+            self.keep(life)
+        self.books.crash = crash
+        with suppress(Crash):
+            self.run(self.sweeper.once())
+        self.books.crash = False
+        self.run(self.sweeper.once())
+        ended = self.run(self._swept())
+        for purse in self.all:
+            if purse.id in ended and not purse.swept:
+                purse.swept = True
+                amount = self.model.purses[purse.id]
+                self.model.orgs[purse.org] += amount
+                self.model.purses[purse.id] = 0
+                self.model.use(purse.budgets, -amount)
+
+    async def _swept(self) -> set[str]:
+        async with self.db.read() as tx:
+            return set((await tx.execute(text("SELECT id FROM purses WHERE swept_at IS NOT NULL"))).scalars())
+
+    @precondition(lambda self: self.done)
+    @rule(data=st.data())
+    def send_again(self, data: st.DataObject) -> None:
+        """The answer is the same, or that the purse is gone."""
+        call, answer = data.draw(st.sampled_from(self.done))
+        with suppress(Conflict):
+            assert self.run(call()) == answer
+
+    @invariant()
+    def the_books_are_right(self) -> None:
+        self.run(self._check())
+
+    async def _check(self) -> None:
+        assert await audit(self.db) == {}
+        found = await balances(self.db)
+        for org in self.orgs:
+            assert found[f"org:{org}"] == self.model.orgs[org]
+        for purse in self.all:
+            assert found.get(f"purse:{purse.id}", 0) == self.model.purses[purse.id]
+        async with self.db.read() as tx:
+            used = {row.id: row.used for row in await tx.execute(text("SELECT id, used FROM budgets"))}
+            paid = await tx.execute(text("SELECT run_id, attempt, charge FROM bills"))
+            charged = Counter((row.run_id, row.attempt, row.charge) for row in paid)
+        assert {name: used[name] for name in self.model.used} == self.model.used
+        assert all(charged[run, attempt, charge] == 1 for (run, attempt), charge in self.model.charged.items())
+        if not self.db.shared:
+            platform = [found[f"platform:{name}"] for name in ("grants", "revenue", "losses")]
+            assert platform == [-self.model.granted, self.model.revenue, -self.model.lost]
+
+    def teardown(self) -> None:
+        self.run(self.stack.aclose())
+        self.runner.close()
+
+
+@pytest.mark.timeout(180)
+def test_any_order_of_anything(database: Callable[[str], str], tmp_path: Path) -> None:
+    url, examples = database("keys"), iter(range(10**6))
+
+    def fresh() -> str:
+        """PostgreSQL's is the same for all: a new one takes too long."""
+        if is_postgres(url):
+            return url
+        copy = tmp_path / f"{next(examples)}.db"
+        shutil.copy(tmp_path / "keys.db", copy)
+        return f"sqlite+aiosqlite:///{copy}"
+
+    class OnThisEngine(Machine):
+        url = staticmethod(fresh)
+
+    steps = settings(
+        max_examples=6 if is_postgres(url) else 35,
+        stateful_step_count=30,
+        phases=(Phase.generate,),  # to make a failure shorter takes longer than a test may
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+    )
+    run_state_machine_as_test(OnThisEngine, settings=steps)
