@@ -3,8 +3,13 @@
 from contextlib import AsyncExitStack
 
 from mesh.keys.v1 import keys_pb2_grpc, secrets_pb2_grpc, webhooks_pb2_grpc
+from mesh.ledger.v1 import audit_pb2_grpc
 
 from keys.admin_key import write_admin_key
+from keys.audit import Audit
+from keys.audit_rpc import AuditServicer
+from keys.audit_store import SqlAuditLog
+from keys.budgets import Budgets, NothingSpent
 from keys.issue import Issue
 from keys.organizations import Organizations
 from keys.rpc import KeysServicer, SecretsServicer
@@ -40,12 +45,15 @@ async def build(
     if bus is None:
         bus = await stack.enter_async_context(open_bus(settings.nats_url or DEFAULT_NATS_URL, "keys"))
     await stack.enter_async_context(background(relay(db, outbox, bus, gathering=0)))
-    keys = KeysServicer(Verify(store, key_hash, clock), Issue(store, key_hash, clock), organizations)
+    budgets = Budgets(NothingSpent())
+    keys = KeysServicer(Verify(store, key_hash, clock), Issue(store, key_hash, clock), organizations, budgets)
     secrets = SecretsServicer(Vault(SqlSecretStore(db), envelope, clock))
     webhooks = WebhooksServicer(Webhooks(SqlWebhookStore(db), envelope, clock))
+    audit = AuditServicer(Audit(SqlAuditLog(db)))
     server = RpcServer(settings.address("keys"), grace=settings.drain_seconds)
     server.needs(db.answers)
     server.add(keys_pb2_grpc.add_KeysServicer_to_server, keys, "mesh.keys.v1.Keys")
     server.add(secrets_pb2_grpc.add_SecretsServicer_to_server, secrets, "mesh.keys.v1.Secrets")
     server.add(webhooks_pb2_grpc.add_WebhooksServicer_to_server, webhooks, "mesh.keys.v1.Webhooks")
+    server.add(audit_pb2_grpc.add_AuditServicer_to_server, audit, "mesh.ledger.v1.Audit")
     return await stack.enter_async_context(server)

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from keys.mint import well_formed
-from keys.model import Key, Principal
+from keys.model import Key, Organization, Principal
 from kit.clock import Clock
 from kit.errors import Unauthenticated
 
@@ -17,8 +17,8 @@ class KeyHash(Protocol):
 class KnownKeys(Protocol):
     """Look-up by keyed hash."""
 
-    async def by_hash(self, digest: bytes) -> tuple[Key, bool] | None:
-        """The key, and whether its organization is the first one."""
+    async def by_hash(self, digest: bytes) -> tuple[Key, Organization] | None:
+        """The key and its organization."""
         ...
 
 
@@ -35,5 +35,15 @@ class Verify:
         found = await self._keys.by_hash(self._hash(text)) if well_formed(text) else None
         if found is None or not found[0].alive(self._clock.now()):
             raise Unauthenticated("no such API key: it is mistyped, unknown, expired or revoked")
-        key, first = found
-        return Principal(key.id, key.organization_id, key.kind, key.scopes, first)
+        key, organization = found
+        return Principal(
+            key.id,
+            key.organization_id,
+            key.kind,
+            key.scopes,
+            organization.first,
+            key.bind,
+            key.budget,
+            key.rates,
+            organization.rates,
+        )

@@ -1,12 +1,14 @@
 import pytest
 
 from keys.model import ALL_SCOPES, KeyKind, Principal
-from keys.organizations import Organizations
+from keys.organizations import Actor, Organizations
 from keys.sealing import PepperedHash
 from keys.verify import Verify
 from kit.clock import FakeClock
 from kit.errors import Invalid, Unauthenticated
 from tests.fakes.memory_keys import MemoryKeyStore
+
+ACTOR = Actor("key_admin", "org_a")
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ async def test_further_organizations_have_a_key_with_all_scopes_and_are_not_firs
     organizations: Organizations, verify: Verify
 ) -> None:
     await organizations.ensure_first(lambda _: None)
-    created = await organizations.create("Ünïcorp")
+    created = await organizations.create("Ünïcorp", ACTOR)
     found = await verify(created.first_key.secret)
     assert found == Principal(
         created.first_key.key.id, created.organization.id, KeyKind.STANDARD, ALL_SCOPES, first_organization=False
@@ -76,4 +78,4 @@ async def test_further_organizations_have_a_key_with_all_scopes_and_are_not_firs
 @pytest.mark.parametrize("name", ["", "  ", "a\tb", "x" * 201])
 async def test_a_bad_name_is_refused(organizations: Organizations, name: str) -> None:
     with pytest.raises(Invalid):
-        await organizations.create(name)
+        await organizations.create(name, ACTOR)
