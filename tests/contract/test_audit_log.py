@@ -59,27 +59,33 @@ async def test_it_comes_in_pages(db: Database) -> None:
 
 
 async def test_an_entry_goes_with_its_transaction(db: Database) -> None:
-    with pytest.raises(RuntimeError):
+    async def broken() -> None:
         async with db.write() as tx:
             await note(tx, entry(1))
             raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await broken()
     assert await SqlAuditLog(db).page("org_a", 9, "") == []
 
 
 CHANGES = [
-    "UPDATE audit SET act = 'nothing'",
-    "DELETE FROM audit",
-    "DELETE FROM audit WHERE id = 'aud_1'",
-    "TRUNCATE audit",
+    *("UPDATE audit SET act = 'nothing'", "UPDATE audit SET data = '{}' WHERE id = 'aud_1'"),
+    *("DELETE FROM audit", "DELETE FROM audit WHERE id = 'aud_1'", "TRUNCATE audit"),
 ]
 
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_nobody_changes_it(db: Database, change: str) -> None:
     await add(db, entry(1))
-    with pytest.raises(DBAPIError, match="append-only|syntax error"):
+    said = "syntax error" if change.startswith("TRUNCATE") and not db.shared else "append-only"
+
+    async def execute() -> None:
         async with db.write() as tx:
             await tx.execute(text(change))
+
+    with pytest.raises(DBAPIError, match=said):
+        await execute()
     assert await SqlAuditLog(db).page("org_a", 9, "") == [entry(1)]
 
 

@@ -17,7 +17,7 @@ from tests.databases import with_connection
 from tests.postgres import PASSWORD, Server, elsewhere
 
 ROOT = Path(__file__).parent.parent.parent.parent
-HEADS = {"filestore": "filestore_0002", "keys": "keys_0002", "scheduler": "scheduler_0008"}
+HEADS = {"filestore": "filestore_0002", "keys": "keys_0004", "scheduler": "scheduler_0010"}
 
 
 def migrating(url: str, home: Path) -> "subprocess.Popen[str]":
@@ -78,7 +78,8 @@ def test_one_that_has_to_wait_for_others_gives_up(postgres: Server, monkeypatch:
     def old_and_in_use(connection: Connection) -> None:
         connection.execute(text("UPDATE alembic_version SET version_num = 'scheduler_0006'"))
         connection.execute(text("DROP TABLE deliveries"))
-        for column in ("callback_url", "cancelled_at", "cancelled_as"):
+        connection.execute(text("ALTER TABLE schedules DROP COLUMN billing"))
+        for column in ("callback_url", "cancelled_at", "cancelled_as", "billing"):
             connection.execute(text(f"ALTER TABLE runs DROP COLUMN {column}"))
         connection.commit()
         connection.execute(text("SELECT * FROM runs"))
