@@ -50,9 +50,7 @@ class KeysClient:
         return [wire.from_key(key) for key in reply.keys], reply.next
 
     async def revoke(self, who: Principal, key_id: str) -> None:
-        request = keys_pb2.RevokeKeyRequest(
-            organization_id=who.organization_id, key_id=key_id, actor_key_id=who.key_id
-        )
+        request = keys_pb2.RevokeKeyRequest(organization_id=who.organization_id, key_id=key_id, actor_key_id=who.key_id)
         await unary(self._stub.RevokeKey, request, retry=True)
 
     async def rotate(self, issuer: Principal, key_id: str, overlap: timedelta) -> tuple[ApiKey, str]:

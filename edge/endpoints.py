@@ -6,6 +6,7 @@ from edge.deliveries import DeliveryHandlers
 from edge.files import FileHandlers
 from edge.keys import KeyHandlers
 from edge.model import Access
+from edge.money import MoneyHandlers
 from edge.platform import PlatformHandlers
 from edge.rpc import Endpoint
 from edge.runs import RunHandlers
@@ -25,6 +26,7 @@ def endpoints(
     platform: PlatformHandlers,
     deliveries: DeliveryHandlers,
     webhooks: WebhookHandlers,
+    money: MoneyHandlers,
 ) -> Mapping[str, Endpoint]:
     """By the names of the rpcs of mesh.edge.v1."""
     return {
@@ -48,6 +50,13 @@ def endpoints(
         "Keys.RevokeKey": Endpoint(keys.revoke, Access.ADMIN),
         "Keys.RotateKey": Endpoint(keys.rotate, Access.ADMIN),
         "Keys.CreateOrganization": Endpoint(keys.create_organization, Access.FIRST_ADMIN),
+        "Keys.SetRates": Endpoint(keys.set_rates, Access.FIRST_ADMIN),
+        "Money.ReadCredits": Endpoint(money.credits, Access.ADMIN),
+        "Money.GrantCredits": Endpoint(money.grant, Access.FIRST_ADMIN),
+        "Money.ReadUsage": Endpoint(money.usage, Access.ADMIN),
+        "Money.ListPrices": Endpoint(money.prices, Access.ANY),
+        "Money.SetPrice": Endpoint(money.set_price, Access.FIRST_ADMIN),
+        "Money.ListAudit": Endpoint(money.audit, Access.ADMIN),
         "Workflows.Validate": Endpoint(workflows.validate, Access.DEPLOY),
         "Workflows.Deploy": Endpoint(workflows.deploy, Access.DEPLOY),
         "Workflows.ListWorkflows": Endpoint(workflows.list_workflows, Access.DEPLOY),

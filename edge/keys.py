@@ -51,7 +51,11 @@ class KeyHandlers:
         fields = Fields(await request.json())
         kind = fields.choice("kind", ("standard", "one_time"))
         name, scopes, expires_at = fields.text("name"), fields.texts("scopes"), fields.moment("expires_at")
-        bind, budget, rates = _bind(fields), fields.integer("budget", lowest=0, highest=MOST_MONEY), fields.inner("rates")
+        bind, budget, rates = (
+            _bind(fields),
+            fields.integer("budget", lowest=0, highest=MOST_MONEY),
+            fields.inner("rates"),
+        )
         fields.integer("overlap_seconds", lowest=0, highest=int(MAX_OVERLAP.total_seconds()))
         fields.done()
         if not kind:

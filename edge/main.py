@@ -20,6 +20,8 @@ from edge.history import History
 from edge.identity import identifier
 from edge.keys import KeyHandlers
 from edge.logs import Logs
+from edge.money import MoneyHandlers
+from edge.money_clients import BooksClient
 from edge.patience import Errands
 from edge.platform import PlatformHandlers
 from edge.reading import Reading
@@ -56,14 +58,13 @@ async def build(
         bus = await stack.enter_async_context(open_bus(settings.nats_url or DEFAULT_NATS_URL, "edge"))
     channels = {name: await stack.enter_async_context(connect(settings.address(name))) for name in PEERS}
     own = await stack.enter_async_context(connect(settings.address("edge")))
-    keys = KeysClient(channels["keys"])
-    auth = Auth(keys, identifier(read_key(settings.key_file("mesh")), clock), clock=clock)
+    auth = Auth(KeysClient(channels["keys"]), identifier(read_key(settings.key_file("mesh")), clock), clock=clock)
     targets = Targets(WorkflowsClient(channels["scheduler"]))
     await stack.enter_async_context(heard(bus, auth, targets))
     await stack.enter_async_context(background(auth.sweep()))
     served = endpoints(
         await _runs(settings, stack, channels, targets, bus, clock),
-        KeyHandlers(keys),
+        KeyHandlers(KeysClient(channels["keys"])),
         WorkflowHandlers(CatalogueClient(channels["scheduler"]), settings.public_url),
         SecretHandlers(SecretsClient(channels["keys"])),
         ScheduleHandlers(SchedulesClient(channels["scheduler"])),
@@ -71,10 +72,10 @@ async def build(
         PlatformHandlers({name: PeerClient(channel) for name, channel in {"edge": own, **channels}.items()}),
         await stack.enter_async_context(delivering(settings, channels, bus, clock)),
         WebhookHandlers(WebhooksClient(channels["keys"])),
+        MoneyHandlers(BooksClient(channels["keys"])),
     )
-    return await stack.enter_async_context(
-        mount(RpcServer(settings.address("edge"), grace=settings.drain_seconds), served, auth)
-    )
+    server = RpcServer(settings.address("edge"), grace=settings.drain_seconds)
+    return await stack.enter_async_context(mount(server, served, auth))
 
 
 async def _runs(
@@ -85,7 +86,6 @@ async def _runs(
     runs, blobs = RunsClient(channels["scheduler"]), BlobsClient(channels["filestore"])
     reading = Reading(runs, clock)
     durable = Durable(runs, reading, executor, blobs, clock, errands, settings.public_url)
-    versions = WorkflowsClient(channels["scheduler"])
     return RunHandlers(
         calls=Calls(targets, clock),
         direct=Direct(executor, clock, errands, settings.public_url),
@@ -95,6 +95,6 @@ async def _runs(
         history=History(runs, reading),
         logs=Logs(reading, LogBus(bus), blobs, clock),
         contacts=Contacts(reading, blobs, clock),
-        replays=Replays(reading, runs, targets, versions, durable, blobs, clock),
+        replays=Replays(reading, runs, targets, WorkflowsClient(channels["scheduler"]), durable, blobs, clock),
         diffs=Diffs(reading, blobs),
     )

@@ -136,7 +136,7 @@ class RunSpec:
     offline_digest: str = ""
     # Whether what it contacts is to be recorded.
     record: bool = False
-    # Limits on what it and all below it cost; the key at the root; whether the tree is charged only if its root succeeds.
+    # Limits on what it and all below it cost; the key at the root; whether only a root that succeeds is charged for.
     budgets: tuple[Budget, ...] = ()
     paying_key_id: str = ""
     charged_on_success: bool = False
