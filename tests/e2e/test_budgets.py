@@ -33,7 +33,7 @@ def test_a_bound_key_starts_that_run_and_no_other(mesh: Mesh) -> None:
         assert refused(client.post("/run_async/probe", content=iter([b"{", b"}"])))
         answer = client.post("/run/probe", content=BODY)
         assert answer.status_code == 200, answer.text
-        assert client.get(f"/request/{answer.headers['x-request-id']}").json()["status"] == "succeeded"
+        assert client.get(f"/result/{answer.headers['x-request-id']}?timeout=60").json()["run"]["status"] == "succeeded"
         assert client.post("/run/probe", content=BODY).status_code == 401
 
 
