@@ -51,12 +51,7 @@ def endpoints(
         "Keys.RotateKey": Endpoint(keys.rotate, Access.ADMIN),
         "Keys.CreateOrganization": Endpoint(keys.create_organization, Access.FIRST_ADMIN),
         "Keys.SetRates": Endpoint(keys.set_rates, Access.FIRST_ADMIN),
-        "Money.ReadCredits": Endpoint(money.credits, Access.ADMIN),
-        "Money.GrantCredits": Endpoint(money.grant, Access.FIRST_ADMIN),
-        "Money.ReadUsage": Endpoint(money.usage, Access.ADMIN),
-        "Money.ListPrices": Endpoint(money.prices, Access.ANY),
-        "Money.SetPrice": Endpoint(money.set_price, Access.FIRST_ADMIN),
-        "Money.ListAudit": Endpoint(money.audit, Access.ADMIN),
+        **_of_money(money),
         "Workflows.Validate": Endpoint(workflows.validate, Access.DEPLOY),
         "Workflows.Deploy": Endpoint(workflows.deploy, Access.DEPLOY),
         "Workflows.ListWorkflows": Endpoint(workflows.list_workflows, Access.DEPLOY),
@@ -78,4 +73,15 @@ def endpoints(
         "Platform.CheckReady": Endpoint(platform.ready, Access.OPEN),
         "Platform.ReadMetrics": Endpoint(platform.metrics, Access.OPEN),
         "Platform.Refuse": Endpoint(platform.refuse, Access.OPEN),
+    }
+
+
+def _of_money(money: MoneyHandlers) -> Mapping[str, Endpoint]:
+    return {
+        "Money.ReadCredits": Endpoint(money.credits, Access.ADMIN),
+        "Money.GrantCredits": Endpoint(money.grant, Access.FIRST_ADMIN),
+        "Money.ReadUsage": Endpoint(money.usage, Access.ADMIN),
+        "Money.ListPrices": Endpoint(money.prices, Access.ANY),
+        "Money.SetPrice": Endpoint(money.set_price, Access.FIRST_ADMIN),
+        "Money.ListAudit": Endpoint(money.audit, Access.ADMIN),
     }

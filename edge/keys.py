@@ -95,9 +95,10 @@ class KeyHandlers:
         """Of all keys of an organization together; what isn't named is as the settings say again."""
         organization_id, rates = request.params["organization_id"], _rates(Fields(await request.json()))
         await self._keys.set_rates(request.who, organization_id, rates)
-        return json_answer({"id": organization_id, **vars(rates)})
+        return json_answer({"id": organization_id, **_told(rates)})
 
 
+_RATES = ("per_second", "api_per_minute")
 _ISSUED = ("kind", "prefix", "scopes", "expires_at", "bind", "budget", "rates")
 
 
@@ -113,9 +114,13 @@ def _bind(fields: Fields) -> Binding | None:
 
 def _rates(fields: Fields) -> Rates:
     """Errors: Invalid."""
-    rates = Rates(*(fields.integer(name, lowest=1, highest=MOST_CALLS) for name in ("per_second", "api_per_minute")))
-    fields.done(known=tuple(vars(rates)))
+    rates = Rates(*(fields.integer(name, lowest=1, highest=MOST_CALLS) for name in _RATES))
+    fields.done(known=_RATES)
     return rates
+
+
+def _told(rates: Rates) -> dict[str, int | None]:
+    return {name: getattr(rates, name) for name in _RATES}
 
 
 def _shown(key: ApiKey) -> dict[str, Any]:
@@ -131,5 +136,5 @@ def _shown(key: ApiKey) -> dict[str, Any]:
         "bind": {name: value for name, value in vars(key.bind).items() if value} if key.bind else None,
         "budget": key.budget,
         "budget_used": None if key.budget is None else key.budget_used,
-        "rates": None if key.rates == Rates() else vars(key.rates),
+        "rates": None if key.rates == Rates() else _told(key.rates),
     }

@@ -29,10 +29,14 @@ class Binding:
 
 @dataclass(frozen=True)
 class Rates:
-    """How often one may call; None: as the settings say. `api_per_minute` is under /api/v1."""
+    """How often a key, and all of its organization, may call; None: as the settings say, the organization's: unlimited.
+    `api…`: under /api/v1.
+    """
 
     per_second: int | None = None
     api_per_minute: int | None = None
+    organization_per_second: int | None = None
+    organization_api_per_minute: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,6 @@ class Principal:
     bind: Binding | None = None
     budget: Budget | None = None
     rates: Rates = Rates()
-    organization_rates: Rates = Rates()
     credit: int | None = None
     budget_left: int | None = None
 

@@ -58,8 +58,7 @@ def from_principal(message: keys_pb2.Principal) -> Principal:
         first_organization=message.first_organization,
         bind=_bind(message),
         budget=Budget(message.budget.id, message.budget.limit) if message.HasField("budget") else None,
-        rates=_rates(message.rates),
-        organization_rates=_organization_rates(message.rates),
+        rates=from_rates(message.rates),
     )
 
 
@@ -82,18 +81,8 @@ def to_bind(bind: Binding | None) -> keys_pb2.Binding | None:
     return keys_pb2.Binding(**vars(bind)) if bind else None
 
 
-def _rates(message: keys_pb2.Rates) -> Rates:
-    return Rates(
-        message.per_second if message.HasField("per_second") else None,
-        message.api_per_minute if message.HasField("api_per_minute") else None,
-    )
-
-
-def _organization_rates(message: keys_pb2.Rates) -> Rates:
-    return Rates(
-        message.organization_per_second if message.HasField("organization_per_second") else None,
-        message.organization_api_per_minute if message.HasField("organization_api_per_minute") else None,
-    )
+def from_rates(message: keys_pb2.Rates) -> Rates:
+    return Rates(**{name.name: number for name, number in message.ListFields()})
 
 
 def to_budgets(budgets: Iterable[Budget]) -> list[ledger_pb2.Budget]:
@@ -109,11 +98,7 @@ def to_principal(principal: Principal) -> keys_pb2.Principal:
         first_organization=principal.first_organization,
         bind=to_bind(principal.bind),
         budget=ledger_pb2.Budget(**vars(principal.budget)) if principal.budget else None,
-        rates=keys_pb2.Rates(
-            **vars(principal.rates),
-            organization_per_second=principal.organization_rates.per_second,
-            organization_api_per_minute=principal.organization_rates.api_per_minute,
-        ),
+        rates=keys_pb2.Rates(**vars(principal.rates)),
     )
 
 
@@ -134,7 +119,7 @@ def from_key(message: keys_pb2.Key) -> ApiKey:
         bind=_bind(message),
         budget=message.budget if message.HasField("budget") else None,
         budget_used=message.budget_used,
-        rates=_rates(message.rates),
+        rates=from_rates(message.rates),
     )
 
 

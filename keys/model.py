@@ -95,6 +95,26 @@ class Principal:
 
 
 @dataclass(frozen=True)
+class KnownKey:
+    """What a look-up tells. `credit`: what its organization may spend and has in purses, in micro-credits; None: nobody
+    counts.
+    """
+
+    key: Key
+    first_organization: bool
+    credit: int | None = None
+    organization_rates: Rates = Rates()
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A valid key's principal, and the credit of its organization in micro-credits."""
+
+    principal: Principal
+    credit: int | None = None
+
+
+@dataclass(frozen=True)
 class SecretInfo:
     """A secret as lists show it. `hosts`: where the egress proxy fills it in; empty: it enters the sandbox."""
 

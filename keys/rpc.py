@@ -23,9 +23,8 @@ class KeysServicer(keys_pb2_grpc.KeysServicer):
         self._budgets = budgets
 
     async def Verify(self, request: keys_pb2.VerifyRequest, context: Any) -> keys_pb2.VerifyResponse:
-        principal = await self._verify(request.key)
-        left = await self._budgets.left(principal.budget)
-        return keys_pb2.VerifyResponse(principal=wire.principal_to_wire(principal), budget_left=left)
+        verified = await self._verify(request.key)
+        return wire.verified_to_wire(verified, await self._budgets.left(verified.principal.budget))
 
     async def IssueKey(self, request: keys_pb2.IssueKeyRequest, context: Any) -> keys_pb2.IssueKeyResponse:
         issued = await self._issue.issue(

@@ -30,7 +30,7 @@ from keys import audit_store
 from keys.audit import Entry
 from keys.audit_store import note
 from keys.limits import Binding, Budget, Rates
-from keys.model import SYSTEM_ORGANIZATION, Key, KeyKind, Organization, SecretInfo
+from keys.model import SYSTEM_ORGANIZATION, Key, KeyKind, KnownKey, Organization, SecretInfo
 from keys.wire import key_revoked, secret_changed
 from kit.db import Database, UtcDateTime, emit, outbox_table
 from kit.errors import Conflict, NotFound
@@ -88,7 +88,11 @@ secrets = Table(
 outbox = outbox_table(metadata)
 
 _KEY_COLUMNS = [column for column in keys.c if column.name != "digest"]
-_ORGANIZATION_COLUMNS = [column.label(f"its_{column.name}") for column in organizations.c]
+_ORGANIZATION_COLUMNS = [
+    organizations.c.first,
+    organizations.c.per_second.label("organization_per_second"),
+    organizations.c.api_per_minute.label("organization_api_per_minute"),
+]
 
 
 class SqlKeyStore:
@@ -102,11 +106,14 @@ class SqlKeyStore:
         async with self._db.write() as tx:
             yield SqlKeyChange(tx)
 
-    async def by_hash(self, digest: bytes) -> tuple[Key, Organization] | None:
+    async def by_hash(self, digest: bytes) -> KnownKey | None:
         query = select(*_KEY_COLUMNS, *_ORGANIZATION_COLUMNS).join(organizations).where(keys.c.digest == digest)
         async with self._db.read() as tx:
             row = (await tx.execute(query)).first()
-        return None if row is None else (_key(row), _organization(row))
+        if row is None:
+            return None
+        rates = Rates(row.organization_per_second, row.organization_api_per_minute)
+        return KnownKey(_key(row), row.first, organization_rates=rates)
 
     async def page(self, organization_id: str, limit: int, after: str) -> list[Key]:
         mine = (keys.c.organization_id == organization_id) & (keys.c.id > after)
@@ -220,11 +227,6 @@ def _key(row: Any) -> Key:
     limit, budget_id = fields.pop("budget"), fields.pop("budget_id")
     rates = Rates(fields.pop("per_second"), fields.pop("api_per_minute"))
     return Key(**fields, budget=None if limit is None else Budget(budget_id, limit), rates=rates)
-
-
-def _organization(row: Any) -> Organization:
-    rates = Rates(row.its_per_second, row.its_api_per_minute)
-    return Organization(row.its_id, row.its_name, row.its_first, row.its_created_at, rates)
 
 
 @contextmanager

@@ -1,9 +1,9 @@
-"""A key as sent by a caller → the principal that it stands for."""
+"""A key as sent by a caller → the principal that it stands for, and what that may spend."""
 
 from typing import Protocol
 
 from keys.mint import well_formed
-from keys.model import Key, Organization, Principal
+from keys.model import KnownKey, Principal, Verified
 from kit.clock import Clock
 from kit.errors import Unauthenticated
 
@@ -17,9 +17,7 @@ class KeyHash(Protocol):
 class KnownKeys(Protocol):
     """Look-up by keyed hash."""
 
-    async def by_hash(self, digest: bytes) -> tuple[Key, Organization] | None:
-        """The key and its organization."""
-        ...
+    async def by_hash(self, digest: bytes) -> KnownKey | None: ...
 
 
 class Verify:
@@ -30,20 +28,21 @@ class Verify:
         self._hash = key_hash
         self._clock = clock
 
-    async def __call__(self, text: str) -> Principal:
+    async def __call__(self, text: str) -> Verified:
         """Errors: Unauthenticated for a key that is garbled, unknown, expired or revoked, all alike."""
         found = await self._keys.by_hash(self._hash(text)) if well_formed(text) else None
-        if found is None or not found[0].alive(self._clock.now()):
+        if found is None or not found.key.alive(self._clock.now()):
             raise Unauthenticated("no such API key: it is mistyped, unknown, expired or revoked")
-        key, organization = found
-        return Principal(
+        key = found.key
+        principal = Principal(
             key.id,
             key.organization_id,
             key.kind,
             key.scopes,
-            organization.first,
+            found.first_organization,
             key.bind,
             key.budget,
             key.rates,
-            organization.rates,
+            found.organization_rates,
         )
+        return Verified(principal, found.credit)

@@ -12,7 +12,7 @@ from mesh.ledger.v1 import ledger_pb2
 
 from keys.issue import Issued
 from keys.limits import Binding, Budget, Rates
-from keys.model import Key, KeyKind, Page, Principal, Resolved, SecretInfo
+from keys.model import Key, KeyKind, Page, Principal, Resolved, SecretInfo, Verified
 from keys.organizations import Actor, Created
 from kit.errors import Invalid
 
@@ -95,6 +95,12 @@ def principal_to_wire(principal: Principal) -> keys_pb2.Principal:
         bind=_bind(principal.bind),
         budget=ledger_pb2.Budget(**vars(principal.budget)) if principal.budget else None,
         rates=_rates(principal.rates, principal.organization_rates),
+    )
+
+
+def verified_to_wire(verified: Verified, budget_left: int | None) -> keys_pb2.VerifyResponse:
+    return keys_pb2.VerifyResponse(
+        principal=principal_to_wire(verified.principal), credit=verified.credit, budget_left=budget_left
     )
 
 

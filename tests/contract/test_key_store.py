@@ -12,7 +12,7 @@ from sqlalchemy import select
 from keys.audit import Entry
 from keys.audit_store import SqlAuditLog
 from keys.limits import Binding, Budget, Rates
-from keys.model import Key, KeyKind, Organization, SecretInfo
+from keys.model import Key, KeyKind, KnownKey, Organization, SecretInfo
 from keys.store import SqlKeyStore, SqlSecretStore, outbox
 from kit.db import Database, open_db
 from kit.errors import NotFound
@@ -117,8 +117,8 @@ async def test_a_key_comes_back_as_it_was(store: Store) -> None:
     )
     spent = replace(a_key("key_4"), budget=Budget("key:key_4", 0), bind=Binding(path="/"), rates=Rates(1, 1))
     await add(store, plain, full, spent)
-    assert await store.by_hash(b"key_1") == (plain, ORG_A)
-    assert await store.by_hash(b"key_2") == (full, ORG_B)
+    assert await store.by_hash(b"key_1") == KnownKey(plain, first_organization=True)
+    assert await store.by_hash(b"key_2") == KnownKey(full, first_organization=False, organization_rates=ORG_B.rates)
     assert await store.by_hash(b"key_3") is None
     assert await store.page("org_a", 9, "") == [plain, spent]
     async with store.change() as change:
@@ -140,7 +140,7 @@ async def test_saving_changes_the_state_and_tells_a_revocation_once(store: Store
     shorter = replace(a_key("key_1"), expires_at=NOW, successor_id="key_2")
     async with store.change() as change:
         await change.save(shorter)
-    assert await store.by_hash(b"key_1") == (shorter, ORG_A)
+    assert await store.by_hash(b"key_1") == KnownKey(shorter, first_organization=True)
     assert await store.revoked() == []
     for _ in range(2):
         async with store.change() as change:
@@ -161,7 +161,7 @@ async def test_an_error_undoes_everything_the_event_too(store: Store) -> None:
 
     with pytest.raises(RuntimeError):
         await broken()
-    assert await store.by_hash(b"key_1") == (a_key("key_1"), ORG_A)
+    assert await store.by_hash(b"key_1") == KnownKey(a_key("key_1"), first_organization=True)
     assert await store.by_hash(b"key_2") is None
     assert await store.revoked() == []
     assert await store.noted() == []
@@ -186,15 +186,15 @@ async def test_rates_are_an_organizations_own(store: Store) -> None:
         assert await change.set_rates("org_a", Rates(10, 20))
         assert not await change.set_rates("org_z", Rates(10, 20))
         await change.note(an_entry())
-    found = await store.by_hash(b"key_1")
-    assert found is not None
-    assert found[1] == replace(ORG_A, rates=Rates(10, 20))
-    assert await store.by_hash(b"key_2") == (a_key("key_2", "org_b"), ORG_B)
+    known = KnownKey(a_key("key_1"), first_organization=True, organization_rates=Rates(10, 20))
+    assert await store.by_hash(b"key_1") == known
+    other = KnownKey(a_key("key_2", "org_b"), first_organization=False, organization_rates=ORG_B.rates)
+    assert await store.by_hash(b"key_2") == other
     (entry,) = await store.noted()
     assert replace(entry, id="") == replace(an_entry(), id="")
     async with store.change() as change:
         assert await change.set_rates("org_a", Rates())
-    assert await store.by_hash(b"key_1") == (a_key("key_1"), ORG_A)
+    assert await store.by_hash(b"key_1") == KnownKey(a_key("key_1"), first_organization=True)
 
 
 def an_entry(act: str = "rates.changed", **data: str) -> Entry:

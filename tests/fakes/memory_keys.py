@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from keys.audit import Entry
 from keys.limits import Rates
-from keys.model import SYSTEM_ORGANIZATION, Key, Organization, SecretInfo
+from keys.model import SYSTEM_ORGANIZATION, Key, KnownKey, Organization, SecretInfo
 from keys.webhooks import SealedPair
 from kit.errors import NotFound
 
@@ -36,12 +36,13 @@ class MemoryKeyStore:
         yield MemoryKeyChange(state)
         self._state = state
 
-    async def by_hash(self, digest: bytes) -> tuple[Key, Organization] | None:
+    async def by_hash(self, digest: bytes) -> KnownKey | None:
         key_id = self._state.digests.get(digest)
         if key_id is None:
             return None
         key = self._state.keys[key_id]
-        return key, self._state.organizations[key.organization_id]
+        organization = self._state.organizations[key.organization_id]
+        return KnownKey(key, organization.first, organization_rates=organization.rates)
 
     async def page(self, organization_id: str, limit: int, after: str) -> list[Key]:
         mine = [key for key in self._state.keys.values() if key.organization_id == organization_id and key.id > after]

@@ -20,5 +20,5 @@ async def test_one_first_organization_and_one_admin_key(database: Callable[[str]
         starting = [Organizations(store, key_hash, SystemClock()).ensure_first(handed.append) for store in stores]
         await asyncio.gather(*starting)
         assert len(handed) == 1
-        principal = await Verify(stores[0], key_hash, SystemClock())(handed[0])
-        assert principal.first_organization
+        verified = await Verify(stores[0], key_hash, SystemClock())(handed[0])
+        assert verified.principal.first_organization

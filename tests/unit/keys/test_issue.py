@@ -40,7 +40,7 @@ async def test_an_issued_key_stands_for_its_organization_and_scopes(
     issue: Issue, verify: Verify, admin: Principal
 ) -> None:
     issued = await make(issue, admin, "files", "run:greet")
-    found = await verify(issued.secret)
+    found = (await verify(issued.secret)).principal
     assert found == Principal(issued.key.id, "org_a", KeyKind.STANDARD, ("files", "run:greet"), first_organization=True)
     assert issued.secret.startswith(issued.key.prefix)
 
@@ -176,7 +176,7 @@ async def test_a_rotated_key_lives_on_for_the_overlap(
     old = await make(issue, admin, "run", "files")
     new = await issue.rotate(admin, old.key.id, timedelta(seconds=60))
     assert (new.key.name, new.key.kind, new.key.scopes, new.key.expires_at) == ("n", old.key.kind, old.key.scopes, None)
-    assert (await verify(old.secret)).key_id != (await verify(new.secret)).key_id
+    assert (await verify(old.secret)).principal.key_id != (await verify(new.secret)).principal.key_id
     await clock.advance(60)
     with pytest.raises(Unauthenticated):
         await verify(old.secret)

@@ -40,7 +40,7 @@ async def make(issue: Issue, issuer: Principal, kind: KeyKind = KeyKind.STANDARD
 async def test_a_one_time_key_is_bound(issue: Issue, verify: Verify, admin: Principal) -> None:
     made = await make(issue, admin, KeyKind.ONE_TIME, bind=BIND)
     assert made.key.bind == BIND
-    assert (await verify(made.secret)).bind == BIND
+    assert (await verify(made.secret)).principal.bind == BIND
     for part in (Binding(service_id="org_9x.greet-2"), Binding(path="/"), Binding(body_sha256="0" * 64)):
         assert (await make(issue, admin, KeyKind.ONE_TIME, bind=part)).key.bind == part
 
@@ -74,7 +74,7 @@ async def test_any_key_may_have_a_budget(issue: Issue, verify: Verify, admin: Pr
         for limit in (0, 1, 2**53 - 1):
             made = await make(issue, admin, kind, budget=limit)
             assert made.key.budget == Budget(f"key:{made.key.id}", limit)
-            assert (await verify(made.secret)).budget == made.key.budget
+            assert (await verify(made.secret)).principal.budget == made.key.budget
     for limit in (-1, 2**53):
         with pytest.raises(Invalid, match="budget"):
             await make(issue, admin, budget=limit)
@@ -82,7 +82,7 @@ async def test_any_key_may_have_a_budget(issue: Issue, verify: Verify, admin: Pr
 
 async def test_any_key_may_have_rates(issue: Issue, verify: Verify, admin: Principal) -> None:
     made = await make(issue, admin, rates=Rates(1, 1_000_000))
-    found = await verify(made.secret)
+    found = (await verify(made.secret)).principal
     assert (found.rates, found.organization_rates) == (Rates(1, 1_000_000), Rates())
     for rates in (Rates(0), Rates(None, -1), Rates(1_000_001)):
         with pytest.raises(Invalid):
@@ -95,7 +95,7 @@ async def test_a_successor_is_bound_the_same_and_shares_the_budget(
     old = await make(issue, admin, KeyKind.ONE_TIME, bind=BIND, budget=5, rates=Rates(2, 3))
     for _ in range(2):
         new = await issue.rotate(admin, old.key.id, timedelta(0))
-        found = await verify(new.secret)
+        found = (await verify(new.secret)).principal
         assert found.key_id != old.key.id
         assert (found.bind, found.budget, found.rates) == (BIND, old.key.budget, Rates(2, 3))
         old = new
@@ -142,7 +142,7 @@ async def test_rates_of_an_organization(
     organizations, actor = Organizations(keys, key_hash, clock), Actor("key_admin", "org_a")
     made = await make(issue, replace(admin, organization_id="org_b"))
     await organizations.set_rates("org_b", Rates(7, None), actor)
-    assert (await verify(made.secret)).organization_rates == Rates(7, None)
+    assert (await verify(made.secret)).principal.organization_rates == Rates(7, None)
     with pytest.raises(Invalid):
         await organizations.set_rates("org_b", Rates(0), actor)
     with pytest.raises(NotFound):

@@ -32,7 +32,7 @@ async def test_the_first_start_makes_the_first_organization_and_the_systems(
     handed: list[str] = []
     await organizations.ensure_first(handed.append)
     (secret,) = handed
-    found = await verify(secret)
+    found = (await verify(secret)).principal
     assert (found.kind, found.scopes, found.first_organization) == (KeyKind.STANDARD, ALL_SCOPES, True)
     assert set(empty._state.organizations) == {"org_system", found.organization_id}
 
@@ -61,7 +61,7 @@ async def test_a_crash_before_the_commit_repeats_it_with_another_key(
     await organizations.ensure_first(handed.append)
     with pytest.raises(Unauthenticated):
         await verify(handed[0])
-    assert (await verify(handed[1])).first_organization
+    assert (await verify(handed[1])).principal.first_organization
 
 
 async def test_further_organizations_have_a_key_with_all_scopes_and_are_not_first(
@@ -69,7 +69,7 @@ async def test_further_organizations_have_a_key_with_all_scopes_and_are_not_firs
 ) -> None:
     await organizations.ensure_first(lambda _: None)
     created = await organizations.create("Ünïcorp", ACTOR)
-    found = await verify(created.first_key.secret)
+    found = (await verify(created.first_key.secret)).principal
     assert found == Principal(
         created.first_key.key.id, created.organization.id, KeyKind.STANDARD, ALL_SCOPES, first_organization=False
     )
