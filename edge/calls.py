@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
+from edge.billing import billed, bound_body, budget_of, check_bound, check_credit
 from edge.http import BODILESS, Request, too_large
 from edge.model import SYSTEM, Principal
 from edge.receiver import callback_url
@@ -52,6 +53,8 @@ class Call:
     idempotency_key: str = ""
     # Gets the record when the run is over; empty: nobody does.
     callback_url: str = ""
+    # What it and all below it may cost, in micro-credits; None: no more limits than those of its spec.
+    budget: int | None = None
     # What passing the sync limit, or the caller hanging up, does to the run: it goes on, or is killed.
     continues: bool = False
     # Gets the run's id once there may be a run: what ends the call from outside tells it too.
@@ -80,7 +83,9 @@ class Calls:
         self._clock = clock
 
     async def read(self, request: Request, *, synchronous: bool) -> Call:
-        """Reads nothing of the body. Errors: Invalid (also too_large), Denied, NotFound, Exhausted (too_many_runs)."""
+        """Reads nothing of the body. Errors: Invalid (also too_large), Denied, NotFound, Exhausted (too_many_runs,
+        payment_required).
+        """
         who, reference = request.who, request.params["service_id"]
         who.check_run(reference)
         provisioned_id = _provisioned_id(request)
@@ -89,8 +94,10 @@ class Calls:
         receiver_url = callback_url(request)
         if not _REFERENCE.fullmatch(reference) or len(reference) > MAX_REFERENCE:
             raise NotFound(f"there is no workflow {reference[:100]!r} that this key can see")
-        idempotency_key, retries, priority = _idempotency_key(request), _retries(request), _priority(request)
+        idempotency_key, retries, priority = idempotency_key_of(request), _retries(request), _priority(request)
+        budget = budget_of(request)
         target = await self._workflows.resolve(who.organization_id, reference)
+        check_bound(who, target, request.params["path"])
         spec = RunSpec(
             owner_id=target.owner_id,
             caller_id=who.caller_id,
@@ -109,20 +116,24 @@ class Calls:
             may_deploy=who.may_deploy and target.owner_id in {who.organization_id, SYSTEM},
         )
         spec = replace(spec, record=_record(request, spec.acting_id))
-        return Call(
+        call = Call(
             spec=under_its_parent(spec, who),
             reference=reference,
             limits=self._limits(target.limits, who),
             asker=asker(who),
-            body=_body(request, target.limits.request_bytes),
+            body=bound_body(who, _body(request, target.limits.request_bytes)),
             brief=brief(request),
             host=request.header("host"),
             provisioned_id=provisioned_id,
             idempotency_key=idempotency_key,
             callback_url=receiver_url,
+            budget=budget,
             continues=continues,
             begun=request.begun,
         )
+        if not idempotency_key:  # what was asked for before is answered, whatever is left by now
+            check_credit(who, durable=call.durable)
+        return call
 
     def _limits(self, limits: Limits, who: Principal) -> Limits:
         """A call that a run waits for has no more time than that run has left (SPEC §3)."""
@@ -157,8 +168,8 @@ def _acting_id(request: Request, who: Principal, target: Target) -> str:
 
 
 def under_its_parent(spec: RunSpec, who: Principal) -> RunSpec:
-    """A nested call joins its caller's tree."""
-    parent = who.identity
+    """A nested call joins its caller's tree. On whose account it goes is said besides."""
+    spec, parent = billed(spec, who), who.identity
     if parent is None:
         return spec
     if parent.depth + 1 > MAX_DEPTH:
@@ -192,7 +203,8 @@ def _continues(request: Request, *, provisioned: bool) -> bool:
     return text == "continue" if text else provisioned
 
 
-def _idempotency_key(request: Request) -> str:
+def idempotency_key_of(request: Request) -> str:
+    """Empty when there is none. Errors: Invalid."""
     text = request.header("idempotency-key")
     if text and not _KEY.fullmatch(text):
         raise Invalid("Idempotency-Key must be 1 to 255 printable ASCII characters")

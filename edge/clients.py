@@ -1,7 +1,7 @@
 """What the endpoints that start no run use of the mesh: adapters of the ports that they declare."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -11,7 +11,7 @@ from mesh.telemetry.v1 import telemetry_pb2, telemetry_pb2_grpc
 from mesh.workflows.v1 import workflows_pb2, workflows_pb2_grpc
 
 from edge import wire
-from edge.model import ApiKey, Check, Principal, SecretInfo, Upload, Workflow
+from edge.model import ApiKey, Check, KeyWish, Principal, Rates, SecretInfo, Upload, Workflow
 from kit.errors import Problem
 from kit.rpc_client import unary
 
@@ -28,17 +28,18 @@ class KeysClient:
 
     async def verify(self, key: str) -> Principal:
         reply = await unary(self._stub.Verify, keys_pb2.VerifyRequest(key=key), timeout=5.0, retry=True)
-        return wire.from_principal(reply.principal)
+        return wire.from_verified(reply)
 
-    async def issue(
-        self, issuer: Principal, name: str, kind: str, scopes: tuple[str, ...], expires_at: datetime | None
-    ) -> tuple[ApiKey, str]:
+    async def issue(self, issuer: Principal, wish: KeyWish) -> tuple[ApiKey, str]:
         request = keys_pb2.IssueKeyRequest(
             issuer=wire.to_principal(issuer),
-            name=name,
-            kind=wire.to_key_kind(kind),
-            scopes=scopes,
-            expires_at=wire.to_timestamp(expires_at),
+            name=wish.name,
+            kind=wire.to_key_kind(wish.kind),
+            scopes=wish.scopes,
+            expires_at=wire.to_timestamp(wish.expires_at),
+            bind=wire.to_bind(wish.bind),
+            budget=wish.budget,
+            rates=keys_pb2.Rates(**vars(wish.rates)),
         )
         reply = await unary(self._stub.IssueKey, request)
         return wire.from_key(reply.key), reply.secret
@@ -48,12 +49,9 @@ class KeysClient:
         reply = await unary(self._stub.ListKeys, request, retry=True)
         return [wire.from_key(key) for key in reply.keys], reply.next
 
-    async def revoke(self, organization_id: str, key_id: str) -> None:
-        await unary(
-            self._stub.RevokeKey,
-            keys_pb2.RevokeKeyRequest(organization_id=organization_id, key_id=key_id),
-            retry=True,
-        )
+    async def revoke(self, who: Principal, key_id: str) -> None:
+        request = keys_pb2.RevokeKeyRequest(organization_id=who.organization_id, key_id=key_id, actor_key_id=who.key_id)
+        await unary(self._stub.RevokeKey, request, retry=True)
 
     async def rotate(self, issuer: Principal, key_id: str, overlap: timedelta) -> tuple[ApiKey, str]:
         request = keys_pb2.RotateKeyRequest(
@@ -62,9 +60,22 @@ class KeysClient:
         reply = await unary(self._stub.RotateKey, request)
         return wire.from_key(reply.key), reply.secret
 
-    async def create_organization(self, name: str) -> tuple[str, str]:
-        reply = await unary(self._stub.CreateOrganization, keys_pb2.CreateOrganizationRequest(name=name))
+    async def create_organization(self, who: Principal, name: str) -> tuple[str, str]:
+        request = keys_pb2.CreateOrganizationRequest(
+            name=name, actor_key_id=who.key_id, actor_organization_id=who.organization_id
+        )
+        reply = await unary(self._stub.CreateOrganization, request)
         return reply.organization_id, reply.secret
+
+    async def set_rates(self, who: Principal, organization_id: str, rates: Rates) -> None:
+        request = keys_pb2.SetRatesRequest(
+            organization_id=organization_id,
+            per_second=rates.per_second,
+            api_per_minute=rates.api_per_minute,
+            actor_key_id=who.key_id,
+            actor_organization_id=who.organization_id,
+        )
+        await unary(self._stub.SetRates, request)
 
 
 class SecretsClient:
@@ -73,8 +84,10 @@ class SecretsClient:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = secrets_pb2_grpc.SecretsStub(channel)
 
-    async def put(self, organization_id: str, name: str, value: str, hosts: tuple[str, ...]) -> None:
-        request = secrets_pb2.PutSecretRequest(organization_id=organization_id, name=name, value=value, hosts=hosts)
+    async def put(self, who: Principal, name: str, value: str, hosts: tuple[str, ...]) -> None:
+        request = secrets_pb2.PutSecretRequest(
+            organization_id=who.organization_id, name=name, value=value, hosts=hosts, actor_key_id=who.key_id
+        )
         await unary(self._stub.PutSecret, request, retry=True)
 
     async def list_secrets(self, organization_id: str, limit: int, after: str) -> tuple[list[SecretInfo], str]:
@@ -82,10 +95,11 @@ class SecretsClient:
         reply = await unary(self._stub.ListSecrets, request, retry=True)
         return [wire.from_secret(each) for each in reply.secrets], reply.next
 
-    async def delete(self, organization_id: str, name: str) -> None:
-        await unary(
-            self._stub.DeleteSecret, secrets_pb2.DeleteSecretRequest(organization_id=organization_id, name=name)
+    async def delete(self, who: Principal, name: str) -> None:
+        request = secrets_pb2.DeleteSecretRequest(
+            organization_id=who.organization_id, name=name, actor_key_id=who.key_id
         )
+        await unary(self._stub.DeleteSecret, request)
 
 
 class CatalogueClient:

@@ -7,6 +7,7 @@ from mesh.keys.v1 import webhooks_pb2, webhooks_pb2_grpc
 from mesh.runs.v1 import deliveries_pb2, deliveries_pb2_grpc
 
 from edge.delivery import Attempt, Delivery, WebhookSecret
+from edge.model import Principal
 from edge.run_model import Asker
 from edge.run_wire import from_time
 from kit.rpc_client import unary
@@ -57,8 +58,8 @@ class WebhooksClient:
         request = webhooks_pb2.GetWebhookSecretRequest(organization_id=organization_id)
         return _secret((await unary(self._stub.GetWebhookSecret, request, retry=True)).secret)
 
-    async def rotate(self, organization_id: str) -> WebhookSecret:
-        request = webhooks_pb2.RotateWebhookSecretRequest(organization_id=organization_id)
+    async def rotate(self, who: Principal) -> WebhookSecret:
+        request = webhooks_pb2.RotateWebhookSecretRequest(organization_id=who.organization_id, actor_key_id=who.key_id)
         return _secret((await unary(self._stub.RotateWebhookSecret, request)).secret)
 
 

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from edge.answers import LOST, Frame, first, relay
+from edge.billing import limited
 from edge.calls import Call
 from edge.http import Answer
 from edge.patience import Errands
@@ -61,6 +62,7 @@ class Direct:
             correlation_id=call.spec.correlation_id or run_id,
             deadline=call.spec.created_at + call.timeout,
         )
+        spec = limited(spec, call.budget, run_id)
         frame = framed(call, spec.run_id, self._public_url)
         try:
             async with asyncio.timeout(call.timeout.total_seconds()):

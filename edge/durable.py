@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from edge.answers import LOST, Frame, first, relay
+from edge.billing import limited
 from edge.calls import Call
 from edge.direct import framed, refused
 from edge.http import Answer
@@ -27,6 +28,7 @@ from edge.run_model import (
 )
 from kit.clock import Clock
 from kit.errors import NotFound, Precondition, Problem, Unavailable
+from kit.names import new_id
 from kit.telemetry import log
 
 # How long after its deadline a run may still be reported.
@@ -125,9 +127,9 @@ class Durable:
             raise
 
     async def _submission(self, call: Call) -> Submission:
-        """With the body in it, or in the filestore."""
+        """With the body in it, or in the filestore. Its own budget has a name of ours: the run has none yet."""
         plain = Submission(
-            call.spec,
+            limited(call.spec, call.budget, new_id("bud")),
             call.timeout,
             provisioned_id=call.provisioned_id,
             one_time_key_id=call.asker.one_time_key_id,

@@ -6,6 +6,7 @@ from edge.deliveries import DeliveryHandlers
 from edge.files import FileHandlers
 from edge.keys import KeyHandlers
 from edge.model import Access
+from edge.money import MoneyHandlers
 from edge.platform import PlatformHandlers
 from edge.receipts import ReceiptHandlers
 from edge.rpc import Endpoint
@@ -27,6 +28,7 @@ def endpoints(
     deliveries: DeliveryHandlers,
     webhooks: WebhookHandlers,
     receipts: ReceiptHandlers,
+    money: MoneyHandlers,
 ) -> Mapping[str, Endpoint]:
     """By the names of the rpcs of mesh.edge.v1."""
     return {
@@ -50,6 +52,8 @@ def endpoints(
         "Keys.RevokeKey": Endpoint(keys.revoke, Access.ADMIN),
         "Keys.RotateKey": Endpoint(keys.rotate, Access.ADMIN),
         "Keys.CreateOrganization": Endpoint(keys.create_organization, Access.FIRST_ADMIN),
+        "Keys.SetRates": Endpoint(keys.set_rates, Access.FIRST_ADMIN),
+        **_of_money(money),
         "Workflows.Validate": Endpoint(workflows.validate, Access.DEPLOY),
         "Workflows.Deploy": Endpoint(workflows.deploy, Access.DEPLOY),
         "Workflows.ListWorkflows": Endpoint(workflows.list_workflows, Access.DEPLOY),
@@ -73,4 +77,15 @@ def endpoints(
         "Receipts.ReadReceiptKeys": Endpoint(receipts.jwks, Access.OPEN),
         "Receipts.RotateReceiptKey": Endpoint(receipts.rotate, Access.FIRST_ADMIN),
         "Platform.Refuse": Endpoint(platform.refuse, Access.OPEN),
+    }
+
+
+def _of_money(money: MoneyHandlers) -> Mapping[str, Endpoint]:
+    return {
+        "Money.ReadCredits": Endpoint(money.credits, Access.ADMIN),
+        "Money.GrantCredits": Endpoint(money.grant, Access.FIRST_ADMIN),
+        "Money.ReadUsage": Endpoint(money.usage, Access.ADMIN),
+        "Money.ListPrices": Endpoint(money.prices, Access.ANY),
+        "Money.SetPrice": Endpoint(money.set_price, Access.FIRST_ADMIN),
+        "Money.ListAudit": Endpoint(money.audit, Access.ADMIN),
     }

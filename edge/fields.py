@@ -6,6 +6,8 @@ from typing import Any
 
 from kit.errors import Invalid
 
+MOST_MONEY = 2**53 - 1
+"""Of micro-credits, in either direction: what JSON numbers hold exactly everywhere."""
 _ABSENT = object()
 
 

@@ -11,6 +11,8 @@ from edge.events import heard
 from edge.files import FileHandlers
 from edge.identity import identifier
 from edge.keys import KeyHandlers
+from edge.money import MoneyHandlers
+from edge.money_clients import BooksClient
 from edge.platform import PlatformHandlers
 from edge.reading import Reading
 from edge.receipt_clients import SignerClient
@@ -45,15 +47,14 @@ async def build(
         bus = await stack.enter_async_context(open_bus(settings.nats_url or DEFAULT_NATS_URL, "edge"))
     channels = {name: await stack.enter_async_context(connect(settings.address(name))) for name in PEERS}
     own = await stack.enter_async_context(connect(settings.address("edge")))
-    keys = KeysClient(channels["keys"])
-    auth = Auth(keys, identifier(read_key(settings.key_file("mesh")), clock), clock=clock)
+    auth = Auth(KeysClient(channels["keys"]), identifier(read_key(settings.key_file("mesh")), clock), clock=clock)
     targets = Targets(WorkflowsClient(channels["scheduler"]))
     await stack.enter_async_context(heard(bus, auth, targets))
     await stack.enter_async_context(background(auth.sweep()))
     reading = Reading(RunsClient(channels["scheduler"]), clock)
     served = endpoints(
         await running(settings, stack, channels, targets, bus, clock),
-        KeyHandlers(keys),
+        KeyHandlers(KeysClient(channels["keys"])),
         WorkflowHandlers(CatalogueClient(channels["scheduler"]), settings.public_url),
         SecretHandlers(SecretsClient(channels["keys"])),
         ScheduleHandlers(SchedulesClient(channels["scheduler"])),
@@ -62,7 +63,7 @@ async def build(
         await stack.enter_async_context(delivering(settings, channels, bus, clock)),
         WebhookHandlers(WebhooksClient(channels["keys"])),
         ReceiptHandlers(reading, WorkflowsClient(channels["scheduler"]), SignerClient(channels["keys"]), clock),
+        MoneyHandlers(BooksClient(channels["keys"])),
     )
-    return await stack.enter_async_context(
-        mount(RpcServer(settings.address("edge"), grace=settings.drain_seconds), served, auth)
-    )
+    server = RpcServer(settings.address("edge"), grace=settings.drain_seconds)
+    return await stack.enter_async_context(mount(server, served, auth))

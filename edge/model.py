@@ -11,6 +11,35 @@ SYSTEM = "org_system"
 
 
 @dataclass(frozen=True)
+class Budget:
+    """A hard limit in micro-credits on what runs cost together: `key:KEY_ID` or `run:…`."""
+
+    id: str
+    limit: int
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What a one-time key may be used for; an empty field binds nothing. `path` as of RequestHead; a digest in hex."""
+
+    service_id: str = ""
+    path: str = ""
+    body_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How often a key, and all of its organization, may call; None: as the settings say, the organization's: unlimited.
+    `api…`: under /api/v1.
+    """
+
+    per_second: int | None = None
+    api_per_minute: int | None = None
+    organization_per_second: int | None = None
+    organization_api_per_minute: int | None = None
+
+
+@dataclass(frozen=True)
 class RunIdentity:
     """A run that calls back (mesh.runs.v1.RunIdentity): vouched for by the executor, checked by edge/identity.py."""
 
@@ -26,6 +55,10 @@ class RunIdentity:
     service_id: str = ""
     requester_id: str = ""
     may_deploy: bool = False
+    # As of RunSpec: what runs below it inherit.
+    budgets: tuple[Budget, ...] = ()
+    paying_key_id: str = ""
+    charged_on_success: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,7 +67,8 @@ class Principal:
 
     `kind` is standard, one_time or run. For a run `organization_id` is the organization that it acts as (a library
     service's is that of who asked for it), `key_id` is empty and `identity` is set; its caller, who pays, is
-    `identity.caller_id`.
+    `identity.caller_id`. `credit` (what its organization may spend and has reserved) and `budget_left` (of `budget`)
+    are micro-credits of when the key was verified; None where nobody counts, and for a run.
     """
 
     key_id: str
@@ -43,6 +77,11 @@ class Principal:
     scopes: frozenset[str]
     first_organization: bool = False
     identity: RunIdentity | None = None
+    bind: Binding | None = None
+    budget: Budget | None = None
+    rates: Rates = Rates()
+    credit: int | None = None
+    budget_left: int | None = None
 
     @property
     def one_time(self) -> bool:
@@ -56,6 +95,18 @@ class Principal:
         if self.identity is not None:
             return self.identity.may_deploy
         return "deploy" in self.scopes and not self.one_time
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """All that count what its runs cost: its key's, or for a run its own and those of all above it."""
+        if self.identity is not None:
+            return self.identity.budgets
+        return (self.budget,) if self.budget else ()
+
+    @property
+    def paying_key_id(self) -> str:
+        """The key, or for a run the one at its root."""
+        return self.identity.paying_key_id if self.identity else self.key_id
 
     @property
     def caller_id(self) -> str:
@@ -73,6 +124,7 @@ class Access(Enum):
     """What a public call asks of its key; checked by edge/auth.py before the handler is called."""
 
     OPEN = "no key at all"
+    ANY = "any standard key or run"
     START = "run or run:SERVICE; a one-time key too. The handler calls `check_run`"
     READ = "run or run:SERVICE; a one-time key too. The scheduler shows it its own run only"
     RUN = "run or run:SERVICE; standard keys and runs only"
@@ -92,6 +144,8 @@ class Access(Enum):
             return
         if principal.one_time:
             raise Denied("a one-time key starts one run and reads it, nothing else")
+        if self is Access.ANY:
+            return
         if self is Access.SCHEDULE and "schedules" in principal.scopes:
             return
         scope = {Access.FIRST_ADMIN: "admin", Access.SCHEDULE: "deploy"}.get(self, self.name.lower())
@@ -103,7 +157,9 @@ class Access(Enum):
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key as lists show it; never the key itself. `kind` is standard or one_time."""
+    """A key as lists show it; never the key itself. `kind` is standard or one_time; `budget` in micro-credits, of which
+    `budget_used` is spent or reserved.
+    """
 
     id: str
     name: str
@@ -113,6 +169,23 @@ class ApiKey:
     created_at: datetime
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    bind: Binding | None = None
+    budget: int | None = None
+    budget_used: int = 0
+    rates: Rates = Rates()
+
+
+@dataclass(frozen=True)
+class KeyWish:
+    """A key as it is asked for. Without `scopes`: what such a key has where nothing is said."""
+
+    kind: str
+    name: str = ""
+    scopes: tuple[str, ...] = ()
+    expires_at: datetime | None = None
+    bind: Binding | None = None
+    budget: int | None = None
+    rates: Rates = Rates()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from edge.billing import budget_of, check_credit
 from edge.calls import Call, asker, correlation_id_of, under_its_parent, unknown_request
 from edge.fields import Fields
 from edge.http import Answer, Request, json_answer
@@ -73,9 +74,10 @@ class Replays:
 
     async def replay(self, request: Request) -> Answer:
         """`{"request_id"}` of a new asynchronous run, once it is durably accepted. Errors: Invalid; NotFound for a run,
-        an input or a workflow that isn't the caller's to use; Conflict when there is no input, or no recording.
+        an input or a workflow that isn't the caller's to use; Conflict when there is no input, or no recording;
+        Exhausted (payment_required).
         """
-        who, wish = request.who, await _wish(request)
+        who, wish, budget = request.who, await _wish(request), budget_of(request)
         record = await self._reading.find(request, summary=True)
         if record.status is Status.PROVISIONED:
             raise Conflict("nothing has run under this id yet: there is no input to replay")
@@ -86,6 +88,7 @@ class Replays:
             _check_recording(who, record)
         reference, target = await self._target(who, record, wish)
         spec = self._spec(request, record, wish, given, target)
+        check_credit(who, durable=True)
         call = Call(
             spec=spec,
             reference=reference,
@@ -94,6 +97,7 @@ class Replays:
             body=self._body(given),
             brief=not given.body_digest,
             host=request.header("host"),
+            budget=budget,
             begun=request.begun,
         )
         run_id = await self._durable.submit(call)

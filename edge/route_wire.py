@@ -5,6 +5,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from mesh.edge.v1 import (
     files_pb2,
     keys_pb2,
+    money_pb2,
     platform_pb2,
     receipts_pb2,
     runs_pb2,
@@ -21,6 +22,7 @@ SERVICES: tuple[ServiceDescriptor, ...] = tuple(
     for module in (
         runs_pb2,
         keys_pb2,
+        money_pb2,
         workflows_pb2,
         secrets_pb2,
         schedules_pb2,

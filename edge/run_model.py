@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from edge.model import Budget
+
 # Bodies and answers up to this size travel inside messages, larger ones by digest through the filestore.
 INLINE_BYTES = 64 * 1024
 MAX_DEPTH = 16
@@ -137,6 +139,10 @@ class RunSpec:
     offline_digest: str = ""
     # Whether what it contacts is to be recorded.
     record: bool = False
+    # Limits on what it and all below it cost; the key at the root; whether only a root that succeeds is charged for.
+    budgets: tuple[Budget, ...] = ()
+    paying_key_id: str = ""
+    charged_on_success: bool = False
 
 
 @dataclass(frozen=True)

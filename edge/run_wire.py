@@ -29,6 +29,7 @@ from edge.run_model import (
     Usage,
     WholeAnswer,
 )
+from edge.wire import to_budgets
 
 _VISIBILITY = {
     workflows_pb2.VISIBILITY_PUBLIC: "public",
@@ -86,6 +87,9 @@ def to_spec(spec: RunSpec) -> run_pb2.RunSpec:
         replay_of=spec.replay_of,
         offline_digest=spec.offline_digest,
         record=spec.record,
+        budgets=to_budgets(spec.budgets),
+        paying_key_id=spec.paying_key_id,
+        charged_on_success=spec.charged_on_success,
     )
 
 

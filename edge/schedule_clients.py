@@ -3,8 +3,9 @@
 import grpc
 from mesh.schedules.v1 import schedules_pb2, schedules_pb2_grpc
 
+from edge.model import Principal
 from edge.schedules import Schedule
-from edge.wire import moment
+from edge.wire import moment, to_budgets
 from kit.rpc_client import unary
 
 
@@ -16,20 +17,22 @@ class SchedulesClient:
 
     async def create(
         self,
-        organization_id: str,
         service_id: str,
         cron_expression: str,
         timezone: str,
         given: bytes,
-        created_by: str,
+        maker: Principal,
     ) -> Schedule:
         request = schedules_pb2.CreateScheduleRequest(
-            organization_id=organization_id,
+            organization_id=maker.organization_id,
             reference=service_id,
             cron_expression=cron_expression,
             timezone=timezone,
             input=given,
-            created_by=created_by,
+            created_by=maker.identity.run_id if maker.identity else maker.key_id,
+            # A run's own budget is for what is below it, and these runs aren't.
+            budgets=to_budgets(one for one in maker.budgets if one.id.startswith("key:")),
+            paying_key_id=maker.paying_key_id,
         )
         return _schedule((await unary(self._stub.CreateSchedule, request)).schedule)
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from edge.fields import Fields
 from edge.http import Answer, Request, json_answer
-from edge.model import iso
+from edge.model import Principal, iso
 from kit.errors import Invalid
 
 # What nests deeper than Python's own JSON can take inside of a list's answer would make the list unreadable.
@@ -37,12 +37,11 @@ class Schedules(Protocol):
 
     async def create(
         self,
-        organization_id: str,
         service_id: str,
         cron_expression: str,
         timezone: str,
         given: bytes,
-        created_by: str,
+        maker: Principal,
     ) -> Schedule:
         """Errors: Invalid (also too_large), NotFound, Exhausted."""
         ...
@@ -71,12 +70,8 @@ class ScheduleHandlers:
         fields.done()
         if _is_deep(given):
             raise Invalid(f"input_data is nested deeper than {MOST_DEEP} times")
-        who = request.who
-        created_by = who.identity.run_id if who.identity else who.key_id
         body = json.dumps({} if given is None else given, ensure_ascii=False, separators=(",", ":")).encode()
-        made = await self._schedules.create(
-            who.organization_id, service_id, cron_expression, timezone, body, created_by
-        )
+        made = await self._schedules.create(service_id, cron_expression, timezone, body, request.who)
         return json_answer(_item(made))
 
     async def list_schedules(self, request: Request) -> Answer:

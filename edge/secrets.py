@@ -4,7 +4,7 @@ from typing import Protocol
 
 from edge.fields import Fields
 from edge.http import Answer, Request, json_answer
-from edge.model import SecretInfo, iso
+from edge.model import Principal, SecretInfo, iso
 from kit.errors import Invalid
 
 MAX_VALUE_LENGTH = 64 * 1024
@@ -13,7 +13,7 @@ MAX_VALUE_LENGTH = 64 * 1024
 class Secrets(Protocol):
     """The keys service."""
 
-    async def put(self, organization_id: str, name: str, value: str, hosts: tuple[str, ...]) -> None:
+    async def put(self, who: Principal, name: str, value: str, hosts: tuple[str, ...]) -> None:
         """Errors: Invalid."""
         ...
 
@@ -21,7 +21,7 @@ class Secrets(Protocol):
         """A page, and the token of the next; empty on the last."""
         ...
 
-    async def delete(self, organization_id: str, name: str) -> None:
+    async def delete(self, who: Principal, name: str) -> None:
         """Errors: NotFound."""
         ...
 
@@ -45,9 +45,9 @@ class SecretHandlers:
         fields.done()
         if body.get("value") is None:
             raise Invalid("value is missing")
-        await self._secrets.put(request.who.organization_id, request.params["name"], value, hosts)
+        await self._secrets.put(request.who, request.params["name"], value, hosts)
         return json_answer({"name": request.params["name"]})
 
     async def delete(self, request: Request) -> Answer:
-        await self._secrets.delete(request.who.organization_id, request.params["name"])
+        await self._secrets.delete(request.who, request.params["name"])
         return json_answer({"name": request.params["name"], "deleted": True})

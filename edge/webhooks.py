@@ -4,7 +4,7 @@ from typing import Protocol
 
 from edge.delivery import WebhookSecret
 from edge.http import Answer, Request, json_answer
-from edge.model import iso
+from edge.model import Principal, iso
 
 
 class Secrets(Protocol):
@@ -12,7 +12,7 @@ class Secrets(Protocol):
 
     async def webhook_secret(self, organization_id: str) -> WebhookSecret: ...
 
-    async def rotate(self, organization_id: str) -> WebhookSecret: ...
+    async def rotate(self, who: Principal) -> WebhookSecret: ...
 
 
 class WebhookHandlers:
@@ -27,7 +27,7 @@ class WebhookHandlers:
 
     async def rotate(self, request: Request) -> Answer:
         """A new one; the one before signs besides until `previous_until`."""
-        return _shown(await self._secrets.rotate(request.who.organization_id))
+        return _shown(await self._secrets.rotate(request.who))
 
 
 def _shown(secret: WebhookSecret) -> Answer:

@@ -1,5 +1,7 @@
 """Between protobuf and model.py; pure. What runs need is in run_wire.py."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from google.api.httpbody_pb2 import HttpBody
@@ -7,10 +9,23 @@ from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from mesh.filestore.v1 import files_pb2
 from mesh.keys.v1 import keys_pb2, secrets_pb2
+from mesh.ledger.v1 import ledger_pb2
 from mesh.runs.v1 import identity_pb2
 from mesh.workflows.v1 import workflows_pb2
 
-from edge.model import LIMITS, ApiKey, Check, Principal, RunIdentity, SecretInfo, Upload, Workflow
+from edge.model import (
+    LIMITS,
+    ApiKey,
+    Binding,
+    Budget,
+    Check,
+    Principal,
+    Rates,
+    RunIdentity,
+    SecretInfo,
+    Upload,
+    Workflow,
+)
 
 _KINDS = {keys_pb2.KEY_KIND_STANDARD: "standard", keys_pb2.KEY_KIND_ONE_TIME: "one_time"}
 _KIND_NUMBERS = {name: number for number, name in _KINDS.items()}
@@ -41,7 +56,37 @@ def from_principal(message: keys_pb2.Principal) -> Principal:
         kind=_KINDS.get(message.kind, ""),
         scopes=frozenset(message.scopes),
         first_organization=message.first_organization,
+        bind=_bind(message),
+        budget=Budget(message.budget.id, message.budget.limit) if message.HasField("budget") else None,
+        rates=from_rates(message.rates),
     )
+
+
+def from_verified(reply: keys_pb2.VerifyResponse) -> Principal:
+    """With what there is to spend."""
+    return replace(
+        from_principal(reply.principal),
+        credit=reply.credit if reply.HasField("credit") else None,
+        budget_left=reply.budget_left if reply.HasField("budget_left") else None,
+    )
+
+
+def _bind(message: keys_pb2.Principal | keys_pb2.Key) -> Binding | None:
+    if not message.HasField("bind"):
+        return None
+    return Binding(message.bind.service_id, message.bind.path, message.bind.body_sha256)
+
+
+def to_bind(bind: Binding | None) -> keys_pb2.Binding | None:
+    return keys_pb2.Binding(**vars(bind)) if bind else None
+
+
+def from_rates(message: keys_pb2.Rates) -> Rates:
+    return Rates(**{name.name: number for name, number in message.ListFields()})
+
+
+def to_budgets(budgets: Iterable[Budget]) -> list[ledger_pb2.Budget]:
+    return [ledger_pb2.Budget(id=one.id, limit=one.limit) for one in budgets]
 
 
 def to_principal(principal: Principal) -> keys_pb2.Principal:
@@ -51,6 +96,9 @@ def to_principal(principal: Principal) -> keys_pb2.Principal:
         kind=_KIND_NUMBERS.get(principal.kind, keys_pb2.KEY_KIND_UNSPECIFIED),
         scopes=sorted(principal.scopes),
         first_organization=principal.first_organization,
+        bind=to_bind(principal.bind),
+        budget=ledger_pb2.Budget(**vars(principal.budget)) if principal.budget else None,
+        rates=keys_pb2.Rates(**vars(principal.rates)),
     )
 
 
@@ -68,6 +116,10 @@ def from_key(message: keys_pb2.Key) -> ApiKey:
         created_at=moment(message.created_at),
         expires_at=moment(message.expires_at) if message.HasField("expires_at") else None,
         revoked_at=moment(message.revoked_at) if message.HasField("revoked_at") else None,
+        bind=_bind(message),
+        budget=message.budget if message.HasField("budget") else None,
+        budget_used=message.budget_used,
+        rates=from_rates(message.rates),
     )
 
 
@@ -121,6 +173,9 @@ def from_identity(payload: bytes) -> RunIdentity | None:
         service_id=message.service_id,
         requester_id=message.requester_id,
         may_deploy=message.may_deploy,
+        budgets=tuple(Budget(one.id, one.limit) for one in message.budgets),
+        paying_key_id=message.paying_key_id,
+        charged_on_success=message.charged_on_success,
     )
 
 

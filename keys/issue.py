@@ -1,10 +1,13 @@
 """Making, listing, rotating and revoking API keys."""
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
+from keys.audit import Entry
+from keys.limits import Binding, Budget, Rates, check_binding, check_money, check_rates
 from keys.mint import new_key, shown_prefix
 from keys.model import DEFAULT_SCOPES, Key, KeyKind, Page, Principal, check_name, check_scopes, page_size
 from keys.verify import KeyHash
@@ -13,6 +16,7 @@ from kit.errors import Conflict, Denied, Invalid, NotFound
 from kit.names import new_id
 
 MAX_OVERLAP = timedelta(days=30)
+NO_RATES = Rates()
 
 
 class KeyChange(Protocol):
@@ -24,6 +28,10 @@ class KeyChange(Protocol):
 
     async def save(self, key: Key) -> None:
         """Stores the key's new state. One that has just been revoked is also told to everybody."""
+        ...
+
+    async def note(self, entry: Entry) -> None:
+        """In the audit log."""
         ...
 
 
@@ -56,17 +64,34 @@ class Issue:
         self._clock = clock
 
     async def issue(
-        self, issuer: Principal, *, name: str, kind: KeyKind, scopes: tuple[str, ...], expires_at: datetime | None
+        self,
+        issuer: Principal,
+        *,
+        name: str,
+        kind: KeyKind,
+        scopes: tuple[str, ...],
+        expires_at: datetime | None,
+        bind: Binding | None = None,
+        budget: int | None = None,
+        rates: Rates = NO_RATES,
     ) -> Issued:
-        """Errors: Denied for a scope that the issuer lacks, Invalid."""
+        """`budget` in micro-credits. Errors: Denied for a scope that the issuer lacks, and to one that has a budget
+        itself; Invalid.
+        """
         now = self._clock.now()
         if expires_at is not None and expires_at <= now:
             raise Invalid("expires_at lies in the past")
+        if bind is not None and kind is not KeyKind.ONE_TIME:
+            raise Invalid("only a one-time key can be bound: make it with kind one_time, or leave bind out")
         granted = _granted(issuer, kind, scopes)
         issued = mint(issuer.organization_id, check_name(name, "a key"), kind, granted, now, expires_at)
+        key = replace(issued.key, bind=bind and check_binding(bind), rates=check_rates(rates))
+        if budget is not None:
+            key = replace(key, budget=Budget(f"key:{key.id}", check_money(budget, "budget")))
         async with self._keys.change() as change:
-            await change.add(issued.key, self._hash(issued.secret))
-        return issued
+            await change.add(key, self._hash(issued.secret))
+            await change.note(_issued(issuer, key, now))
+        return replace(issued, key=key)
 
     async def page(self, organization_id: str, limit: int, after: str) -> Page[Key]:
         """Oldest first, revoked and expired ones too. Errors: Invalid for a limit out of range."""
@@ -74,15 +99,18 @@ class Issue:
         keys = await self._keys.page(organization_id, size + 1, after)
         return Page(keys[:size], keys[size - 1].id if len(keys) > size else "")
 
-    async def revoke(self, organization_id: str, key_id: str) -> None:
+    async def revoke(self, organization_id: str, key_id: str, actor_key_id: str) -> None:
         """Idempotent. Errors: NotFound, also for another organization's."""
+        now = self._clock.now()
         async with self._keys.change() as change:
             key = _existing(await change.get(organization_id, key_id))
             if key.revoked_at is None:
-                await change.save(replace(key, revoked_at=self._clock.now()))
+                await change.save(replace(key, revoked_at=now))
+                await change.note(Entry(now, "key.revoked", key.id, organization_id, actor_key_id, organization_id))
 
     async def rotate(self, issuer: Principal, key_id: str, overlap: timedelta) -> Issued:
-        """A successor with the same kind, name and scopes, and as long a life; the old key ends after `overlap`.
+        """A successor with the same kind, name, scopes, binding and rates, the same budget (what is spent of it is
+        spent), and as long a life; the old key ends after `overlap`.
 
         Errors: NotFound; Denied when the key can do what the issuer can't; Conflict for one that is dead or was
         rotated before; Invalid for an overlap that is negative or over 30 days.
@@ -92,14 +120,17 @@ class Issue:
         now = self._clock.now()
         async with self._keys.change() as change:
             old = _existing(await change.get(issuer.organization_id, key_id))
-            _check_rights(issuer, old.scopes)
+            _check_rights(issuer, old.scopes, old.budget)
             if not old.alive(now) or old.successor_id:
                 raise Conflict("this key has ended or was rotated before; rotate its successor, or make a new key")
             expires_at = old.expires_at and now + (old.expires_at - old.created_at)
             issued = mint(old.organization_id, old.name, old.kind, old.scopes, now, expires_at)
-            await change.add(issued.key, self._hash(issued.secret))
-            await change.save(_retired(old, issued.key.id, now, overlap))
-        return issued
+            successor = replace(issued.key, bind=old.bind, budget=old.budget, rates=old.rates)
+            await change.add(successor, self._hash(issued.secret))
+            await change.save(_retired(old, successor.id, now, overlap))
+            told = {"successor_id": successor.id, "overlap_seconds": int(overlap.total_seconds())}
+            await change.note(_done(issuer, "key.rotated", old.id, now, told))
+        return replace(issued, key=successor)
 
 
 def mint(
@@ -109,6 +140,23 @@ def mint(
     secret = new_key(kind)
     key = Key(new_id("key"), organization_id, name, kind, shown_prefix(secret), scopes, now, expires_at)
     return Issued(key, secret)
+
+
+def _done(issuer: Principal, act: str, subject: str, at: datetime, data: Mapping[str, Any]) -> Entry:
+    return Entry(at, act, subject, issuer.organization_id, issuer.key_id, issuer.organization_id, data)
+
+
+def _issued(issuer: Principal, key: Key, now: datetime) -> Entry:
+    told = {
+        "name": key.name,
+        "kind": key.kind,
+        "scopes": list(key.scopes),
+        "expires_at": key.expires_at and key.expires_at.isoformat(),
+        "bind": key.bind and asdict(key.bind),
+        "budget": key.budget and key.budget.limit,
+        **asdict(key.rates),
+    }
+    return _done(issuer, "key.issued", key.id, now, {name: value for name, value in told.items() if value is not None})
 
 
 def _existing(key: Key | None) -> Key:
@@ -138,9 +186,12 @@ def _granted(issuer: Principal, kind: KeyKind, scopes: tuple[str, ...]) -> tuple
     return wanted
 
 
-def _check_rights(issuer: Principal, scopes: tuple[str, ...]) -> None:
+def _check_rights(issuer: Principal, scopes: tuple[str, ...], budget: Budget | None = None) -> None:
+    """`budget`: of the key to be. An issuer with one gives no more than that very budget: its keys would spend more."""
     if issuer.kind is KeyKind.ONE_TIME:
         raise Denied("a one-time key can't make keys")
+    if issuer.budget is not None and (budget is None or budget.id != issuer.budget.id):
+        raise Denied("a key that has a budget can't make or rotate other keys: their calls wouldn't count against it")
     lacking = [scope for scope in scopes if not issuer.has(scope)]
     if lacking:
         raise Denied(f"your key lacks the scope {', '.join(lacking)}, so it can't give it")

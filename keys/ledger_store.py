@@ -49,6 +49,10 @@ class SqlBooks:
             row = (await tx.execute(query.where(accounts.c.id == organization_account(organization_id)))).first()
         return None if row is None else Account(*row)
 
+    async def used(self, budget_ids: Iterable[str]) -> dict[str, int]:
+        """budgets.Spending."""
+        return {name: spent.used for name, spent in (await self.spent(budget_ids)).items()}
+
     async def spent(self, budget_ids: Iterable[str]) -> dict[str, Spent]:
         async with self._db.read() as tx:
             rows = await tx.execute(select(*_BUDGET).where(budgets.c.id.in_(list(budget_ids))))

@@ -3,9 +3,13 @@
 from contextlib import AsyncExitStack
 
 from mesh.keys.v1 import keys_pb2_grpc, receipts_pb2_grpc, secrets_pb2_grpc, webhooks_pb2_grpc
-from mesh.ledger.v1 import ledger_pb2_grpc
+from mesh.ledger.v1 import audit_pb2_grpc, ledger_pb2_grpc
 
 from keys.admin_key import write_admin_key
+from keys.audit import Audit
+from keys.audit_rpc import AuditServicer
+from keys.audit_store import SqlAuditLog
+from keys.budgets import Budgets
 from keys.issue import Issue
 from keys.ledger import Ledger
 from keys.ledger_rpc import LedgerServicer
@@ -52,11 +56,12 @@ async def build(
     await stack.enter_async_context(background(relay(db, outbox, bus, gathering=0)))
     books = SqlBooks(db)
     await stack.enter_async_context(background(Sweep(books, clock).run()))
-    keys = KeysServicer(Verify(store, key_hash, clock), Issue(store, key_hash, clock), organizations)
+    keys = KeysServicer(Verify(store, key_hash, clock), Issue(store, key_hash, clock), organizations, Budgets(books))
     secrets = SecretsServicer(Vault(SqlSecretStore(db), envelope, clock))
     webhooks = WebhooksServicer(Webhooks(SqlWebhookStore(db), envelope, clock))
     receipts = ReceiptsServicer(Receipts(SqlReceiptKeyStore(db), envelope, clock))
     ledger = LedgerServicer(Ledger(books, clock), Usage(SqlBills(db), clock), clock)
+    audit = AuditServicer(Audit(SqlAuditLog(db)))
     server = RpcServer(settings.address("keys"), grace=settings.drain_seconds)
     server.needs(db.answers)
     server.add(keys_pb2_grpc.add_KeysServicer_to_server, keys, "mesh.keys.v1.Keys")
@@ -64,4 +69,5 @@ async def build(
     server.add(webhooks_pb2_grpc.add_WebhooksServicer_to_server, webhooks, "mesh.keys.v1.Webhooks")
     server.add(receipts_pb2_grpc.add_ReceiptsServicer_to_server, receipts, "mesh.keys.v1.Receipts")
     server.add(ledger_pb2_grpc.add_LedgerServicer_to_server, ledger, "mesh.ledger.v1.Ledger")
+    server.add(audit_pb2_grpc.add_AuditServicer_to_server, audit, "mesh.ledger.v1.Audit")
     return await stack.enter_async_context(server)

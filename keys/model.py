@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Generic, TypeVar
 
+from keys.limits import Binding, Budget, Rates
 from kit.errors import Invalid
 
 SYSTEM_ORGANIZATION = "org_system"
@@ -40,17 +41,20 @@ class KeyKind(StrEnum):
 
 @dataclass(frozen=True)
 class Organization:
-    """`first`: made at the first start; only its admin keys make organizations."""
+    """`first`: made at the first start; only its admin keys make organizations. `rates`: of all its keys together."""
 
     id: str
     name: str
     first: bool
     created_at: datetime
+    rates: Rates = Rates()
 
 
 @dataclass(frozen=True)
 class Key:
-    """All that is known of a key but the key itself. `prefix`: its first characters, to recognise it by."""
+    """All that is known of a key but the key itself. `prefix`: its first characters, to recognise it by. `bind` is of
+    one-time keys.
+    """
 
     id: str
     organization_id: str
@@ -62,6 +66,9 @@ class Key:
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
     successor_id: str | None = None
+    bind: Binding | None = None
+    budget: Budget | None = None
+    rates: Rates = Rates()
 
     def alive(self, now: datetime) -> bool:
         """Neither revoked nor expired."""
@@ -75,6 +82,7 @@ class KnownKey:
     key: Key
     first_organization: bool
     credit: int = 0
+    organization_rates: Rates = Rates()
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,10 @@ class Principal:
     kind: KeyKind
     scopes: tuple[str, ...]
     first_organization: bool
+    bind: Binding | None = None
+    budget: Budget | None = None
+    rates: Rates = Rates()
+    organization_rates: Rates = Rates()
 
     def has(self, scope: str) -> bool:
         """Whether it may do what `scope` allows: `run` covers `run:SERVICE`."""

@@ -1,16 +1,18 @@
 """Organizations: made by the operator, and the first ones by the service itself when it starts on empty data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from keys.audit import Entry
 from keys.issue import Issued, mint
+from keys.limits import Rates, check_rates
 from keys.model import ALL_SCOPES, SYSTEM_ORGANIZATION, Key, KeyKind, Organization, check_name
 from keys.money import FIRST_CREDITS
 from keys.verify import KeyHash
 from kit.clock import Clock
-from kit.errors import Conflict, Invalid
+from kit.errors import Conflict, Invalid, NotFound
 from kit.names import new_id
 
 
@@ -27,11 +29,28 @@ class OrganizationChange(Protocol):
 
     async def add(self, key: Key, digest: bytes) -> None: ...
 
+    async def set_rates(self, organization_id: str, rates: Rates) -> bool:
+        """Whether there is such an organization."""
+        ...
+
+    async def note(self, entry: Entry) -> None: ...
+
 
 class OrganizationStore(Protocol):
     """All organizations."""
 
     def change(self) -> AbstractAsyncContextManager[OrganizationChange]: ...
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Whoever does it, for the audit log; empty: the platform itself."""
+
+    key_id: str = ""
+    organization_id: str = ""
+
+
+PLATFORM = Actor()
 
 
 @dataclass(frozen=True)
@@ -54,14 +73,22 @@ class Organizations:
         self._clock = clock
         self._initial_credits = initial_credits
 
-    async def create(self, name: str) -> Created:
+    async def create(self, name: str, actor: Actor) -> Created:
         """Names needn't be unique. Errors: Invalid for an empty or bad name."""
         if not check_name(name, "an organization").strip():
             raise Invalid("an organization needs a name")
         created = self._new(name, first=False)
         async with self._organizations.change() as change:
-            await self._add(change, created)
+            await self._add(change, created, actor)
         return created
+
+    async def set_rates(self, organization_id: str, rates: Rates, actor: Actor) -> None:
+        """How often all its keys together may call. Errors: Invalid; NotFound."""
+        check_rates(rates)
+        async with self._organizations.change() as change:
+            if not await change.set_rates(organization_id, rates):
+                raise NotFound("no such organization")
+            await change.note(self._done("rates.changed", organization_id, actor, vars(rates)))
 
     async def ensure_first(self, hand_over: Callable[[str], None]) -> None:
         """Makes the system's organization and the first one where they are missing.
@@ -83,7 +110,7 @@ class Organizations:
                 )
             if not await change.organization_exists(first=True):
                 created = self._new("default", first=True)
-                await self._add(change, created)
+                await self._add(change, created, PLATFORM)
                 hand_over(created.first_key.secret)
 
     def _new(self, name: str, *, first: bool) -> Created:
@@ -91,7 +118,13 @@ class Organizations:
         key = mint(organization.id, "admin", KeyKind.STANDARD, ALL_SCOPES, organization.created_at, None)
         return Created(organization, key)
 
-    async def _add(self, change: OrganizationChange, created: Created) -> None:
-        credits_ = FIRST_CREDITS if created.organization.first else self._initial_credits
-        await change.add_organization(created.organization, credits_)
-        await change.add(created.first_key.key, self._hash(created.first_key.secret))
+    async def _add(self, change: OrganizationChange, created: Created, actor: Actor) -> None:
+        organization, key = created.organization, created.first_key.key
+        await change.add_organization(organization, FIRST_CREDITS if organization.first else self._initial_credits)
+        await change.add(key, self._hash(created.first_key.secret))
+        told = {"name": organization.name, "key_id": key.id}
+        await change.note(self._done("organization.created", organization.id, actor, told))
+
+    def _done(self, act: str, organization_id: str, actor: Actor, data: Mapping[str, Any]) -> Entry:
+        now, who = self._clock.now(), (actor.key_id, actor.organization_id)
+        return Entry(now, act, organization_id, organization_id, *who, data)

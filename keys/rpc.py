@@ -6,6 +6,7 @@ from typing import Any
 from mesh.keys.v1 import keys_pb2, keys_pb2_grpc, secrets_pb2, secrets_pb2_grpc
 
 from keys import wire
+from keys.budgets import Budgets
 from keys.issue import Issue
 from keys.organizations import Organizations
 from keys.vault import Vault
@@ -15,13 +16,15 @@ from keys.verify import Verify
 class KeysServicer(keys_pb2_grpc.KeysServicer):
     """Organizations and their keys."""
 
-    def __init__(self, verify: Verify, issue: Issue, organizations: Organizations) -> None:
+    def __init__(self, verify: Verify, issue: Issue, organizations: Organizations, budgets: Budgets) -> None:
         self._verify = verify
         self._issue = issue
         self._organizations = organizations
+        self._budgets = budgets
 
     async def Verify(self, request: keys_pb2.VerifyRequest, context: Any) -> keys_pb2.VerifyResponse:
-        return wire.verified_to_wire(await self._verify(request.key))
+        verified = await self._verify(request.key)
+        return wire.verified_to_wire(verified, await self._budgets.left(verified.principal.budget))
 
     async def IssueKey(self, request: keys_pb2.IssueKeyRequest, context: Any) -> keys_pb2.IssueKeyResponse:
         issued = await self._issue.issue(
@@ -30,14 +33,18 @@ class KeysServicer(keys_pb2_grpc.KeysServicer):
             kind=wire.kind_from_wire(request.kind),
             scopes=tuple(request.scopes),
             expires_at=wire.time_from_wire(request),
+            bind=wire.bind_from_wire(request),
+            budget=wire.budget_from_wire(request),
+            rates=wire.rates_from_wire(request.rates),
         )
         return wire.issued_to_wire(issued)
 
     async def ListKeys(self, request: keys_pb2.ListKeysRequest, context: Any) -> keys_pb2.ListKeysResponse:
-        return wire.keys_to_wire(await self._issue.page(request.organization_id, request.limit, request.after))
+        page = await self._issue.page(request.organization_id, request.limit, request.after)
+        return wire.keys_to_wire(page, await self._budgets.used([key.budget for key in page.items]))
 
     async def RevokeKey(self, request: keys_pb2.RevokeKeyRequest, context: Any) -> keys_pb2.RevokeKeyResponse:
-        await self._issue.revoke(request.organization_id, request.key_id)
+        await self._issue.revoke(request.organization_id, request.key_id, request.actor_key_id)
         return keys_pb2.RevokeKeyResponse()
 
     async def RotateKey(self, request: keys_pb2.RotateKeyRequest, context: Any) -> keys_pb2.RotateKeyResponse:
@@ -47,7 +54,12 @@ class KeysServicer(keys_pb2_grpc.KeysServicer):
     async def CreateOrganization(
         self, request: keys_pb2.CreateOrganizationRequest, context: Any
     ) -> keys_pb2.CreateOrganizationResponse:
-        return wire.created_to_wire(await self._organizations.create(request.name))
+        return wire.created_to_wire(await self._organizations.create(request.name, wire.actor_from_wire(request)))
+
+    async def SetRates(self, request: keys_pb2.SetRatesRequest, context: Any) -> keys_pb2.SetRatesResponse:
+        rates, actor = wire.rates_from_wire(request), wire.actor_from_wire(request)
+        await self._organizations.set_rates(request.organization_id, rates, actor)
+        return keys_pb2.SetRatesResponse()
 
 
 class SecretsServicer(secrets_pb2_grpc.SecretsServicer):
@@ -57,7 +69,9 @@ class SecretsServicer(secrets_pb2_grpc.SecretsServicer):
         self._vault = vault
 
     async def PutSecret(self, request: secrets_pb2.PutSecretRequest, context: Any) -> secrets_pb2.PutSecretResponse:
-        await self._vault.put(request.organization_id, request.name, request.value, tuple(request.hosts))
+        await self._vault.put(
+            request.organization_id, request.name, request.value, tuple(request.hosts), request.actor_key_id
+        )
         return secrets_pb2.PutSecretResponse()
 
     async def ListSecrets(
@@ -68,7 +82,7 @@ class SecretsServicer(secrets_pb2_grpc.SecretsServicer):
     async def DeleteSecret(
         self, request: secrets_pb2.DeleteSecretRequest, context: Any
     ) -> secrets_pb2.DeleteSecretResponse:
-        await self._vault.delete(request.organization_id, request.name)
+        await self._vault.delete(request.organization_id, request.name, request.actor_key_id)
         return secrets_pb2.DeleteSecretResponse()
 
     async def ResolveSecrets(

@@ -7,10 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     String,
     Table,
@@ -25,6 +27,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from keys import books_store as books
+from keys.audit import Entry
+from keys.audit_store import note
+from keys.limits import Binding, Budget, Rates
 from keys.model import SYSTEM_ORGANIZATION, Key, KeyKind, KnownKey, Organization, SecretInfo
 from keys.money import organization_account
 from keys.wire import key_revoked, secret_changed
@@ -40,6 +45,9 @@ organizations = Table(
     Column("name", String(200), nullable=False),
     Column("first", Boolean, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    # Of all its keys together; NULL: as the settings say.
+    Column("per_second", Integer),
+    Column("api_per_minute", Integer),
     # At most one first organization, whatever starts at the same time.
     Index("one_first_organization", "first", unique=True, sqlite_where=text("first"), postgresql_where=text("first")),
 )
@@ -58,6 +66,13 @@ keys = Table(
     Column("expires_at", UtcDateTime),
     Column("revoked_at", UtcDateTime),
     Column("successor_id", String(40)),
+    # A JSON object.
+    Column("bind", Text),
+    # Both or neither. A rotated key and its successor share what is spent under this id.
+    Column("budget_id", String(60)),
+    Column("budget", BigInteger),
+    Column("per_second", Integer),
+    Column("api_per_minute", Integer),
     Index("keys_of_organization", "organization_id", "id"),
 )
 
@@ -74,6 +89,11 @@ secrets = Table(
 outbox = outbox_table(metadata)
 
 _KEY_COLUMNS = [column for column in keys.c if column.name != "digest"]
+_ORGANIZATION_COLUMNS = [
+    organizations.c.first,
+    organizations.c.per_second.label("organization_per_second"),
+    organizations.c.api_per_minute.label("organization_api_per_minute"),
+]
 
 
 class SqlKeyStore:
@@ -90,13 +110,15 @@ class SqlKeyStore:
     async def by_hash(self, digest: bytes) -> KnownKey | None:
         account = books.accounts
         whose = account.c.id == organization_account("") + keys.c.organization_id
-        query = select(*_KEY_COLUMNS, organizations.c.first, account.c.balance, account.c.reserved)
+        query = select(*_KEY_COLUMNS, *_ORGANIZATION_COLUMNS, account.c.balance, account.c.reserved)
         query = query.select_from(keys.join(organizations).outerjoin(account, whose)).where(keys.c.digest == digest)
         async with self._db.read() as tx:
             row = (await tx.execute(query)).first()
         if row is None:
             return None
-        return KnownKey(_key(row), row.first, credit=(row.balance or 0) + (row.reserved or 0))
+        rates = Rates(row.organization_per_second, row.organization_api_per_minute)
+        credit = (row.balance or 0) + (row.reserved or 0)
+        return KnownKey(_key(row), row.first, credit=credit, organization_rates=rates)
 
     async def page(self, organization_id: str, limit: int, after: str) -> list[Key]:
         mine = (keys.c.organization_id == organization_id) & (keys.c.id > after)
@@ -118,9 +140,8 @@ class SqlKeyChange:
 
     async def add(self, key: Key, digest: bytes) -> None:
         """Errors: NotFound for an organization that there is not."""
-        values = asdict(key) | {"scopes": json.dumps(key.scopes), "digest": digest}
         with _known_organization():
-            await self._tx.execute(keys.insert().values(**values))
+            await self._tx.execute(keys.insert().values(**_row(key), digest=digest))
 
     async def save(self, key: Key) -> None:
         changed = {"expires_at": key.expires_at, "revoked_at": key.revoked_at, "successor_id": key.successor_id}
@@ -129,10 +150,13 @@ class SqlKeyChange:
         if key.revoked_at is not None and before.revoked_at is None:
             await emit(self._tx, outbox, key_revoked(key.id))
 
+    async def note(self, entry: Entry) -> None:
+        await note(self._tx, entry)
+
     async def add_organization(self, organization: Organization, credits_: int = 0) -> None:
         """With its account. Errors: Conflict when another process made it, or the first one, meanwhile."""
         try:
-            await self._tx.execute(organizations.insert().values(**asdict(organization)))
+            await self._tx.execute(organizations.insert().values(**_spread(organization)))
         except IntegrityError as error:
             raise Conflict("this organization has just been made") from error
         await books.open_account(self._tx, organization.id, credits_, organization.created_at)
@@ -141,14 +165,18 @@ class SqlKeyChange:
         which = organizations.c.first if first else organizations.c.id == SYSTEM_ORGANIZATION
         return (await self._tx.execute(select(organizations.c.id).where(which))).first() is not None
 
+    async def set_rates(self, organization_id: str, rates: Rates) -> bool:
+        changed = update(organizations).where(organizations.c.id == organization_id).values(**asdict(rates))
+        return (await self._tx.execute(changed)).rowcount > 0
+
 
 class SqlSecretStore:
-    """Sealed secrets, each change with its event."""
+    """Sealed secrets, each change with its event and its entry in the audit log."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def put(self, organization_id: str, secret: SecretInfo, sealed: bytes) -> None:
+    async def put(self, organization_id: str, secret: SecretInfo, sealed: bytes, entry: Entry) -> None:
         """Errors: NotFound for an organization that there is not."""
         values = {"sealed": sealed, "hosts": json.dumps(secret.hosts), "updated_at": secret.updated_at}
         async with self._db.write() as tx:
@@ -157,13 +185,15 @@ class SqlSecretStore:
             with _known_organization():
                 await tx.execute(row.on_conflict_do_update(index_elements=["organization_id", "name"], set_=values))
             await emit(tx, outbox, secret_changed(organization_id, secret.name))
+            await note(tx, entry)
 
-    async def delete(self, organization_id: str, name: str) -> bool:
+    async def delete(self, organization_id: str, name: str, entry: Entry) -> bool:
         mine = (secrets.c.organization_id == organization_id) & (secrets.c.name == name)
         async with self._db.write() as tx:
             deleted = (await tx.execute(delete(secrets).where(mine))).rowcount > 0
             if deleted:
                 await emit(tx, outbox, secret_changed(organization_id, name))
+                await note(tx, entry)
         return deleted
 
     async def page(self, organization_id: str, limit: int, after: str) -> list[SecretInfo]:
@@ -180,9 +210,29 @@ class SqlSecretStore:
             return {row.name: (row.sealed, tuple(json.loads(row.hosts))) for row in rows}
 
 
+def _spread(thing: Key | Organization) -> dict[str, Any]:
+    """Its fields, those of its rates beside the others."""
+    fields = vars(thing) | vars(thing.rates)
+    del fields["rates"]
+    return fields
+
+
+def _row(key: Key) -> dict[str, Any]:
+    return _spread(key) | {
+        "scopes": json.dumps(key.scopes),
+        "bind": key.bind and json.dumps(asdict(key.bind)),
+        "budget_id": key.budget and key.budget.id,
+        "budget": key.budget and key.budget.limit,
+    }
+
+
 def _key(row: Any) -> Key:
     fields = {column.name: getattr(row, column.name) for column in _KEY_COLUMNS}
-    return Key(**fields | {"kind": KeyKind(row.kind), "scopes": tuple(json.loads(row.scopes))})
+    fields.update(kind=KeyKind(row.kind), scopes=tuple(json.loads(row.scopes)))
+    fields.update(bind=Binding(**json.loads(row.bind)) if row.bind else None)
+    limit, budget_id = fields.pop("budget"), fields.pop("budget_id")
+    rates = Rates(fields.pop("per_second"), fields.pop("api_per_minute"))
+    return Key(**fields, budget=None if limit is None else Budget(budget_id, limit), rates=rates)
 
 
 @contextmanager

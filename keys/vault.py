@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from keys.audit import Entry
 from keys.model import Page, Resolved, SecretInfo, check_hosts, check_secret_name, check_secret_value, page_size
 from kit.clock import Clock
 from kit.errors import Invalid, NotFound
@@ -21,11 +22,11 @@ class Seal(Protocol):
 
 
 class SecretStore(Protocol):
-    """Sealed secrets. What changes one also tells everybody that it changed."""
+    """Sealed secrets. What changes one also tells everybody that it changed, and enters `entry` in the audit log."""
 
-    async def put(self, organization_id: str, secret: SecretInfo, sealed: bytes) -> None: ...
+    async def put(self, organization_id: str, secret: SecretInfo, sealed: bytes, entry: Entry) -> None: ...
 
-    async def delete(self, organization_id: str, name: str) -> bool:
+    async def delete(self, organization_id: str, name: str, entry: Entry) -> bool:
         """Whether there was one."""
         ...
 
@@ -46,17 +47,20 @@ class Vault:
         self._seal = seal
         self._clock = clock
 
-    async def put(self, organization_id: str, name: str, value: str, hosts: Sequence[str]) -> None:
+    async def put(self, organization_id: str, name: str, value: str, hosts: Sequence[str], actor_key_id: str) -> None:
         """Makes or replaces it. Errors: Invalid for a bad or reserved name, a bad host, a value over 64 KiB or, with
         hosts, one that is unfit for a header.
         """
         secret = SecretInfo(check_secret_name(name), check_hosts(hosts), self._clock.now())
         sealed = self._seal.seal(organization_id, name, check_secret_value(value, secret.hosts))
-        await self._secrets.put(organization_id, secret, sealed)
+        told = {"hosts": list(secret.hosts)} if secret.hosts else {}
+        entry = Entry(secret.updated_at, "secret.put", name, organization_id, actor_key_id, organization_id, told)
+        await self._secrets.put(organization_id, secret, sealed, entry)
 
-    async def delete(self, organization_id: str, name: str) -> None:
+    async def delete(self, organization_id: str, name: str, actor_key_id: str) -> None:
         """Errors: NotFound."""
-        if not await self._secrets.delete(organization_id, name):
+        entry = Entry(self._clock.now(), "secret.deleted", name, organization_id, actor_key_id, organization_id)
+        if not await self._secrets.delete(organization_id, name, entry):
             raise NotFound("no such secret")
 
     async def page(self, organization_id: str, limit: int, after: str) -> Page[SecretInfo]:

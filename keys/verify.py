@@ -34,5 +34,15 @@ class Verify:
         if found is None or not found.key.alive(self._clock.now()):
             raise Unauthenticated("no such API key: it is mistyped, unknown, expired or revoked")
         key = found.key
-        principal = Principal(key.id, key.organization_id, key.kind, key.scopes, found.first_organization)
+        principal = Principal(
+            key.id,
+            key.organization_id,
+            key.kind,
+            key.scopes,
+            found.first_organization,
+            key.bind,
+            key.budget,
+            key.rates,
+            found.organization_rates,
+        )
         return Verified(principal, found.credit)

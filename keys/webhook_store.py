@@ -7,6 +7,8 @@ from typing import Any
 from sqlalchemy import Column, ForeignKey, LargeBinary, Row, Select, String, Table, select, update
 from sqlalchemy.exc import IntegrityError
 
+from keys.audit import Entry
+from keys.audit_store import note
 from keys.store import metadata
 from keys.webhooks import SealedPair
 from kit.db import Database, UtcDateTime
@@ -45,7 +47,9 @@ class SqlWebhookStore:
             raise NotFound("no such organization") from error
         return True
 
-    async def change(self, organization_id: str, change: Callable[[SealedPair], SealedPair]) -> SealedPair | None:
+    async def change(
+        self, organization_id: str, change: Callable[[SealedPair], SealedPair], entry: Entry
+    ) -> SealedPair | None:
         async with self._db.write() as tx:
             row = (await tx.execute(_of(organization_id).with_for_update())).first()
             if row is None:
@@ -53,6 +57,7 @@ class SqlWebhookStore:
             after = change(_pair(row))
             mine = webhook_secrets.c.organization_id == organization_id
             await tx.execute(update(webhook_secrets).where(mine).values(**asdict(after)))
+            await note(tx, entry)
         return after
 
 

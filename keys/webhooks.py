@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from keys.audit import Entry
 from keys.vault import Seal
 from kit.clock import Clock
 from kit.errors import Conflict
@@ -47,8 +48,10 @@ class WebhookStore(Protocol):
         """False when it has one already. Errors: NotFound for an organization that there is not."""
         ...
 
-    async def change(self, organization_id: str, change: Callable[[SealedPair], SealedPair]) -> SealedPair | None:
-        """One change at a time; the new state, None when there is nothing to change."""
+    async def change(
+        self, organization_id: str, change: Callable[[SealedPair], SealedPair], entry: Entry
+    ) -> SealedPair | None:
+        """One change at a time, with its entry in the audit log; the new state, None where there is nothing."""
         ...
 
 
@@ -68,7 +71,7 @@ class Webhooks:
             found = made if await self._store.add(organization_id, made) else await self._store.find(organization_id)
         return self._opened(organization_id, found)
 
-    async def rotate(self, organization_id: str) -> SigningSecret:
+    async def rotate(self, organization_id: str, actor_key_id: str) -> SigningSecret:
         """The new one; the one that it replaces signs besides for 24 hours. Errors: NotFound."""
         await self.get(organization_id)
         made = self._new(organization_id)
@@ -76,7 +79,9 @@ class Webhooks:
         def replaced(before: SealedPair) -> SealedPair:
             return replace(made, previous=before.current, previous_until=made.created_at + OVERLAP)
 
-        return self._opened(organization_id, await self._store.change(organization_id, replaced))
+        who = (organization_id, actor_key_id, organization_id)
+        entry = Entry(made.created_at, "webhook_secret.rotated", "webhook-secret", *who)
+        return self._opened(organization_id, await self._store.change(organization_id, replaced, entry))
 
     def _new(self, organization_id: str) -> SealedPair:
         secret = PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()

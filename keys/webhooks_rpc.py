@@ -24,7 +24,7 @@ class WebhooksServicer(webhooks_pb2_grpc.WebhooksServicer):
     async def RotateWebhookSecret(
         self, request: webhooks_pb2.RotateWebhookSecretRequest, _context: Any
     ) -> webhooks_pb2.RotateWebhookSecretResponse:
-        made = await self._webhooks.rotate(request.organization_id)
+        made = await self._webhooks.rotate(request.organization_id, request.actor_key_id)
         return webhooks_pb2.RotateWebhookSecretResponse(secret=_to_wire(made))
 
 

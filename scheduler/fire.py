@@ -192,6 +192,7 @@ class Fire:
             traceparent=traceparent,
             trace_id=trace_id(traceparent),
             key_id=schedule.created_by if is_id(schedule.created_by, "key") else "",
+            billing=schedule.billing,
         )
 
     async def _commit(self, tx: Firing, schedule: Schedule, turn: _Turn) -> _Done | None:

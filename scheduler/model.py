@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from kit.errors import NotFound
+from scheduler.billing import UNBILLED, Billing
 from scheduler.result import NOTHING, Answer, Earlier, Result
 from scheduler.retry import MOST_LOSSES, OURS, pause
 from scheduler.usage import Usage
@@ -113,6 +114,7 @@ class Run:
     earlier: tuple[Earlier, ...] = ()
     # What its key may do, as far as the code that has run since is its organization's own (mesh.runs.v1.RunSpec).
     may_deploy: bool = False
+    billing: Billing = UNBILLED
     # Gets the record when it is over (delivery.py); empty: nobody does.
     callback_url: str = ""
     started_at: datetime | None = None

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 from kit.clock import Clock
 from kit.errors import Exhausted, Invalid
 from kit.names import new_id
+from scheduler.billing import UNBILLED, Billing
 from scheduler.cron import Cron
 from scheduler.schedule import MOST_INPUT_BYTES, Schedule, unknown_schedule
 from scheduler.workflow import Version, Workflow, unknown_workflow
@@ -57,6 +58,7 @@ class Wish:
     timezone: str
     input: bytes
     created_by: str = ""
+    billing: Billing = UNBILLED
 
 
 class Plan:
@@ -95,6 +97,7 @@ class Plan:
             created_at=now,
             created_by=wish.created_by,
             next_fire_at=first,
+            billing=wish.billing,
         )
 
         async def work(tx: Planning) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from kit.errors import Exhausted, NotFound, Problem, Unavailable
+from scheduler.billing import UNBILLED, Billing
 
 MOST_EXPRESSION = 200
 MOST_INPUT_BYTES = 64 * 1024
@@ -42,6 +43,8 @@ class Schedule:
     last_error: str = ""
     # Of these, how many in a row that weren't for want of room.
     failures: int = 0
+    # Of each of its runs: the budget of the key that made it is theirs, too.
+    billing: Billing = UNBILLED
 
     def fired(self, run_id: str, at: datetime, following: datetime | None) -> "Schedule":
         """With the run that was due `at`."""

@@ -5,10 +5,11 @@ from mesh.schedules.v1 import schedules_pb2
 
 from scheduler.plan import Wish
 from scheduler.schedule import Schedule
-from scheduler.wire import timestamp
+from scheduler.wire import billing, timestamp
 
 
 def wish(request: schedules_pb2.CreateScheduleRequest) -> Wish:
+    """Errors: Invalid."""
     return Wish(
         organization_id=request.organization_id,
         reference=request.reference,
@@ -16,6 +17,7 @@ def wish(request: schedules_pb2.CreateScheduleRequest) -> Wish:
         timezone=request.timezone,
         input=request.input,
         created_by=request.created_by[:40],
+        billing=billing(request),
     )
 
 

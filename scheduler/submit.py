@@ -11,6 +11,7 @@ from kit.clock import Clock
 from kit.errors import Conflict, Exhausted, Invalid, NotFound, Unauthenticated
 from kit.lifecycle import failpoint
 from kit.names import new_id
+from scheduler.billing import UNBILLED, Billing
 from scheduler.dispatch import Seat
 from scheduler.model import (
     IDEMPOTENCY_LIFE,
@@ -116,6 +117,7 @@ class Submission:
     replay_of: str = ""
     offline_digest: str = ""
     record: bool = False
+    billing: Billing = UNBILLED
 
     @property
     def urgent(self) -> bool:
@@ -338,4 +340,5 @@ def _run(submission: Submission, run_id: str, now: datetime, provision: Provisio
         replay_of=submission.replay_of,
         offline_digest=submission.offline_digest,
         record=submission.record,
+        billing=submission.billing,
     )

@@ -7,10 +7,13 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from mesh.events.v1 import events_pb2
 from mesh.executor.v1 import executor_pb2
+from mesh.ledger.v1 import ledger_pb2
 from mesh.runs.v1 import run_pb2, runs_pb2
+from mesh.schedules.v1 import schedules_pb2
 
 from kit import telemetry
 from kit.errors import Invalid
+from scheduler.billing import Billing, Budget, check_budgets
 from scheduler.delivery import check_url
 from scheduler.estimate import Waiting
 from scheduler.fleet import Lease
@@ -103,7 +106,15 @@ def submission(request: runs_pb2.SubmitRequest, traceparent: str) -> Submission:
         replay_of=spec.replay_of[:40],
         offline_digest=spec.offline_digest[:64],
         record=spec.record,
+        billing=billing(spec),
     )
+
+
+def billing(message: run_pb2.RunSpec | schedules_pb2.CreateScheduleRequest) -> Billing:
+    """Errors: Invalid."""
+    budgets = check_budgets([Budget(one.id, one.limit) for one in message.budgets])
+    charged = isinstance(message, run_pb2.RunSpec) and message.charged_on_success
+    return Billing(budgets, message.paying_key_id[:40], charged)
 
 
 def _trigger(number: int) -> Trigger:
@@ -138,6 +149,9 @@ def start_request(queued: Queued) -> executor_pb2.StartRequest:
         replay_of=run.replay_of,
         offline_digest=run.offline_digest,
         record=run.record,
+        budgets=[ledger_pb2.Budget(id=one.id, limit=one.limit) for one in run.billing.budgets],
+        paying_key_id=run.billing.paying_key_id,
+        charged_on_success=run.billing.charged_on_success,
     )
     return executor_pb2.StartRequest(
         spec=spec, body=given.body, body_digest=given.body_digest, incarnation=run.incarnation
@@ -181,6 +195,7 @@ def started(message: runs_pb2.RunStarted) -> Started:
         synchronous=spec.synchronous,
         due_at=moment(spec.created_at),
         may_deploy=spec.may_deploy,
+        billing=billing(spec),
     )
     small = message.HasField("body") and len(message.body) <= INLINE_BYTES
     given = Input(spec.request.SerializeToString(), message.body) if small else None

@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.db import Database, emit
 from scheduler import wire
+from scheduler.billing import from_kept, kept
 from scheduler.model import Asker, Event, History, Idempotent, Input, Outcome, Provision, Run, Runs, Status, Trigger
 from scheduler.result import Answer, Earlier
 from scheduler.store.tables import answers, idempotency, inputs, outbox, provisions, runs, versions
@@ -302,6 +303,7 @@ def _row(run: Run) -> dict[str, Any]:
     row.update(due_at=run.due_at or run.created_at, earlier=[asdict(one) for one in run.earlier])
     row.update(cancelled_as=asdict(run.cancelled_as) if run.cancelled_as else None)
     row.update(provision_id=run.provision_id or None, one_time_key_id=run.one_time_key_id or None)
+    row.update(billing=kept(run.billing))
     row.update(detail=run.detail.replace("\0", "\ufffd"))  # sandboxes print it, PostgreSQL's text can't have it
     return row
 
@@ -321,6 +323,7 @@ def to_run(row: Row[*tuple[Any, ...]]) -> Run:
     values.update(earlier=tuple(Earlier(**one) for one in row.earlier))
     values.update(cancelled_as=_outcome(row.cancelled_as) if row.cancelled_as else None)
     values.update(provision_id=row.provision_id or "", one_time_key_id=row.one_time_key_id or "")
+    values.update(billing=from_kept(row.billing))
     return replace(Run(**values), answer=answer) if answer else Run(**values)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Row, delete, func, select, update
 
 from kit.db import Database
+from scheduler.billing import from_kept, kept
 from scheduler.schedule import Schedule
 from scheduler.store.tables import fires, schedules
 from scheduler.store.workflow_rows import WorkflowRows
@@ -24,7 +25,7 @@ class ScheduleRows(WorkflowRows):
         return int((await self._execute(query)).scalar_one())
 
     async def insert_schedule(self, schedule: Schedule) -> None:
-        await self._write(schedules.insert(), vars(schedule))
+        await self._write(schedules.insert(), vars(schedule) | {"billing": kept(schedule.billing)})
 
     async def delete_schedule(self, organization_id: str, schedule_id: str) -> bool:
         """Whether it was there."""
@@ -96,4 +97,4 @@ class ScheduleReads:
 
 
 def _schedule(row: Row[Any]) -> Schedule:
-    return Schedule(**row._mapping)  # noqa: SLF001  # SQLAlchemy's public name
+    return Schedule(**dict(row._mapping) | {"billing": from_kept(row.billing)})  # noqa: SLF001  # SQLAlchemy's public name

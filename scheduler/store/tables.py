@@ -146,6 +146,8 @@ runs = Table(
     Column("egress_bytes", BigInteger),
     Column("egress_digest", String(64), nullable=False, server_default=""),
     Column("may_deploy", Boolean, nullable=False, server_default=false()),
+    # On whose account it goes, and its budgets; NULL: nothing is said.
+    Column("billing", JSON(none_as_null=True)),
     # Who gets the record when it is over.
     Column("callback_url", Text, nullable=False, server_default=""),
     # The run whose input it has; what answers it in place of the internet; whether it is recorded, and by what.
@@ -245,6 +247,8 @@ schedules = Table(
     Column("last_skipped_at", UtcDateTime),
     Column("last_error", Text, nullable=False),
     Column("failures", Integer, nullable=False),
+    # Of each of its runs.
+    Column("billing", JSON(none_as_null=True)),
 )
 Index("schedules_own", schedules.c.organization_id, schedules.c.id)
 Index("schedules_next", schedules.c.next_fire_at, **_only("next_fire_at IS NOT NULL"))

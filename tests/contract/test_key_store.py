@@ -9,6 +9,9 @@ import pytest
 from mesh.events.v1 import events_pb2
 from sqlalchemy import select
 
+from keys.audit import Entry
+from keys.audit_store import SqlAuditLog
+from keys.limits import Binding, Budget, Rates
 from keys.model import Key, KeyKind, KnownKey, Organization, SecretInfo
 from keys.store import SqlKeyStore, SqlSecretStore, outbox
 from kit.db import Database, open_db
@@ -17,17 +20,30 @@ from tests.databases import database_url
 from tests.fakes.memory_keys import MemoryKeyStore, MemorySecretStore
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
+ORG_A = Organization("org_a", "a", first=True, created_at=NOW)
+ORG_B = Organization("org_b", "b", first=False, created_at=NOW, rates=Rates(5, None))
+
+
+async def noted(db: Database) -> list[Entry]:
+    """The audit log, oldest first."""
+    return [entry for name in ("org_a", "org_b") for entry in reversed(await SqlAuditLog(db).page(name, 1000, ""))]
 
 
 class ToldKeyStore(SqlKeyStore):
-    """With the events that wait in the outbox."""
+    """With the events that wait in the outbox, and the audit log."""
+
+    async def noted(self) -> list[Entry]:
+        return await noted(self._db)
 
     async def revoked(self) -> list[str]:
         return [events_pb2.KeyRevoked.FromString(payload).key_id for payload in await waiting(self._db, "key.revoked")]
 
 
 class ToldSecretStore(SqlSecretStore):
-    """With the events that wait in the outbox."""
+    """With the events that wait in the outbox, and the audit log."""
+
+    async def noted(self) -> list[Entry]:
+        return await noted(self._db)
 
     async def changed(self) -> list[tuple[str, str]]:
         events = map(events_pb2.SecretChanged.FromString, await waiting(self._db, "secret.changed"))
@@ -59,8 +75,8 @@ async def db(url: str) -> AsyncIterator[Database | None]:
 async def store(db: Database | None) -> MemoryKeyStore | ToldKeyStore:
     made = MemoryKeyStore() if db is None else ToldKeyStore(db)
     async with made.change() as change:
-        await change.add_organization(Organization("org_a", "a", first=True, created_at=NOW), 7)
-        await change.add_organization(Organization("org_b", "b", first=False, created_at=NOW))
+        await change.add_organization(ORG_A, 7)
+        await change.add_organization(ORG_B)
     return made
 
 
@@ -90,11 +106,22 @@ async def add(store: Store, *keys: Key) -> None:
 
 async def test_a_key_comes_back_as_it_was(store: Store) -> None:
     plain = a_key("key_1")
-    full = replace(a_key("key_2", "org_b"), expires_at=NOW + timedelta(days=1), revoked_at=NOW, successor_id="key_3")
-    await add(store, plain, full)
+    full = replace(
+        a_key("key_2", "org_b"),
+        expires_at=NOW + timedelta(days=1),
+        revoked_at=NOW,
+        successor_id="key_3",
+        bind=Binding("org_x.greet", "/a%2Fb", "0" * 64),
+        budget=Budget("key:key_0", 2**53 - 1),
+        rates=Rates(None, 7),
+    )
+    spent = replace(a_key("key_4"), budget=Budget("key:key_4", 0), bind=Binding(path="/"), rates=Rates(1, 1))
+    await add(store, plain, full, spent)
     assert await store.by_hash(b"key_1") == KnownKey(plain, first_organization=True, credit=7)
-    assert await store.by_hash(b"key_2") == KnownKey(full, first_organization=False, credit=0)
+    found = KnownKey(full, first_organization=False, credit=0, organization_rates=ORG_B.rates)
+    assert await store.by_hash(b"key_2") == found
     assert await store.by_hash(b"key_3") is None
+    assert await store.page("org_a", 9, "") == [plain, spent]
     async with store.change() as change:
         assert await change.get("org_a", "key_1") == plain
         assert await change.get("org_b", "key_1") is None
@@ -129,6 +156,8 @@ async def test_an_error_undoes_everything_the_event_too(store: Store) -> None:
         async with store.change() as change:
             await change.save(replace(a_key("key_1"), revoked_at=NOW))
             await change.add(a_key("key_2"), b"key_2")
+            await change.set_rates("org_a", Rates(1, 1))
+            await change.note(an_entry())
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -136,6 +165,7 @@ async def test_an_error_undoes_everything_the_event_too(store: Store) -> None:
     assert await store.by_hash(b"key_1") == KnownKey(a_key("key_1"), first_organization=True, credit=7)
     assert await store.by_hash(b"key_2") is None
     assert await store.revoked() == []
+    assert await store.noted() == []
 
 
 async def test_a_key_needs_its_organization(store: Store) -> None:
@@ -151,15 +181,36 @@ async def test_which_organizations_there_are(store: Store) -> None:
         assert await change.organization_exists(first=False)
 
 
+async def test_rates_are_an_organizations_own(store: Store) -> None:
+    await add(store, a_key("key_1"), a_key("key_2", "org_b"))
+    async with store.change() as change:
+        assert await change.set_rates("org_a", Rates(10, 20))
+        assert not await change.set_rates("org_z", Rates(10, 20))
+        await change.note(an_entry())
+    known = KnownKey(a_key("key_1"), first_organization=True, organization_rates=Rates(10, 20))
+    assert await store.by_hash(b"key_1") == known
+    other = KnownKey(a_key("key_2", "org_b"), first_organization=False, organization_rates=ORG_B.rates)
+    assert await store.by_hash(b"key_2") == other
+    (entry,) = await store.noted()
+    assert replace(entry, id="") == replace(an_entry(), id="")
+    async with store.change() as change:
+        assert await change.set_rates("org_a", Rates())
+    assert await store.by_hash(b"key_1") == KnownKey(a_key("key_1"), first_organization=True)
+
+
+def an_entry(act: str = "rates.changed", **data: str) -> Entry:
+    return Entry(NOW, act, "org_a", "org_a", "key_1", "org_a", data or {"név": "x\0"})
+
+
 def a_secret(name: str, *hosts: str, seconds: int = 0) -> SecretInfo:
     return SecretInfo(name, hosts, NOW + timedelta(seconds=seconds))
 
 
 async def test_secrets_are_put_replaced_read_and_deleted(secret_store: Secrets) -> None:
-    await secret_store.put("org_a", a_secret("B"), b"1")
-    await secret_store.put("org_a", a_secret("A", "x.org", "y.org"), b"2")
-    await secret_store.put("org_b", a_secret("A"), b"3")
-    await secret_store.put("org_a", a_secret("B", "z.org", seconds=1), b"4")
+    await secret_store.put("org_a", a_secret("B"), b"1", an_entry())
+    await secret_store.put("org_a", a_secret("A", "x.org", "y.org"), b"2", an_entry())
+    await secret_store.put("org_b", a_secret("A"), b"3", an_entry())
+    await secret_store.put("org_a", a_secret("B", "z.org", seconds=1), b"4", an_entry())
     assert await secret_store.page("org_a", 9, "") == [
         a_secret("A", "x.org", "y.org"),
         a_secret("B", "z.org", seconds=1),
@@ -171,21 +222,23 @@ async def test_secrets_are_put_replaced_read_and_deleted(secret_store: Secrets) 
         "B": (b"4", ("z.org",)),
     }
     assert await secret_store.sealed("org_a", []) == {}
-    assert await secret_store.delete("org_a", "A")
-    assert not await secret_store.delete("org_a", "A")
+    assert await secret_store.delete("org_a", "A", an_entry())
+    assert not await secret_store.delete("org_a", "A", an_entry())
     assert await secret_store.sealed("org_a", ["A"]) == {}
     assert await secret_store.sealed("org_b", ["A"]) == {"A": (b"3", ())}
 
 
 async def test_every_change_of_a_secret_is_told(secret_store: Secrets) -> None:
-    await secret_store.put("org_a", a_secret("A"), b"1")
-    await secret_store.put("org_a", a_secret("A"), b"2")
-    await secret_store.delete("org_a", "A")
-    await secret_store.delete("org_a", "A")
+    await secret_store.put("org_a", a_secret("A"), b"1", an_entry("put"))
+    await secret_store.put("org_a", a_secret("A"), b"2", an_entry("put"))
+    await secret_store.delete("org_a", "A", an_entry("delete"))
+    await secret_store.delete("org_a", "A", an_entry("delete"))
     assert await secret_store.changed() == [("org_a", "A")] * 3
+    assert [entry.act for entry in await secret_store.noted()] == ["put", "put", "delete"]
 
 
 async def test_a_secret_needs_its_organization(secret_store: Secrets) -> None:
     with pytest.raises(NotFound):
-        await secret_store.put("org_z", a_secret("A"), b"1")
+        await secret_store.put("org_z", a_secret("A"), b"1", an_entry())
     assert await secret_store.changed() == []
+    assert await secret_store.noted() == []

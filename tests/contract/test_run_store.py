@@ -12,6 +12,7 @@ import pytest
 
 from kit.db import open_db
 from kit.errors import NotFound
+from scheduler.billing import Billing, Budget
 from scheduler.model import CANCELLED, Asker, History, Input, Outcome, Provision, Run, RunEnded, RunQueued, Status
 from scheduler.result import Answer, Result
 from scheduler.store.database import open_store
@@ -73,6 +74,7 @@ async def test_a_run_comes_back_as_it_was(rig: Rig) -> None:
         traceparent="00-a-b-01",
         attempt=3,
         may_deploy=True,
+        billing=Billing((Budget("key:key_0", 2**53 - 1), Budget("run:run_0", 0)), "key_0", charged_on_success=True),
     )
     await accepted(rig, run)
     assert await rig.store.find_run(ME, run.id) == run

@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from kit.db import open_db
 from migrations.__main__ import upgrade
+from scheduler.billing import Billing, Budget
 from scheduler.schedule import Schedule
 from scheduler.store.database import open_store
 from tests.databases import database_url
@@ -57,6 +58,7 @@ async def test_a_schedule_comes_back_as_it_was(store: Any) -> None:
         last_skipped_at=START,
         last_error="why",
         failures=3,
+        billing=Billing((Budget("key:key_0", 5),), "key_1"),
     )
     assert await listed(store) == [schedule]
     assert await store.due(DUE, 10) == [schedule]

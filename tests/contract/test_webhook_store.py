@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from keys.audit import Entry
+from keys.audit_store import SqlAuditLog
 from keys.model import Organization
 from keys.store import SqlKeyStore
 from keys.webhook_store import SqlWebhookStore
@@ -19,7 +21,20 @@ from tests.fakes.memory_keys import MemoryWebhookStore
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
 FIRST = SealedPair(b"1", NOW)
-Store = MemoryWebhookStore | SqlWebhookStore
+
+
+class NotedWebhookStore(SqlWebhookStore):
+    """With the audit log."""
+
+    async def noted(self) -> list[Entry]:
+        return await SqlAuditLog(self._db).page("org_a", 1000, "")
+
+
+Store = MemoryWebhookStore | NotedWebhookStore
+
+
+def an_entry() -> Entry:
+    return Entry(NOW, "webhook_secret.rotated", "webhook-secret", "org_a")
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
@@ -32,7 +47,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         async with SqlKeyStore(db).change() as change:
             for name in ("org_a", "org_b"):
                 await change.add_organization(Organization(name, name, first=False, created_at=NOW))
-        yield SqlWebhookStore(db)
+        yield NotedWebhookStore(db)
 
 
 async def test_the_first_one_stays(store: Store) -> None:
@@ -49,9 +64,10 @@ async def test_it_changes_from_what_it_is(store: Store) -> None:
     def next_one(before: SealedPair) -> SealedPair:
         return SealedPair(before.current + b"+", NOW, before.current, NOW + timedelta(hours=1))
 
-    await asyncio.gather(*(store.change("org_a", next_one) for _ in range(3)))
+    await asyncio.gather(*(store.change("org_a", next_one, an_entry()) for _ in range(3)))
     assert await store.find("org_a") == SealedPair(b"1+++", NOW, b"1++", NOW + timedelta(hours=1))
-    assert await store.change("org_b", next_one) is None
+    assert await store.change("org_b", next_one, an_entry()) is None
+    assert [entry.act for entry in await store.noted()] == ["webhook_secret.rotated"] * 3
 
 
 async def test_it_needs_its_organization(store: Store) -> None:

@@ -35,6 +35,13 @@ ENDPOINTS = [
     ("DELETE", "/keys/key_x", None),
     ("POST", "/keys/key_x/rotate", None),
     ("POST", "/organizations", {"name": "o"}),
+    ("PUT", "/organizations/org_x/rates", {}),
+    ("GET", "/credits", None),
+    ("POST", "/credits", {"organization_id": "org_x", "amount": 1, "reason": "r"}),
+    ("GET", "/usage", None),
+    ("GET", "/prices", None),
+    ("POST", "/prices", {"meter": "run", "micro_credits_per_million": 1}),
+    ("GET", "/audit", None),
 ]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edge.delivery import Attempt, Delivery, WebhookSecret
+from edge.model import Principal
 from edge.run_model import Asker
 from kit.errors import NotFound, Unavailable
 from kit.names import new_id
@@ -73,7 +74,7 @@ class FakeWebhooks:
             raise NotFound("no such organization")
         return self.secret
 
-    async def rotate(self, organization_id: str) -> WebhookSecret:
+    async def rotate(self, who: Principal) -> WebhookSecret:
         self.secret = WebhookSecret("whsec_" + "bHVy" * 8, NOW, self.secret.secret, NOW)
         return self.secret
 

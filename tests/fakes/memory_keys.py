@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
+from keys.audit import Entry
+from keys.limits import Rates
 from keys.model import SYSTEM_ORGANIZATION, Key, KnownKey, Organization, SecretInfo
 from keys.receipts import ReceiptKey
 from keys.webhooks import SealedPair
@@ -17,15 +19,15 @@ class _State:
     digests: dict[bytes, str] = field(default_factory=dict)
     revoked: list[str] = field(default_factory=list)
     credits: dict[str, int] = field(default_factory=dict)
+    noted: list[Entry] = field(default_factory=list)
 
     def copy(self) -> "_State":
-        return _State(
-            dict(self.organizations), dict(self.keys), dict(self.digests), list(self.revoked), dict(self.credits)
-        )
+        known = dict(self.organizations), dict(self.keys), dict(self.digests)
+        return _State(*known, list(self.revoked), dict(self.credits), list(self.noted))
 
 
 class MemoryKeyStore:
-    """Keys and organizations. `revoked`: the events that were sent."""
+    """Keys and organizations. `revoked`: the events that were sent; `noted`: the audit log, oldest first."""
 
     def __init__(self) -> None:
         self._state = _State()
@@ -42,7 +44,8 @@ class MemoryKeyStore:
             return None
         key = self._state.keys[key_id]
         organization = self._state.organizations[key.organization_id]
-        return KnownKey(key, organization.first, self._state.credits[organization.id])
+        credit = self._state.credits[organization.id]
+        return KnownKey(key, organization.first, credit=credit, organization_rates=organization.rates)
 
     async def page(self, organization_id: str, limit: int, after: str) -> list[Key]:
         mine = [key for key in self._state.keys.values() if key.organization_id == organization_id and key.id > after]
@@ -50,6 +53,9 @@ class MemoryKeyStore:
 
     async def revoked(self) -> list[str]:
         return self._state.revoked
+
+    async def noted(self) -> list[Entry]:
+        return self._state.noted
 
 
 class MemoryKeyChange:
@@ -78,29 +84,41 @@ class MemoryKeyChange:
         self._state.organizations[organization.id] = organization
         self._state.credits[organization.id] = credits_
 
+    async def set_rates(self, organization_id: str, rates: Rates) -> bool:
+        known = self._state.organizations
+        if organization_id in known:
+            known[organization_id] = replace(known[organization_id], rates=rates)
+        return organization_id in known
+
+    async def note(self, entry: Entry) -> None:
+        self._state.noted.append(entry)
+
     async def organization_exists(self, *, first: bool) -> bool:
         known = self._state.organizations
         return any(one.first for one in known.values()) if first else SYSTEM_ORGANIZATION in known
 
 
 class MemorySecretStore:
-    """Sealed secrets. `changed`: the events that were sent."""
+    """Sealed secrets. `changed`: the events that were sent; `noted`: the audit log, oldest first."""
 
     def __init__(self, organizations: Sequence[str] = ("org_a", "org_b")) -> None:
         self._organizations = organizations
         self._rows: dict[tuple[str, str], tuple[SecretInfo, bytes]] = {}
         self._changed: list[tuple[str, str]] = []
+        self._noted: list[Entry] = []
 
-    async def put(self, organization_id: str, secret: SecretInfo, sealed: bytes) -> None:
+    async def put(self, organization_id: str, secret: SecretInfo, sealed: bytes, entry: Entry) -> None:
         if organization_id not in self._organizations:
             raise NotFound("no such organization")
         self._rows[organization_id, secret.name] = (secret, sealed)
         self._changed.append((organization_id, secret.name))
+        self._noted.append(entry)
 
-    async def delete(self, organization_id: str, name: str) -> bool:
+    async def delete(self, organization_id: str, name: str, entry: Entry) -> bool:
         there = self._rows.pop((organization_id, name), None) is not None
         if there:
             self._changed.append((organization_id, name))
+            self._noted.append(entry)
         return there
 
     async def page(self, organization_id: str, limit: int, after: str) -> list[SecretInfo]:
@@ -114,6 +132,9 @@ class MemorySecretStore:
     async def changed(self) -> list[tuple[str, str]]:
         return self._changed
 
+    async def noted(self) -> list[Entry]:
+        return self._noted
+
 
 class MemoryWebhookStore:
     """Webhook secrets."""
@@ -121,6 +142,7 @@ class MemoryWebhookStore:
     def __init__(self, organizations: Sequence[str] = ("org_a", "org_b")) -> None:
         self._organizations = organizations
         self._rows: dict[str, SealedPair] = {}
+        self._noted: list[Entry] = []
 
     async def find(self, organization_id: str) -> SealedPair | None:
         return self._rows.get(organization_id)
@@ -130,11 +152,17 @@ class MemoryWebhookStore:
             raise NotFound("no such organization")
         return self._rows.setdefault(organization_id, made) is made
 
-    async def change(self, organization_id: str, change: Callable[[SealedPair], SealedPair]) -> SealedPair | None:
+    async def change(
+        self, organization_id: str, change: Callable[[SealedPair], SealedPair], entry: Entry
+    ) -> SealedPair | None:
         if organization_id not in self._rows:
             return None
         self._rows[organization_id] = change(self._rows[organization_id])
+        self._noted.append(entry)
         return self._rows[organization_id]
+
+    async def noted(self) -> list[Entry]:
+        return self._noted
 
 
 class MemoryReceiptKeyStore:

@@ -8,6 +8,7 @@ from typing import Any
 from mesh.executor.v1 import executor_pb2, executor_pb2_grpc
 from mesh.filestore.v1 import files_pb2, files_pb2_grpc
 from mesh.keys.v1 import keys_pb2, keys_pb2_grpc, secrets_pb2, secrets_pb2_grpc
+from mesh.ledger.v1 import audit_pb2_grpc, ledger_pb2_grpc, prices_pb2_grpc
 from mesh.runs.v1 import run_pb2, runs_pb2, runs_pb2_grpc
 from mesh.schedules.v1 import schedules_pb2, schedules_pb2_grpc
 from mesh.workflows.v1 import workflows_pb2, workflows_pb2_grpc
@@ -15,9 +16,11 @@ from mesh.workflows.v1 import workflows_pb2, workflows_pb2_grpc
 from edge.settings import Settings
 from kit.errors import Denied, Invalid, NotFound, Unauthenticated
 from kit.rpc_server import RpcServer
+from tests.integration.edge.books import FakeAudit, FakeLedger, FakePrices
 
 ADMIN = "cwk-admin"
 ONE_TIME = "cwotk-once"
+PLAIN = "cwk-plain"
 
 
 @dataclass
@@ -26,6 +29,8 @@ class Asked:
 
     requests: dict[str, Any] = field(default_factory=dict)
     revoked: set[str] = field(default_factory=set)
+    # Of keys: what Verify says besides.
+    verified: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class FakeKeys(keys_pb2_grpc.KeysServicer):
@@ -33,17 +38,20 @@ class FakeKeys(keys_pb2_grpc.KeysServicer):
         self._asked = asked
 
     async def Verify(self, request: Any, context: Any) -> keys_pb2.VerifyResponse:
-        if request.key in self._asked.revoked or request.key not in {ADMIN, ONE_TIME}:
+        if request.key in self._asked.revoked or request.key not in {ADMIN, ONE_TIME, PLAIN}:
             raise Unauthenticated("this isn't a valid API key")
-        one_time = request.key == ONE_TIME
+        one_time, admin = request.key == ONE_TIME, ["run", "files", "deploy", "admin"]
+        more = dict(self._asked.verified.get(request.key, {}))
         principal = keys_pb2.Principal(
             key_id="key_2" if one_time else "key_1",
             organization_id="org_1",
             kind=keys_pb2.KEY_KIND_ONE_TIME if one_time else keys_pb2.KEY_KIND_STANDARD,
-            scopes=["run"] if one_time else ["run", "files", "deploy", "admin"],
+            scopes=admin if request.key == ADMIN else ["run"],
             first_organization=not one_time,
+            bind=more.pop("bind", None),
+            budget=more.pop("budget", None),
         )
-        return keys_pb2.VerifyResponse(principal=principal)
+        return keys_pb2.VerifyResponse(principal=principal, **more)
 
     async def IssueKey(self, request: Any, context: Any) -> keys_pb2.IssueKeyResponse:
         self._asked.requests["IssueKey"] = request
@@ -64,6 +72,10 @@ class FakeKeys(keys_pb2_grpc.KeysServicer):
 
     async def CreateOrganization(self, request: Any, context: Any) -> keys_pb2.CreateOrganizationResponse:
         return keys_pb2.CreateOrganizationResponse(organization_id="org_2", name=request.name, secret="cwk-first")
+
+    async def SetRates(self, request: Any, context: Any) -> keys_pb2.SetRatesResponse:
+        self._asked.requests["SetRates"] = request
+        return keys_pb2.SetRatesResponse()
 
 
 class FakeSecrets(secrets_pb2_grpc.SecretsServicer):
@@ -144,6 +156,13 @@ class FakeSchedules(schedules_pb2_grpc.SchedulesServicer):
 
 
 class FakeRuns(runs_pb2_grpc.RunsServicer):
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+
+    async def Submit(self, request: Any, context: Any) -> runs_pb2.SubmitResponse:
+        self._asked.requests["Submit"] = request
+        return runs_pb2.SubmitResponse(run_id="run_01hf0000000000000000000001")
+
     async def Provision(self, request: Any, context: Any) -> runs_pb2.ProvisionResponse:
         return runs_pb2.ProvisionResponse(request_id="run_01hf0000000000000000000000")
 
@@ -216,11 +235,15 @@ async def fake_mesh(settings: Settings) -> AsyncIterator[Asked]:
     secrets = FakeSecrets(asked)  # type: ignore[abstract]  # what the edge doesn't call is UNIMPLEMENTED, here and below
     runner = FakeExecutor(asked)  # type: ignore[abstract]
     workflows = FakeWorkflows(asked)  # type: ignore[abstract]
-    runs = FakeRuns()  # type: ignore[abstract]
+    runs = FakeRuns(asked)  # type: ignore[abstract]
     keys, filestore, executor, scheduler = (
         RpcServer(settings.address(name), grace=0.2) for name in ("keys", "filestore", "executor", "scheduler")
     )
     keys.add(keys_pb2_grpc.add_KeysServicer_to_server, FakeKeys(asked), "mesh.keys.v1.Keys")
+    ledger = FakeLedger(asked.requests)  # type: ignore[abstract]
+    keys.add(ledger_pb2_grpc.add_LedgerServicer_to_server, ledger, "mesh.ledger.v1.Ledger")
+    keys.add(prices_pb2_grpc.add_PricesServicer_to_server, FakePrices(asked.requests), "mesh.ledger.v1.Prices")
+    keys.add(audit_pb2_grpc.add_AuditServicer_to_server, FakeAudit(asked.requests), "mesh.ledger.v1.Audit")
     keys.add(secrets_pb2_grpc.add_SecretsServicer_to_server, secrets, "mesh.keys.v1.Secrets")
     filestore.add(files_pb2_grpc.add_FilesServicer_to_server, FakeFiles(), "mesh.filestore.v1.Files")
     executor.add(executor_pb2_grpc.add_ExecutorServicer_to_server, runner, "mesh.executor.v1.Executor")

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 from mesh.keys.v1 import keys_pb2, keys_pb2_grpc, secrets_pb2_grpc, webhooks_pb2_grpc
-from mesh.ledger.v1 import ledger_pb2_grpc
+from mesh.ledger.v1 import audit_pb2_grpc, ledger_pb2_grpc
 
 from keys.main import build
 from keys.settings import Settings
@@ -33,6 +33,7 @@ class Service:
     secrets: "secrets_pb2_grpc.SecretsAsyncStub"
     webhooks: "webhooks_pb2_grpc.WebhooksAsyncStub"
     ledger: "ledger_pb2_grpc.LedgerAsyncStub"
+    audit: "audit_pb2_grpc.AuditAsyncStub"
 
     async def verify(self, key: str) -> keys_pb2.Principal:
         return (await unary(self.keys.Verify, keys_pb2.VerifyRequest(key=key))).principal
@@ -53,6 +54,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             secrets_pb2_grpc.SecretsStub(channel),
             webhooks_pb2_grpc.WebhooksStub(channel),
             ledger_pb2_grpc.LedgerStub(channel),
+            audit_pb2_grpc.AuditStub(channel),
         )
 
 

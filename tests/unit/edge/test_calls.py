@@ -39,7 +39,7 @@ async def test_a_call_says_who_what_and_where() -> None:
     ],
 )  # fmt: skip
 async def test_headers_of_the_platform_never_reach_a_workflow(name: str) -> None:
-    valid = {"x-provisioned-request-id": new_id("run"), "x-callback-url": "https://a.example/"}
+    valid = {"x-provisioned-request-id": new_id("run"), "x-callback-url": "https://a.example/", "x-budget": "1"}
     value = valid.get(name, "forged")
     call = await read(a_request(headers={name: value, "x-mine": "kept"}))
     assert call.spec.request.headers == (("host", "mesh.test"), ("x-mine", "kept"))

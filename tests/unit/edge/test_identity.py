@@ -6,9 +6,11 @@ import hmac
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from mesh.ledger.v1 import ledger_pb2
 from mesh.runs.v1 import identity_pb2
 
 from edge.identity import identifier
+from edge.model import Budget
 from kit.clock import FakeClock
 
 KEY = b"k" * 32
@@ -35,6 +37,9 @@ def payload(seconds: float = 10) -> bytes:
         service_id="greet",
         requester_id="org_r",
         may_deploy=True,
+        budgets=[ledger_pb2.Budget(id="key:key_0", limit=5), ledger_pb2.Budget(id="run:run_0", limit=0)],
+        paying_key_id="key_0",
+        charged_on_success=True,
     )
     run.deadline.FromDatetime(NOW + timedelta(seconds=seconds))
     return run.SerializeToString()
@@ -47,6 +52,8 @@ async def test_a_valid_one_until_its_deadline() -> None:
     assert run is not None
     assert (run.run_id, run.root_id, run.acting_id, run.caller_id, run.depth) == ("run_1", "run_0", "org_a", "org_c", 3)
     assert (run.owner_id, run.service_id, run.requester_id, run.may_deploy) == ("org_o", "greet", "org_r", True)
+    assert run.budgets == (Budget("key:key_0", 5), Budget("run:run_0", 0))
+    assert (run.paying_key_id, run.charged_on_success) == ("key_0", True)
     await clock.advance(10)
     assert identify(token(payload())) is None
 

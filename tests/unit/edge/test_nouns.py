@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from edge.files import FileHandlers
 from edge.http import Answer, Request
 from edge.keys import KeyHandlers
-from edge.model import LIMITS, ApiKey, Check, Principal, SecretInfo, Upload, Workflow
+from edge.model import LIMITS, ApiKey, Binding, Check, KeyWish, Principal, Rates, SecretInfo, Upload, Workflow
 from edge.platform import PlatformHandlers, merged
 from edge.secrets import SecretHandlers
 from edge.workflows import WorkflowHandlers
@@ -54,8 +55,11 @@ class FakeKeys:
         self.calls.append(arguments)
         return KEY, "cwk-next"
 
-    async def create_organization(self, name: str) -> tuple[str, str]:
+    async def create_organization(self, who: Principal, name: str) -> tuple[str, str]:
         return "org_2", f"cwk-of-{name}"
+
+    async def set_rates(self, *arguments: Any) -> None:
+        self.calls.append(arguments)
 
 
 async def test_issuing_a_key() -> None:
@@ -68,11 +72,63 @@ async def test_issuing_a_key() -> None:
         "prefix": "cwk-abc",
         "scopes": ["run", "files"],
         "expires_at": None,
+        "bind": None,
+        "budget": None,
+        "rates": None,
     }
-    assert keys.calls == [(WHO, "n", "one_time", ("run",), datetime(2031, 1, 1, tzinfo=UTC))]
+    assert keys.calls == [(WHO, KeyWish("one_time", "n", ("run",), datetime(2031, 1, 1, tzinfo=UTC)))]
 
 
-@pytest.mark.parametrize("given", [{}, {"kind": "other"}, {"kind": "standard", "budget": 5}, {"kind": 1}])
+async def test_a_key_with_a_binding_a_budget_and_rates() -> None:
+    keys = FakeKeys()
+    bind = {"service_id": "greet", "path": "/a", "body_sha256": "AB" * 32}
+    given = {"kind": "one_time", "bind": bind, "budget": 0, "rates": {"per_second": 5}}
+    await KeyHandlers(keys).issue(request(given))
+    wish = KeyWish("one_time", bind=Binding("greet", "/a", "ab" * 32), budget=0, rates=Rates(5, None))
+    assert keys.calls == [(WHO, wish)]
+
+
+async def test_a_list_shows_what_a_key_is_for() -> None:
+    class Bound(FakeKeys):
+        async def list_keys(self, *arguments: Any) -> tuple[list[ApiKey], str]:
+            bind = Binding(path="/a")
+            return [replace(KEY, bind=bind, budget=5, budget_used=3, rates=Rates(None, 7)), KEY], ""
+
+    bound, plain = body(await KeyHandlers(Bound()).list_keys(request()))["items"]
+    assert (bound["bind"], bound["budget"], bound["budget_used"]) == ({"path": "/a"}, 5, 3)
+    assert bound["rates"] == {"per_second": None, "api_per_minute": 7}
+    assert (plain["bind"], plain["budget"], plain["budget_used"], plain["rates"]) == (None,) * 4
+
+
+async def test_rates_of_an_organization() -> None:
+    keys = FakeKeys()
+    answer = body(await KeyHandlers(keys).set_rates(request({"per_second": 9}, organization_id="org_2")))
+    assert answer == {"id": "org_2", "per_second": 9, "api_per_minute": None}
+    assert keys.calls == [(WHO, "org_2", Rates(9, None))]
+    for given in ({"per_second": 0}, {"per_second": True}, {"per_second": 1.5}, {"more": 1}, {"api_per_minute": 10**7}):
+        with pytest.raises(Invalid):
+            await KeyHandlers(keys).set_rates(request(given, organization_id="org_2"))
+
+
+NO_KEYS: list[dict[str, Any]] = [
+    {},
+    {"kind": "other"},
+    {"kind": "standard", "quota": 5},
+    {"kind": 1},
+    {"kind": "standard", "budget": -1},
+    {"kind": "standard", "budget": 2**53},
+    {"kind": "standard", "budget": 1.0},
+    {"kind": "standard", "budget": True},
+    {"kind": "standard", "budget": "5"},
+    {"kind": "one_time", "bind": "greet"},
+    {"kind": "one_time", "bind": {"method": "GET"}},
+    {"kind": "one_time", "bind": {"path": 1}},
+    {"kind": "standard", "rates": {"per_second": 0}},
+    {"kind": "standard", "rates": {"organization_per_second": 1}},
+]
+
+
+@pytest.mark.parametrize("given", NO_KEYS)
 async def test_keys_of_a_kind_that_is_not_known(given: dict[str, Any]) -> None:
     with pytest.raises(Invalid):
         await KeyHandlers(FakeKeys()).issue(request(given))
@@ -95,7 +151,7 @@ async def test_the_other_calls_on_keys() -> None:
     }
     assert keys.calls == [
         ("org_1", 5, "key_0"),
-        ("org_1", "key_9"),
+        (WHO, "key_9"),
         (WHO, "key_9", timedelta(seconds=60)),
     ]
 
@@ -119,7 +175,7 @@ async def test_secrets() -> None:
     handlers = SecretHandlers(secrets)
     await handlers.put(request({"value": "", "hosts": ["a.b"]}, name="TOKEN"))
     await handlers.delete(request(name="TOKEN"))
-    assert secrets.calls == [("org_1", "TOKEN", "", ("a.b",)), ("org_1", "TOKEN")]
+    assert secrets.calls == [(WHO, "TOKEN", "", ("a.b",)), (WHO, "TOKEN")]
     listed = body(await handlers.list_secrets(request()))
     assert listed == {
         "items": [{"name": "TOKEN", "updated_at": "2030-01-02T03:04:05.678Z", "hosts": ["api.example"]}],

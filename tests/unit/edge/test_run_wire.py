@@ -9,6 +9,7 @@ from mesh.runs.v1 import run_pb2, runs_pb2
 from mesh.workflows.v1 import workflows_pb2
 
 from edge import run_wire as wire
+from edge.model import Budget
 from edge.run_model import (
     AnswerHead,
     BodyComplete,
@@ -44,13 +45,17 @@ SPEC = RunSpec(
     traceparent="00-…",
     key_id="key_1",
     synchronous=True,
+    budgets=(Budget("key:key_1", 0), Budget("run:run_1", 2**53 - 1)),
+    paying_key_id="key_0",
+    charged_on_success=True,
 )
 
 
 def test_a_spec_arrives_whole() -> None:
     sent = wire.to_spec(SPEC)
+    assert [(one.id, one.limit) for one in sent.budgets] == [("key:key_1", 0), ("run:run_1", 2**53 - 1)]
     for field in fields(RunSpec):
-        if field.name not in {"request", "created_at", "deadline", "trigger"}:
+        if field.name not in {"request", "created_at", "deadline", "trigger", "budgets"}:
             assert getattr(sent, field.name) == getattr(SPEC, field.name), field.name
     assert sent.trigger == run_pb2.TRIGGER_NESTED
     assert wire.from_time(sent.created_at) == NOW

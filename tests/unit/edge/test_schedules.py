@@ -4,14 +4,19 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from mesh.schedules.v1 import schedules_pb2, schedules_pb2_grpc
 
 from edge.http import Request
-from edge.model import Principal
+from edge.model import Budget, Principal
+from edge.schedule_clients import SchedulesClient
 from edge.schedules import Schedule, ScheduleHandlers
 from kit.errors import Invalid
+from kit.rpc_client import connect
+from kit.rpc_server import RpcServer
 from tests.fakes.edge_runs import nested
 
 WHO = Principal("key_1", "org_1", "standard", frozenset({"deploy"}))
@@ -69,7 +74,7 @@ class FakeSchedules:
 async def test_any_json_is_an_input(given: dict[str, Any], body: bytes) -> None:
     schedules = FakeSchedules()
     answer = await ScheduleHandlers(schedules).create(request({**WANTED, **given}))
-    assert schedules.calls == [("org_1", "greet", "* * * * *", "", body, "key_1")]
+    assert schedules.calls == [("greet", "* * * * *", "", body, WHO)]
     assert isinstance(answer.body, bytes)
     assert json.loads(answer.body) == {
         "id": "sch_1",
@@ -114,13 +119,39 @@ async def test_what_is_no_json(body: bytes) -> None:
         await ScheduleHandlers(FakeSchedules()).create(request(body))
 
 
-async def test_one_that_a_library_service_made_says_which_run_it_was() -> None:
-    schedules = FakeSchedules()
-    who = nested()
-    assert who.identity is not None
-    who = replace(who, identity=replace(who.identity, run_id="run_library"))
-    await ScheduleHandlers(schedules).create(request(WANTED, who))
-    assert schedules.calls[0][-1] == "run_library"
+class Scheduler(schedules_pb2_grpc.SchedulesServicer):
+    """Remembers what it is asked to make."""
+
+    def __init__(self) -> None:
+        self.asked: list[schedules_pb2.CreateScheduleRequest] = []
+
+    async def CreateSchedule(
+        self, request: schedules_pb2.CreateScheduleRequest, _context: Any
+    ) -> schedules_pb2.CreateScheduleResponse:
+        self.asked.append(request)
+        return schedules_pb2.CreateScheduleResponse(schedule=schedules_pb2.Schedule(input=b"{}"))
+
+
+async def test_what_a_schedule_remembers_of_its_maker(tmp_path: Path) -> None:
+    """The key, or the run of a library service; and the budget of the key, which bounds its runs too."""
+    scheduler, server = Scheduler(), RpcServer(f"unix:{tmp_path}/s.sock", grace=0)  # type: ignore[abstract]
+    server.add(schedules_pb2_grpc.add_SchedulesServicer_to_server, scheduler, "mesh.schedules.v1.Schedules")
+    key, run = Budget("key:key_0", 5), Budget("run:run_0", 9)
+    library = nested(run_id="run_library", budgets=(key, run), paying_key_id="key_0")
+    async with server, connect(server.address) as channel:
+        await server.serving(True)
+        handlers = ScheduleHandlers(SchedulesClient(channel))
+        for who in (WHO, replace(WHO, budget=key), library):
+            await handlers.create(request(WANTED, who))
+    told = [
+        (asked.created_by, asked.paying_key_id, [(one.id, one.limit) for one in asked.budgets])
+        for asked in scheduler.asked
+    ]
+    assert told == [
+        ("key_1", "key_1", []),
+        ("key_1", "key_1", [("key:key_0", 5)]),
+        ("run_library", "key_0", [("key:key_0", 5)]),
+    ]
 
 
 async def test_the_others() -> None:

@@ -130,7 +130,7 @@ async def test_every_bad_key_gets_the_same_answer(
     issue: Issue, verify: Verify, admin: Principal, clock: FakeClock
 ) -> None:
     expired, revoked = await make(issue, admin, life=DAY), await make(issue, admin)
-    await issue.revoke("org_a", revoked.key.id)
+    await issue.revoke("org_a", revoked.key.id, "key_admin")
     await clock.advance(DAY.total_seconds())
     unknown = new_key(KeyKind.STANDARD)
     answers = set()
@@ -152,8 +152,8 @@ async def test_a_garbled_key_is_not_looked_up(key_hash: PepperedHash, clock: Fak
 
 async def test_revoking_is_told_once(issue: Issue, verify: Verify, admin: Principal, keys: MemoryKeyStore) -> None:
     issued = await make(issue, admin)
-    await issue.revoke("org_a", issued.key.id)
-    await issue.revoke("org_a", issued.key.id)
+    await issue.revoke("org_a", issued.key.id, "key_admin")
+    await issue.revoke("org_a", issued.key.id, "key_admin")
     assert await keys.revoked() == [issued.key.id]
     with pytest.raises(Unauthenticated):
         await verify(issued.secret)
@@ -162,11 +162,11 @@ async def test_revoking_is_told_once(issue: Issue, verify: Verify, admin: Princi
 async def test_anothers_keys_are_not_found(issue: Issue, verify: Verify, admin: Principal) -> None:
     issued = await make(issue, admin)
     with pytest.raises(NotFound):
-        await issue.revoke("org_b", issued.key.id)
+        await issue.revoke("org_b", issued.key.id, "key_admin")
     with pytest.raises(NotFound):
         await issue.rotate(replace(admin, organization_id="org_b"), issued.key.id, DAY)
     with pytest.raises(NotFound):
-        await issue.revoke("org_a", "../key")
+        await issue.revoke("org_a", "../key", "key_admin")
     await verify(issued.secret)
 
 
@@ -212,7 +212,7 @@ async def test_a_key_is_rotated_once_and_only_alive(issue: Issue, admin: Princip
     with pytest.raises(Conflict):
         await issue.rotate(admin, old.key.id, DAY)
     revoked = await make(issue, admin)
-    await issue.revoke("org_a", revoked.key.id)
+    await issue.revoke("org_a", revoked.key.id, "key_admin")
     with pytest.raises(Conflict):
         await issue.rotate(admin, revoked.key.id, DAY)
 

@@ -2,12 +2,14 @@ import pytest
 
 from keys.model import ALL_SCOPES, KeyKind, Principal
 from keys.money import FIRST_CREDITS
-from keys.organizations import Organizations
+from keys.organizations import Actor, Organizations
 from keys.sealing import PepperedHash
 from keys.verify import Verify
 from kit.clock import FakeClock
 from kit.errors import Invalid, Unauthenticated
 from tests.fakes.memory_keys import MemoryKeyStore
+
+ACTOR = Actor("key_admin", "org_a")
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ async def test_further_organizations_have_a_key_with_all_scopes_and_are_not_firs
     organizations: Organizations, verify: Verify
 ) -> None:
     await organizations.ensure_first(lambda _: None)
-    created = await organizations.create("Ünïcorp")
+    created = await organizations.create("Ünïcorp", ACTOR)
     found = (await verify(created.first_key.secret)).principal
     assert found == Principal(
         created.first_key.key.id, created.organization.id, KeyKind.STANDARD, ALL_SCOPES, first_organization=False
@@ -77,7 +79,7 @@ async def test_further_organizations_have_a_key_with_all_scopes_and_are_not_firs
 @pytest.mark.parametrize("name", ["", "  ", "a\tb", "x" * 201])
 async def test_a_bad_name_is_refused(organizations: Organizations, name: str) -> None:
     with pytest.raises(Invalid):
-        await organizations.create(name)
+        await organizations.create(name, ACTOR)
 
 
 async def test_the_first_one_has_a_thousand_credits_and_others_what_the_operator_says(
@@ -86,7 +88,7 @@ async def test_the_first_one_has_a_thousand_credits_and_others_what_the_operator
     organizations = Organizations(empty, key_hash, clock, initial_credits=7)
     handed: list[str] = []
     await organizations.ensure_first(handed.append)
-    created = await organizations.create("Other")
+    created = await organizations.create("Other", ACTOR)
     assert (await verify(handed[0])).credit == FIRST_CREDITS == 1000 * 1_000_000
     assert (await verify(created.first_key.secret)).credit == 7
     assert empty._state.credits["org_system"] == 0

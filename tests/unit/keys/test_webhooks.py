@@ -36,20 +36,20 @@ async def test_the_first_question_makes_it() -> None:
 async def test_the_one_before_is_valid_for_a_day() -> None:
     rig = Rig()
     first = await rig.webhooks.get("org_a")
-    second = await rig.webhooks.rotate("org_a")
+    second = await rig.webhooks.rotate("org_a", "key_1")
     assert second.current != first.current
     assert second.previous == first.current
     await rig.clock.advance(24 * 3600 - 1)
     assert (await rig.webhooks.get("org_a")).previous == first.current
     await rig.clock.advance(1)
     assert (await rig.webhooks.get("org_a")).previous == ""
-    third = await rig.webhooks.rotate("org_a")
+    third = await rig.webhooks.rotate("org_a", "key_1")
     assert third.previous == second.current
 
 
 async def test_the_first_rotation_may_come_before_any_use() -> None:
     rig = Rig()
-    made = await rig.webhooks.rotate("org_a")
+    made = await rig.webhooks.rotate("org_a", "key_1")
     assert made.previous not in {"", made.current}
 
 

@@ -10,6 +10,7 @@ import pytest
 from kit.clock import FakeClock
 from kit.errors import Exhausted, NotFound, Problem, Unavailable
 from kit.names import new_id
+from scheduler.billing import Billing, Budget
 from scheduler.catalog import Catalog, Change
 from scheduler.fire import LOOK_SECONDS, PATIENCE_SECONDS, Fire
 from scheduler.model import RunQueued, Status, Trigger
@@ -65,14 +66,15 @@ def firing(scheduler: Scheduler) -> Firing:
 
 async def test_a_run_by_the_clock(firing: Firing) -> None:
     key_id = new_id("key")
-    schedule = await firing.add(input=b'{"a":1}', created_by=key_id)
+    billing = Billing((Budget("key:key_0", 5),), key_id)
+    schedule = await firing.add(input=b'{"a":1}', created_by=key_id, billing=billing)
     assert await firing.after(59) == 1
     assert firing.runs == 0
     assert await firing.after(1) == LOOK_SECONDS
     (run,) = firing.scheduler.store.state.run_rows.values()
     assert (run.trigger, run.status, run.synchronous, run.depth) == (Trigger.SCHEDULE, Status.QUEUED, False, 0)
     assert (run.owner_id, run.caller_id, run.acting_id, run.requester_id) == ("org_owner",) * 4
-    assert (run.key_id, run.may_deploy) == (key_id, False)
+    assert (run.key_id, run.may_deploy, run.billing) == (key_id, False, billing)
     assert run.deadline - run.created_at == timedelta(minutes=30)
     assert run.correlation_id == run.root_id == run.id
     given = firing.scheduler.store.state.inputs[run.id]

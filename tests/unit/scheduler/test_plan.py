@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kit.errors import Exhausted, Invalid, NotFound
+from scheduler.billing import Billing
 from scheduler.catalog import Catalog
 from scheduler.plan import MOST_PAGE_BYTES, Plan, Wish
 from scheduler.schedule import MOST_INPUT_BYTES
@@ -14,7 +15,7 @@ from scheduler.workflow import Version, Visibility, Workflow
 from tests.fakes.scheduler_rig import Scheduler
 from tests.fakes.scheduling import START, WORKFLOW, a_schedule
 
-WISH = Wish("org_owner", "hello", "*/5 * * * *", "Europe/Berlin", b"{}", "key_1")
+WISH = Wish("org_owner", "hello", "*/5 * * * *", "Europe/Berlin", b"{}", "key_1", Billing(paying_key_id="key_1"))
 
 
 class Planning:
@@ -37,6 +38,7 @@ def planning(scheduler: Scheduler) -> Planning:
 async def test_it_is_kept_and_fires_next_when_it_should(planning: Planning) -> None:
     made = await planning.plan.create(replace(WISH, cron_expression=" */5  * * * * "))
     assert planning.store.state.schedules == {made.id: made}
+    assert made.billing == WISH.billing
     assert (made.cron_expression, made.timezone, made.workflow_id) == ("*/5 * * * *", "Europe/Berlin", WORKFLOW.id)
     assert made.next_fire_at == START + timedelta(minutes=5)
     assert planning.changes == [1]

@@ -4,11 +4,14 @@ from datetime import timedelta
 import pytest
 from mesh.events.v1 import events_pb2
 from mesh.executor.v1 import executor_pb2
+from mesh.ledger.v1 import ledger_pb2
 from mesh.runs.v1 import run_pb2, runs_pb2
+from mesh.schedules.v1 import schedules_pb2
 from mesh.workflows.v1 import workflows_pb2
 
 from kit.errors import Invalid
-from scheduler import wire, workflow_wire
+from scheduler import schedule_wire, wire, workflow_wire
+from scheduler.billing import Billing, Budget
 from scheduler.model import CANCELLED, Asker, Event, Outcome, Provision, Queued, RunEnded, RunQueued, Status, Trigger
 from scheduler.model import WorkflowChanged as Changed
 from scheduler.result import Answer, Result
@@ -16,6 +19,7 @@ from scheduler.usage import Usage
 from scheduler.workflow import Check, EnvVar, Limits, Report, Visibility
 from tests.fakes.scheduling import HOME, INPUT, START, VERSION, WORKFLOW, a_run
 
+BUDGET = ledger_pb2.Budget(id="key:key_0", limit=5)
 TRACEPARENT = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 HEAD = run_pb2.RequestHead(
     method="POST", path="/x", query="a=b", headers=[run_pb2.Header(name="x", value=b"\xff"), run_pb2.Header(name="x")]
@@ -41,15 +45,22 @@ def a_spec(**changes: object) -> run_pb2.RunSpec:
 
 def test_a_submission_and_what_the_executor_gets() -> None:
     request = runs_pb2.SubmitRequest(
-        spec=a_spec(may_deploy=True), provisioned_id="run_p", one_time_key_id="key_1", body=b"body", timeout_ms=1500
+        spec=a_spec(may_deploy=True, budgets=[BUDGET], paying_key_id="key_0", charged_on_success=True),
+        provisioned_id="run_p",
+        one_time_key_id="key_1",
+        body=b"body",
+        timeout_ms=1500,
     )
     submission = wire.submission(request, TRACEPARENT)
     assert (submission.acting_id, submission.requester_id) == ("org_owner", "org_caller")
     assert (submission.trigger, submission.timeout) == (Trigger.NESTED, timedelta(milliseconds=1500))
     assert (submission.provisioned_id, submission.one_time_key_id) == ("run_p", "key_1")
     assert (submission.trace_id, submission.may_deploy) == ("a" * 32, True)
-    run = a_run(trigger=Trigger.NESTED, depth=1, traceparent=TRACEPARENT, epoch=2)
+    assert submission.billing == Billing((Budget("key:key_0", 5),), "key_0", charged_on_success=True)
+    run = a_run(trigger=Trigger.NESTED, depth=1, traceparent=TRACEPARENT, epoch=2, billing=submission.billing)
     start = wire.start_request(Queued(run, submission.input))
+    assert list(start.spec.budgets) == [BUDGET]
+    assert (start.spec.paying_key_id, start.spec.charged_on_success) == ("key_0", True)
     assert start.spec.request == HEAD
     assert (start.spec.run_id, start.spec.traceparent, start.spec.epoch) == (run.id, TRACEPARENT, 2)
     assert start.spec.deadline.ToDatetime() == run.deadline.replace(tzinfo=None)
@@ -59,11 +70,32 @@ def test_a_submission_and_what_the_executor_gets() -> None:
 def test_a_whole_spec_makes_the_same_run_as_the_one_that_was_sent() -> None:
     run = a_run(trigger=Trigger.NESTED, depth=1, traceparent=TRACEPARENT, root_id="run_root", parent_id="run_root")
     run = replace(run, trace_id="a" * 32, correlation_id="c", key_id="key_1", synchronous=True, requester_id="org_p")
-    run = replace(run, may_deploy=True)
+    run = replace(run, may_deploy=True, billing=Billing((Budget("run:a", 0), Budget("run:b", 1)), "key_9"))
     spec = wire.start_request(Queued(run, INPUT)).spec
     started = wire.started(runs_pb2.RunStarted(spec=spec, started_at=wire.timestamp(START)))
     assert started.run == run
     assert started.at == START
+
+
+@pytest.mark.parametrize(
+    "budgets",
+    [
+        [ledger_pb2.Budget(id="", limit=1)],
+        [ledger_pb2.Budget(id="x" * 61, limit=1)],
+        [ledger_pb2.Budget(id="run:a", limit=-1)],
+        [ledger_pb2.Budget(id="run:a", limit=2**53)],
+        [BUDGET, BUDGET],
+        [ledger_pb2.Budget(id=f"run:{n}", limit=1) for n in range(18)],
+    ],
+)
+def test_budgets_that_cant_be_are_refused(budgets: list[ledger_pb2.Budget]) -> None:
+    with pytest.raises(Invalid, match="budget"):
+        wire.submission(runs_pb2.SubmitRequest(spec=a_spec(budgets=budgets)), "")
+
+
+def test_a_schedule_bears_its_makers_budget() -> None:
+    request = schedules_pb2.CreateScheduleRequest(created_by="run_1", budgets=[BUDGET], paying_key_id="key_0")
+    assert schedule_wire.wish(request).billing == Billing((Budget("key:key_0", 5),), "key_0")
 
 
 def test_a_known_run_needs_no_spec() -> None:

@@ -26,7 +26,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mesh/edge/v1/keys.proto\x12\x0cmesh.edge.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"5\n\x0fIssueKeyRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\"5\n\x0fListKeysRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\"F\n\x10RevokeKeyRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x0e\n\x06key_id\x18\x02 \x01(\t\"F\n\x10RotateKeyRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x0e\n\x06key_id\x18\x02 \x01(\t\"?\n\x19\x43reateOrganizationRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody2\x82\x04\n\x04Keys\x12X\n\x08IssueKey\x12\x1d.mesh.edge.v1.IssueKeyRequest\x1a\x14.google.api.HttpBody\"\x13\x82\xd3\xe4\x93\x02\r\"\x05/keys:\x04\x62ody(\x01\x30\x01\x12X\n\x08ListKeys\x12\x1d.mesh.edge.v1.ListKeysRequest\x1a\x14.google.api.HttpBody\"\x13\x82\xd3\xe4\x93\x02\r\x12\x05/keys:\x04\x62ody(\x01\x30\x01\x12\x63\n\tRevokeKey\x12\x1e.mesh.edge.v1.RevokeKeyRequest\x1a\x14.google.api.HttpBody\"\x1c\x82\xd3\xe4\x93\x02\x16*\x0e/keys/{key_id}:\x04\x62ody(\x01\x30\x01\x12j\n\tRotateKey\x12\x1e.mesh.edge.v1.RotateKeyRequest\x1a\x14.google.api.HttpBody\"#\x82\xd3\xe4\x93\x02\x1d\"\x15/keys/{key_id}/rotate:\x04\x62ody(\x01\x30\x01\x12u\n\x12\x43reateOrganization\x12\'.mesh.edge.v1.CreateOrganizationRequest\x1a\x14.google.api.HttpBody\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x0e/organizations:\x04\x62ody(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mesh/edge/v1/keys.proto\x12\x0cmesh.edge.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"5\n\x0fIssueKeyRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\"5\n\x0fListKeysRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\"F\n\x10RevokeKeyRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x0e\n\x06key_id\x18\x02 \x01(\t\"F\n\x10RotateKeyRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x0e\n\x06key_id\x18\x02 \x01(\t\"?\n\x19\x43reateOrganizationRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\"N\n\x0fSetRatesRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x17\n\x0forganization_id\x18\x02 \x01(\t2\xfd\x04\n\x04Keys\x12X\n\x08IssueKey\x12\x1d.mesh.edge.v1.IssueKeyRequest\x1a\x14.google.api.HttpBody\"\x13\x82\xd3\xe4\x93\x02\r\"\x05/keys:\x04\x62ody(\x01\x30\x01\x12X\n\x08ListKeys\x12\x1d.mesh.edge.v1.ListKeysRequest\x1a\x14.google.api.HttpBody\"\x13\x82\xd3\xe4\x93\x02\r\x12\x05/keys:\x04\x62ody(\x01\x30\x01\x12\x63\n\tRevokeKey\x12\x1e.mesh.edge.v1.RevokeKeyRequest\x1a\x14.google.api.HttpBody\"\x1c\x82\xd3\xe4\x93\x02\x16*\x0e/keys/{key_id}:\x04\x62ody(\x01\x30\x01\x12j\n\tRotateKey\x12\x1e.mesh.edge.v1.RotateKeyRequest\x1a\x14.google.api.HttpBody\"#\x82\xd3\xe4\x93\x02\x1d\"\x15/keys/{key_id}/rotate:\x04\x62ody(\x01\x30\x01\x12u\n\x12\x43reateOrganization\x12\'.mesh.edge.v1.CreateOrganizationRequest\x1a\x14.google.api.HttpBody\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x0e/organizations:\x04\x62ody(\x01\x30\x01\x12y\n\x08SetRates\x12\x1d.mesh.edge.v1.SetRatesRequest\x1a\x14.google.api.HttpBody\"4\x82\xd3\xe4\x93\x02.\x1a&/organizations/{organization_id}/rates:\x04\x62ody(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,6 +43,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEYS'].methods_by_name['RotateKey']._serialized_options = b'\202\323\344\223\002\035\"\025/keys/{key_id}/rotate:\004body'
   _globals['_KEYS'].methods_by_name['CreateOrganization']._loaded_options = None
   _globals['_KEYS'].methods_by_name['CreateOrganization']._serialized_options = b'\202\323\344\223\002\026\"\016/organizations:\004body'
+  _globals['_KEYS'].methods_by_name['SetRates']._loaded_options = None
+  _globals['_KEYS'].methods_by_name['SetRates']._serialized_options = b'\202\323\344\223\002.\032&/organizations/{organization_id}/rates:\004body'
   _globals['_ISSUEKEYREQUEST']._serialized_start=98
   _globals['_ISSUEKEYREQUEST']._serialized_end=151
   _globals['_LISTKEYSREQUEST']._serialized_start=153
@@ -53,6 +55,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROTATEKEYREQUEST']._serialized_end=350
   _globals['_CREATEORGANIZATIONREQUEST']._serialized_start=352
   _globals['_CREATEORGANIZATIONREQUEST']._serialized_end=415
-  _globals['_KEYS']._serialized_start=418
-  _globals['_KEYS']._serialized_end=932
+  _globals['_SETRATESREQUEST']._serialized_start=417
+  _globals['_SETRATESREQUEST']._serialized_end=495
+  _globals['_KEYS']._serialized_start=498
+  _globals['_KEYS']._serialized_end=1135
 # @@protoc_insertion_point(module_scope)

@@ -61,6 +61,11 @@ class KeysStub:
                 request_serializer=mesh_dot_edge_dot_v1_dot_keys__pb2.CreateOrganizationRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.SetRates = channel.stream_stream(
+                '/mesh.edge.v1.Keys/SetRates',
+                request_serializer=mesh_dot_edge_dot_v1_dot_keys__pb2.SetRatesRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
 
 
 class KeysServicer:
@@ -98,6 +103,13 @@ class KeysServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetRates(self, request_iterator, context):
+        """{"per_second"?, "api_per_minute"?}
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeysServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -124,6 +136,11 @@ def add_KeysServicer_to_server(servicer, server):
             'CreateOrganization': grpc.stream_stream_rpc_method_handler(
                     servicer.CreateOrganization,
                     request_deserializer=mesh_dot_edge_dot_v1_dot_keys__pb2.CreateOrganizationRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'SetRates': grpc.stream_stream_rpc_method_handler(
+                    servicer.SetRates,
+                    request_deserializer=mesh_dot_edge_dot_v1_dot_keys__pb2.SetRatesRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
     }
@@ -262,6 +279,33 @@ class Keys:
             target,
             '/mesh.edge.v1.Keys/CreateOrganization',
             mesh_dot_edge_dot_v1_dot_keys__pb2.CreateOrganizationRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRates(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mesh.edge.v1.Keys/SetRates',
+            mesh_dot_edge_dot_v1_dot_keys__pb2.SetRatesRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,

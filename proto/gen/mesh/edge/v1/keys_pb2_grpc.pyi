@@ -40,6 +40,8 @@ class KeysStub:
     RevokeKey: _grpc.StreamStreamMultiCallable[_keys_pb2.RevokeKeyRequest, _httpbody_pb2.HttpBody]
     RotateKey: _grpc.StreamStreamMultiCallable[_keys_pb2.RotateKeyRequest, _httpbody_pb2.HttpBody]
     CreateOrganization: _grpc.StreamStreamMultiCallable[_keys_pb2.CreateOrganizationRequest, _httpbody_pb2.HttpBody]
+    SetRates: _grpc.StreamStreamMultiCallable[_keys_pb2.SetRatesRequest, _httpbody_pb2.HttpBody]
+    """{"per_second"?, "api_per_minute"?}"""
 
 @_typing.type_check_only
 class KeysAsyncStub(KeysStub):
@@ -52,6 +54,8 @@ class KeysAsyncStub(KeysStub):
     RevokeKey: _aio.StreamStreamMultiCallable[_keys_pb2.RevokeKeyRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     RotateKey: _aio.StreamStreamMultiCallable[_keys_pb2.RotateKeyRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     CreateOrganization: _aio.StreamStreamMultiCallable[_keys_pb2.CreateOrganizationRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    SetRates: _aio.StreamStreamMultiCallable[_keys_pb2.SetRatesRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """{"per_second"?, "api_per_minute"?}"""
 
 class KeysServicer(metaclass=_abc_1.ABCMeta):
     """Organizations and their API keys over HTTP."""
@@ -91,5 +95,13 @@ class KeysServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_keys_pb2.CreateOrganizationRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+
+    @_abc_1.abstractmethod
+    def SetRates(
+        self,
+        request_iterator: _MaybeAsyncIterator[_keys_pb2.SetRatesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """{"per_second"?, "api_per_minute"?}"""
 
 def add_KeysServicer_to_server(servicer: KeysServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -65,6 +65,11 @@ class KeysStub:
                 request_serializer=mesh_dot_keys_dot_v1_dot_keys__pb2.CreateOrganizationRequest.SerializeToString,
                 response_deserializer=mesh_dot_keys_dot_v1_dot_keys__pb2.CreateOrganizationResponse.FromString,
                 _registered_method=True)
+        self.SetRates = channel.unary_unary(
+                '/mesh.keys.v1.Keys/SetRates',
+                request_serializer=mesh_dot_keys_dot_v1_dot_keys__pb2.SetRatesRequest.SerializeToString,
+                response_deserializer=mesh_dot_keys_dot_v1_dot_keys__pb2.SetRatesResponse.FromString,
+                _registered_method=True)
 
 
 class KeysServicer:
@@ -111,6 +116,13 @@ class KeysServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetRates(self, request, context):
+        """How often all keys of an organization together may call. Errors: NotFound; Invalid.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeysServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -143,6 +155,11 @@ def add_KeysServicer_to_server(servicer, server):
                     servicer.CreateOrganization,
                     request_deserializer=mesh_dot_keys_dot_v1_dot_keys__pb2.CreateOrganizationRequest.FromString,
                     response_serializer=mesh_dot_keys_dot_v1_dot_keys__pb2.CreateOrganizationResponse.SerializeToString,
+            ),
+            'SetRates': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRates,
+                    request_deserializer=mesh_dot_keys_dot_v1_dot_keys__pb2.SetRatesRequest.FromString,
+                    response_serializer=mesh_dot_keys_dot_v1_dot_keys__pb2.SetRatesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -308,6 +325,33 @@ class Keys:
             '/mesh.keys.v1.Keys/CreateOrganization',
             mesh_dot_keys_dot_v1_dot_keys__pb2.CreateOrganizationRequest.SerializeToString,
             mesh_dot_keys_dot_v1_dot_keys__pb2.CreateOrganizationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.keys.v1.Keys/SetRates',
+            mesh_dot_keys_dot_v1_dot_keys__pb2.SetRatesRequest.SerializeToString,
+            mesh_dot_keys_dot_v1_dot_keys__pb2.SetRatesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,8 @@ class KeysStub:
     RotateKey: _grpc.UnaryUnaryMultiCallable[_keys_pb2.RotateKeyRequest, _keys_pb2.RotateKeyResponse]
     """Issues a successor with the same rights; the old key lives on for overlap_seconds."""
     CreateOrganization: _grpc.UnaryUnaryMultiCallable[_keys_pb2.CreateOrganizationRequest, _keys_pb2.CreateOrganizationResponse]
+    SetRates: _grpc.UnaryUnaryMultiCallable[_keys_pb2.SetRatesRequest, _keys_pb2.SetRatesResponse]
+    """How often all keys of an organization together may call. Errors: NotFound; Invalid."""
 
 @_typing.type_check_only
 class KeysAsyncStub(KeysStub):
@@ -59,6 +61,8 @@ class KeysAsyncStub(KeysStub):
     RotateKey: _aio.UnaryUnaryMultiCallable[_keys_pb2.RotateKeyRequest, _keys_pb2.RotateKeyResponse]  # type: ignore[assignment]
     """Issues a successor with the same rights; the old key lives on for overlap_seconds."""
     CreateOrganization: _aio.UnaryUnaryMultiCallable[_keys_pb2.CreateOrganizationRequest, _keys_pb2.CreateOrganizationResponse]  # type: ignore[assignment]
+    SetRates: _aio.UnaryUnaryMultiCallable[_keys_pb2.SetRatesRequest, _keys_pb2.SetRatesResponse]  # type: ignore[assignment]
+    """How often all keys of an organization together may call. Errors: NotFound; Invalid."""
 
 class KeysServicer(metaclass=_abc_1.ABCMeta):
     """Who may act: organizations and their API keys. The key itself is seen twice only: when it is made, and in Verify."""
@@ -108,5 +112,13 @@ class KeysServicer(metaclass=_abc_1.ABCMeta):
         request: _keys_pb2.CreateOrganizationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_keys_pb2.CreateOrganizationResponse, _abc.Awaitable[_keys_pb2.CreateOrganizationResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def SetRates(
+        self,
+        request: _keys_pb2.SetRatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keys_pb2.SetRatesResponse, _abc.Awaitable[_keys_pb2.SetRatesResponse]]:
+        """How often all keys of an organization together may call. Errors: NotFound; Invalid."""
 
 def add_KeysServicer_to_server(servicer: KeysServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

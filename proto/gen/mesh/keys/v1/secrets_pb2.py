@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amesh/keys/v1/secrets.proto\x12\x0cmesh.keys.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"Y\n\nSecretInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\nupdated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05hosts\x18\x03 \x03(\t\"W\n\x10PutSecretRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\t\x12\r\n\x05hosts\x18\x04 \x03(\t\"\x13\n\x11PutSecretResponse\"K\n\x12ListSecretsRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"N\n\x13ListSecretsResponse\x12)\n\x07secrets\x18\x01 \x03(\x0b\x32\x18.mesh.keys.v1.SecretInfo\x12\x0c\n\x04next\x18\x02 \x01(\t\"<\n\x13\x44\x65leteSecretRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x16\n\x14\x44\x65leteSecretResponse\"?\n\x15ResolveSecretsRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\"&\n\x06\x46illIn\x12\r\n\x05value\x18\x01 \x01(\t\x12\r\n\x05hosts\x18\x02 \x03(\t\"\x94\x02\n\x16ResolveSecretsResponse\x12@\n\x06values\x18\x01 \x03(\x0b\x32\x30.mesh.keys.v1.ResolveSecretsResponse.ValuesEntry\x12\x43\n\x08\x66ill_ins\x18\x02 \x03(\x0b\x32\x31.mesh.keys.v1.ResolveSecretsResponse.FillInsEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x44\n\x0c\x46illInsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.mesh.keys.v1.FillIn:\x02\x38\x01\x32\xdf\x02\n\x07Secrets\x12L\n\tPutSecret\x12\x1e.mesh.keys.v1.PutSecretRequest\x1a\x1f.mesh.keys.v1.PutSecretResponse\x12R\n\x0bListSecrets\x12 .mesh.keys.v1.ListSecretsRequest\x1a!.mesh.keys.v1.ListSecretsResponse\x12U\n\x0c\x44\x65leteSecret\x12!.mesh.keys.v1.DeleteSecretRequest\x1a\".mesh.keys.v1.DeleteSecretResponse\x12[\n\x0eResolveSecrets\x12#.mesh.keys.v1.ResolveSecretsRequest\x1a$.mesh.keys.v1.ResolveSecretsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amesh/keys/v1/secrets.proto\x12\x0cmesh.keys.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"Y\n\nSecretInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\nupdated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05hosts\x18\x03 \x03(\t\"m\n\x10PutSecretRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\t\x12\r\n\x05hosts\x18\x04 \x03(\t\x12\x14\n\x0c\x61\x63tor_key_id\x18\x05 \x01(\t\"\x13\n\x11PutSecretResponse\"K\n\x12ListSecretsRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"N\n\x13ListSecretsResponse\x12)\n\x07secrets\x18\x01 \x03(\x0b\x32\x18.mesh.keys.v1.SecretInfo\x12\x0c\n\x04next\x18\x02 \x01(\t\"R\n\x13\x44\x65leteSecretRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0c\x61\x63tor_key_id\x18\x03 \x01(\t\"\x16\n\x14\x44\x65leteSecretResponse\"?\n\x15ResolveSecretsRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\"&\n\x06\x46illIn\x12\r\n\x05value\x18\x01 \x01(\t\x12\r\n\x05hosts\x18\x02 \x03(\t\"\x94\x02\n\x16ResolveSecretsResponse\x12@\n\x06values\x18\x01 \x03(\x0b\x32\x30.mesh.keys.v1.ResolveSecretsResponse.ValuesEntry\x12\x43\n\x08\x66ill_ins\x18\x02 \x03(\x0b\x32\x31.mesh.keys.v1.ResolveSecretsResponse.FillInsEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x44\n\x0c\x46illInsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.mesh.keys.v1.FillIn:\x02\x38\x01\x32\xdf\x02\n\x07Secrets\x12L\n\tPutSecret\x12\x1e.mesh.keys.v1.PutSecretRequest\x1a\x1f.mesh.keys.v1.PutSecretResponse\x12R\n\x0bListSecrets\x12 .mesh.keys.v1.ListSecretsRequest\x1a!.mesh.keys.v1.ListSecretsResponse\x12U\n\x0c\x44\x65leteSecret\x12!.mesh.keys.v1.DeleteSecretRequest\x1a\".mesh.keys.v1.DeleteSecretResponse\x12[\n\x0eResolveSecrets\x12#.mesh.keys.v1.ResolveSecretsRequest\x1a$.mesh.keys.v1.ResolveSecretsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,27 +39,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SECRETINFO']._serialized_start=77
   _globals['_SECRETINFO']._serialized_end=166
   _globals['_PUTSECRETREQUEST']._serialized_start=168
-  _globals['_PUTSECRETREQUEST']._serialized_end=255
-  _globals['_PUTSECRETRESPONSE']._serialized_start=257
-  _globals['_PUTSECRETRESPONSE']._serialized_end=276
-  _globals['_LISTSECRETSREQUEST']._serialized_start=278
-  _globals['_LISTSECRETSREQUEST']._serialized_end=353
-  _globals['_LISTSECRETSRESPONSE']._serialized_start=355
-  _globals['_LISTSECRETSRESPONSE']._serialized_end=433
-  _globals['_DELETESECRETREQUEST']._serialized_start=435
-  _globals['_DELETESECRETREQUEST']._serialized_end=495
-  _globals['_DELETESECRETRESPONSE']._serialized_start=497
-  _globals['_DELETESECRETRESPONSE']._serialized_end=519
-  _globals['_RESOLVESECRETSREQUEST']._serialized_start=521
-  _globals['_RESOLVESECRETSREQUEST']._serialized_end=584
-  _globals['_FILLIN']._serialized_start=586
-  _globals['_FILLIN']._serialized_end=624
-  _globals['_RESOLVESECRETSRESPONSE']._serialized_start=627
-  _globals['_RESOLVESECRETSRESPONSE']._serialized_end=903
-  _globals['_RESOLVESECRETSRESPONSE_VALUESENTRY']._serialized_start=788
-  _globals['_RESOLVESECRETSRESPONSE_VALUESENTRY']._serialized_end=833
-  _globals['_RESOLVESECRETSRESPONSE_FILLINSENTRY']._serialized_start=835
-  _globals['_RESOLVESECRETSRESPONSE_FILLINSENTRY']._serialized_end=903
-  _globals['_SECRETS']._serialized_start=906
-  _globals['_SECRETS']._serialized_end=1257
+  _globals['_PUTSECRETREQUEST']._serialized_end=277
+  _globals['_PUTSECRETRESPONSE']._serialized_start=279
+  _globals['_PUTSECRETRESPONSE']._serialized_end=298
+  _globals['_LISTSECRETSREQUEST']._serialized_start=300
+  _globals['_LISTSECRETSREQUEST']._serialized_end=375
+  _globals['_LISTSECRETSRESPONSE']._serialized_start=377
+  _globals['_LISTSECRETSRESPONSE']._serialized_end=455
+  _globals['_DELETESECRETREQUEST']._serialized_start=457
+  _globals['_DELETESECRETREQUEST']._serialized_end=539
+  _globals['_DELETESECRETRESPONSE']._serialized_start=541
+  _globals['_DELETESECRETRESPONSE']._serialized_end=563
+  _globals['_RESOLVESECRETSREQUEST']._serialized_start=565
+  _globals['_RESOLVESECRETSREQUEST']._serialized_end=628
+  _globals['_FILLIN']._serialized_start=630
+  _globals['_FILLIN']._serialized_end=668
+  _globals['_RESOLVESECRETSRESPONSE']._serialized_start=671
+  _globals['_RESOLVESECRETSRESPONSE']._serialized_end=947
+  _globals['_RESOLVESECRETSRESPONSE_VALUESENTRY']._serialized_start=832
+  _globals['_RESOLVESECRETSRESPONSE_VALUESENTRY']._serialized_end=877
+  _globals['_RESOLVESECRETSRESPONSE_FILLINSENTRY']._serialized_start=879
+  _globals['_RESOLVESECRETSRESPONSE_FILLINSENTRY']._serialized_end=947
+  _globals['_SECRETS']._serialized_start=950
+  _globals['_SECRETS']._serialized_end=1301
 # @@protoc_insertion_point(module_scope)

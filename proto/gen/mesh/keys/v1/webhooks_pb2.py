@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmesh/keys/v1/webhooks.proto\x12\x0cmesh.keys.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x95\x01\n\rWebhookSecret\x12\x0e\n\x06secret\x18\x01 \x01(\t\x12.\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08previous\x18\x03 \x01(\t\x12\x32\n\x0eprevious_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"2\n\x17GetWebhookSecretRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\"G\n\x18GetWebhookSecretResponse\x12+\n\x06secret\x18\x01 \x01(\x0b\x32\x1b.mesh.keys.v1.WebhookSecret\"5\n\x1aRotateWebhookSecretRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\"J\n\x1bRotateWebhookSecretResponse\x12+\n\x06secret\x18\x01 \x01(\x0b\x32\x1b.mesh.keys.v1.WebhookSecret2\xd9\x01\n\x08Webhooks\x12\x61\n\x10GetWebhookSecret\x12%.mesh.keys.v1.GetWebhookSecretRequest\x1a&.mesh.keys.v1.GetWebhookSecretResponse\x12j\n\x13RotateWebhookSecret\x12(.mesh.keys.v1.RotateWebhookSecretRequest\x1a).mesh.keys.v1.RotateWebhookSecretResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmesh/keys/v1/webhooks.proto\x12\x0cmesh.keys.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x95\x01\n\rWebhookSecret\x12\x0e\n\x06secret\x18\x01 \x01(\t\x12.\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08previous\x18\x03 \x01(\t\x12\x32\n\x0eprevious_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"2\n\x17GetWebhookSecretRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\"G\n\x18GetWebhookSecretResponse\x12+\n\x06secret\x18\x01 \x01(\x0b\x32\x1b.mesh.keys.v1.WebhookSecret\"K\n\x1aRotateWebhookSecretRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x63tor_key_id\x18\x02 \x01(\t\"J\n\x1bRotateWebhookSecretResponse\x12+\n\x06secret\x18\x01 \x01(\x0b\x32\x1b.mesh.keys.v1.WebhookSecret2\xd9\x01\n\x08Webhooks\x12\x61\n\x10GetWebhookSecret\x12%.mesh.keys.v1.GetWebhookSecretRequest\x1a&.mesh.keys.v1.GetWebhookSecretResponse\x12j\n\x13RotateWebhookSecret\x12(.mesh.keys.v1.RotateWebhookSecretRequest\x1a).mesh.keys.v1.RotateWebhookSecretResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,9 +39,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETWEBHOOKSECRETRESPONSE']._serialized_start=282
   _globals['_GETWEBHOOKSECRETRESPONSE']._serialized_end=353
   _globals['_ROTATEWEBHOOKSECRETREQUEST']._serialized_start=355
-  _globals['_ROTATEWEBHOOKSECRETREQUEST']._serialized_end=408
-  _globals['_ROTATEWEBHOOKSECRETRESPONSE']._serialized_start=410
-  _globals['_ROTATEWEBHOOKSECRETRESPONSE']._serialized_end=484
-  _globals['_WEBHOOKS']._serialized_start=487
-  _globals['_WEBHOOKS']._serialized_end=704
+  _globals['_ROTATEWEBHOOKSECRETREQUEST']._serialized_end=430
+  _globals['_ROTATEWEBHOOKSECRETRESPONSE']._serialized_start=432
+  _globals['_ROTATEWEBHOOKSECRETRESPONSE']._serialized_end=506
+  _globals['_WEBHOOKS']._serialized_start=509
+  _globals['_WEBHOOKS']._serialized_end=726
 # @@protoc_insertion_point(module_scope)

@@ -36,7 +36,7 @@ class AuditEntry(_message.Message):
     act: _builtins.str
     """key.issued, credits.granted, price.set …"""
     subject: _builtins.str
-    """What was acted on."""
+    """What was acted on: an id or a name."""
     data: _builtins.str
     """A JSON object, without secrets."""
     @_builtins.property

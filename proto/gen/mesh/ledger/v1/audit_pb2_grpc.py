@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AuditStub:
-    """Administrative acts, append-only. Served by keys.
+    """Administrative acts, append-only: written in the transaction of what they tell of. Served by keys.
     """
 
     def __init__(self, channel):
@@ -43,11 +43,11 @@ class AuditStub:
 
 
 class AuditServicer:
-    """Administrative acts, append-only. Served by keys.
+    """Administrative acts, append-only: written in the transaction of what they tell of. Served by keys.
     """
 
     def ListAudit(self, request, context):
-        """Newest first.
+        """Newest first: what an organization did, and what was done to it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,7 +70,7 @@ def add_AuditServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Audit:
-    """Administrative acts, append-only. Served by keys.
+    """Administrative acts, append-only: written in the transaction of what they tell of. Served by keys.
     """
 
     @staticmethod

@@ -27,25 +27,25 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AuditStub:
-    """Administrative acts, append-only. Served by keys."""
+    """Administrative acts, append-only: written in the transaction of what they tell of. Served by keys."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AuditAsyncStub: ...
     ListAudit: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListAuditRequest, _audit_pb2.ListAuditResponse]
-    """Newest first."""
+    """Newest first: what an organization did, and what was done to it."""
 
 @_typing.type_check_only
 class AuditAsyncStub(AuditStub):
-    """Administrative acts, append-only. Served by keys."""
+    """Administrative acts, append-only: written in the transaction of what they tell of. Served by keys."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListAudit: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListAuditRequest, _audit_pb2.ListAuditResponse]  # type: ignore[assignment]
-    """Newest first."""
+    """Newest first: what an organization did, and what was done to it."""
 
 class AuditServicer(metaclass=_abc_1.ABCMeta):
-    """Administrative acts, append-only. Served by keys."""
+    """Administrative acts, append-only: written in the transaction of what they tell of. Served by keys."""
 
     @_abc_1.abstractmethod
     def ListAudit(
@@ -53,6 +53,6 @@ class AuditServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.ListAuditRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.ListAuditResponse, _abc.Awaitable[_audit_pb2.ListAuditResponse]]:
-        """Newest first."""
+        """Newest first: what an organization did, and what was done to it."""
 
 def add_AuditServicer_to_server(servicer: AuditServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

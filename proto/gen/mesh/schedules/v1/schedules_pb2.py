@@ -23,29 +23,30 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from mesh.ledger.v1 import ledger_pb2 as mesh_dot_ledger_dot_v1_dot_ledger__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!mesh/schedules/v1/schedules.proto\x12\x11mesh.schedules.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc9\x03\n\x08Schedule\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x17\n\x0f\x63ron_expression\x18\x04 \x01(\t\x12\x10\n\x08timezone\x18\x05 \x01(\t\x12\r\n\x05input\x18\x06 \x01(\x0c\x12\x35\n\x0cnext_fire_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x36\n\rlast_fired_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12\x13\n\x0blast_run_id\x18\t \x01(\t\x12\x38\n\x0flast_skipped_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x02\x88\x01\x01\x12\x12\n\nlast_error\x18\x0b \x01(\t\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\r \x01(\tB\x0f\n\r_next_fire_atB\x10\n\x0e_last_fired_atB\x12\n\x10_last_skipped_at\"\x91\x01\n\x15\x43reateScheduleRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\x12\x17\n\x0f\x63ron_expression\x18\x03 \x01(\t\x12\x10\n\x08timezone\x18\x04 \x01(\t\x12\r\n\x05input\x18\x05 \x01(\x0c\x12\x12\n\ncreated_by\x18\x06 \x01(\t\"G\n\x16\x43reateScheduleResponse\x12-\n\x08schedule\x18\x01 \x01(\x0b\x32\x1b.mesh.schedules.v1.Schedule\"M\n\x14ListSchedulesRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"U\n\x15ListSchedulesResponse\x12.\n\tschedules\x18\x01 \x03(\x0b\x32\x1b.mesh.schedules.v1.Schedule\x12\x0c\n\x04next\x18\x02 \x01(\t\"E\n\x15\x44\x65leteScheduleRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\"\x18\n\x16\x44\x65leteScheduleResponse2\xbd\x02\n\tSchedules\x12\x65\n\x0e\x43reateSchedule\x12(.mesh.schedules.v1.CreateScheduleRequest\x1a).mesh.schedules.v1.CreateScheduleResponse\x12\x62\n\rListSchedules\x12\'.mesh.schedules.v1.ListSchedulesRequest\x1a(.mesh.schedules.v1.ListSchedulesResponse\x12\x65\n\x0e\x44\x65leteSchedule\x12(.mesh.schedules.v1.DeleteScheduleRequest\x1a).mesh.schedules.v1.DeleteScheduleResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!mesh/schedules/v1/schedules.proto\x12\x11mesh.schedules.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bmesh/ledger/v1/ledger.proto\"\xc9\x03\n\x08Schedule\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x17\n\x0f\x63ron_expression\x18\x04 \x01(\t\x12\x10\n\x08timezone\x18\x05 \x01(\t\x12\r\n\x05input\x18\x06 \x01(\x0c\x12\x35\n\x0cnext_fire_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x36\n\rlast_fired_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12\x13\n\x0blast_run_id\x18\t \x01(\t\x12\x38\n\x0flast_skipped_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x02\x88\x01\x01\x12\x12\n\nlast_error\x18\x0b \x01(\t\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\r \x01(\tB\x0f\n\r_next_fire_atB\x10\n\x0e_last_fired_atB\x12\n\x10_last_skipped_at\"\xd1\x01\n\x15\x43reateScheduleRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\x12\x17\n\x0f\x63ron_expression\x18\x03 \x01(\t\x12\x10\n\x08timezone\x18\x04 \x01(\t\x12\r\n\x05input\x18\x05 \x01(\x0c\x12\x12\n\ncreated_by\x18\x06 \x01(\t\x12\'\n\x07\x62udgets\x18\x07 \x03(\x0b\x32\x16.mesh.ledger.v1.Budget\x12\x15\n\rpaying_key_id\x18\x08 \x01(\t\"G\n\x16\x43reateScheduleResponse\x12-\n\x08schedule\x18\x01 \x01(\x0b\x32\x1b.mesh.schedules.v1.Schedule\"M\n\x14ListSchedulesRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"U\n\x15ListSchedulesResponse\x12.\n\tschedules\x18\x01 \x03(\x0b\x32\x1b.mesh.schedules.v1.Schedule\x12\x0c\n\x04next\x18\x02 \x01(\t\"E\n\x15\x44\x65leteScheduleRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\"\x18\n\x16\x44\x65leteScheduleResponse2\xbd\x02\n\tSchedules\x12\x65\n\x0e\x43reateSchedule\x12(.mesh.schedules.v1.CreateScheduleRequest\x1a).mesh.schedules.v1.CreateScheduleResponse\x12\x62\n\rListSchedules\x12\'.mesh.schedules.v1.ListSchedulesRequest\x1a(.mesh.schedules.v1.ListSchedulesResponse\x12\x65\n\x0e\x44\x65leteSchedule\x12(.mesh.schedules.v1.DeleteScheduleRequest\x1a).mesh.schedules.v1.DeleteScheduleResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mesh.schedules.v1.schedules_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SCHEDULE']._serialized_start=90
-  _globals['_SCHEDULE']._serialized_end=547
-  _globals['_CREATESCHEDULEREQUEST']._serialized_start=550
-  _globals['_CREATESCHEDULEREQUEST']._serialized_end=695
-  _globals['_CREATESCHEDULERESPONSE']._serialized_start=697
-  _globals['_CREATESCHEDULERESPONSE']._serialized_end=768
-  _globals['_LISTSCHEDULESREQUEST']._serialized_start=770
-  _globals['_LISTSCHEDULESREQUEST']._serialized_end=847
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=849
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=934
-  _globals['_DELETESCHEDULEREQUEST']._serialized_start=936
-  _globals['_DELETESCHEDULEREQUEST']._serialized_end=1005
-  _globals['_DELETESCHEDULERESPONSE']._serialized_start=1007
-  _globals['_DELETESCHEDULERESPONSE']._serialized_end=1031
-  _globals['_SCHEDULES']._serialized_start=1034
-  _globals['_SCHEDULES']._serialized_end=1351
+  _globals['_SCHEDULE']._serialized_start=119
+  _globals['_SCHEDULE']._serialized_end=576
+  _globals['_CREATESCHEDULEREQUEST']._serialized_start=579
+  _globals['_CREATESCHEDULEREQUEST']._serialized_end=788
+  _globals['_CREATESCHEDULERESPONSE']._serialized_start=790
+  _globals['_CREATESCHEDULERESPONSE']._serialized_end=861
+  _globals['_LISTSCHEDULESREQUEST']._serialized_start=863
+  _globals['_LISTSCHEDULESREQUEST']._serialized_end=940
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=942
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=1027
+  _globals['_DELETESCHEDULEREQUEST']._serialized_start=1029
+  _globals['_DELETESCHEDULEREQUEST']._serialized_end=1098
+  _globals['_DELETESCHEDULERESPONSE']._serialized_start=1100
+  _globals['_DELETESCHEDULERESPONSE']._serialized_end=1124
+  _globals['_SCHEDULES']._serialized_start=1127
+  _globals['_SCHEDULES']._serialized_end=1444
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from mesh.ledger.v1 import ledger_pb2 as _ledger_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -111,6 +112,8 @@ class CreateScheduleRequest(_message.Message):
     TIMEZONE_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
+    BUDGETS_FIELD_NUMBER: _builtins.int
+    PAYING_KEY_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Whose it is, as whom it calls, and who pays."""
     reference: _builtins.str
@@ -119,6 +122,11 @@ class CreateScheduleRequest(_message.Message):
     """Empty: UTC."""
     input: _builtins.bytes
     created_by: _builtins.str
+    paying_key_id: _builtins.str
+    @_builtins.property
+    def budgets(self) -> _containers.RepeatedCompositeFieldContainer[_ledger_pb2.Budget]:
+        """As in RunSpec, for each of its runs."""
+
     def __init__(
         self,
         *,
@@ -128,10 +136,12 @@ class CreateScheduleRequest(_message.Message):
         timezone: _builtins.str = ...,
         input: _builtins.bytes = ...,
         created_by: _builtins.str = ...,
+        budgets: _abc.Iterable[_ledger_pb2.Budget] | None = ...,
+        paying_key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_by", b"created_by", "cron_expression", b"cron_expression", "input", b"input", "organization_id", b"organization_id", "reference", b"reference", "timezone", b"timezone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "created_by", b"created_by", "cron_expression", b"cron_expression", "input", b"input", "organization_id", b"organization_id", "paying_key_id", b"paying_key_id", "reference", b"reference", "timezone", b"timezone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
