@@ -12,6 +12,8 @@ from executor.egress.authority import Authority, roots
 from executor.egress.gate import open_internet
 from executor.events import BusLines, forgetting
 from executor.lease import Lease
+from executor.ledger_clients import LedgerClient
+from executor.metering import open_metering
 from executor.netns import names_inside
 from executor.report import Reporter
 from executor.rpc import ExecutorServicer
@@ -49,16 +51,16 @@ async def build(
     clock = clock or SystemClock()
     address = settings.address("executor")
     enter = stack.enter_async_context
-    channel = await enter(connect(settings.address("scheduler")))
-    scheduler = SchedulerClient(channel, address, lambda: lease.incarnation, settings.most)
+    of_scheduler, of_keys = [await enter(connect(settings.address(name))) for name in ("scheduler", "keys")]
+    scheduler = SchedulerClient(of_scheduler, address, lambda: lease.incarnation, settings.most)
     filestore = FilestoreClient(await enter(connect(settings.address("filestore"))))
-    secrets = FreshSecrets(KeysClient(await enter(connect(settings.address("keys")))), clock)
+    secrets = FreshSecrets(KeysClient(of_keys), clock)
     if bus is None:
         bus = await enter(open_bus(settings.nats_url or DEFAULT_NATS_URL, "executor"))
     private, inside = settings.egress_allow_private, names_inside(settings.public_url)
     internet = stack.enter_context(open_internet(clock, private, inside))
-    if sandboxes is None:
-        sandboxes = await open_sandboxes(settings, stack, secrets, launched, clock, internet)
+    sandboxes = sandboxes or await open_sandboxes(settings, stack, secrets, launched, clock, internet)
+    metering = await enter(open_metering(LedgerClient(of_keys), clock))
     await enter(background((reporter := Reporter(scheduler, clock)).run()))
     stack.push_async_callback(reporter.flush, FLUSH_SECONDS)
     capacity = Capacity(settings.runs, settings.nested_runs, settings.starts, settings.organization_runs)
@@ -84,6 +86,7 @@ async def build(
             internet=internet,
             authority=Authority(settings.home / "certificates", roots(settings.environ), clock),
             lease=lease,
+            metering=metering,
         )
     )
     await enter(background(runs.forget_old()))
@@ -91,7 +94,7 @@ async def build(
     await enter(lease.kept(runs.lose))
     servicer, add = ExecutorServicer(runs, filestore, sandboxes.validate), add_ExecutorServicer_to_server
     server = RpcServer(address, grace=SERVER_GRACE_SECONDS).add(add, servicer, "mesh.executor.v1.Executor")
-    server.needs(lambda: lease.held)
+    server.needs(lambda: lease.held and metering.ready)
     await enter(server)
     stack.push_async_callback(runs.drain, settings.drain_seconds)
     return server

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from executor.bill import Bill
 from executor.model import KeptAnswer, Outcome, Spec, Usage
 from kit.clock import Clock
 from kit.errors import Problem, Unavailable
@@ -59,6 +60,8 @@ class Ended:
     handed_back: bool = False
     # Of what was recorded of it, in the filestore; empty when nothing was.
     recording_digest: str = ""
+    # What it cost; None where nothing was taken for it.
+    bill: Bill | None = None
 
     @property
     def size(self) -> int:
