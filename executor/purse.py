@@ -182,7 +182,8 @@ class Purse:
         except Unavailable as stale:
             self._fail(self._waiting, stale)
             return
-        for waiter in [one for one in self._waiting if not one.given.done()]:
+        self._waiting = [waiter for waiter in self._waiting if not waiter.given.done()]  # some have left
+        for waiter in list(self._waiting):
             if waiter.least <= self.free:
                 self._waiting.remove(waiter)
                 waiter.given.set_result(self._hand_out(waiter.least, waiter.most))
@@ -216,6 +217,7 @@ class Purse:
             else:
                 self.heard(asked_at)
                 self.free += amount
+                self.touched_at = self._now()
                 failpoint("drawn")
                 self._serve()
 
