@@ -211,6 +211,8 @@ class Usage:
     wall_seconds: float = 0
     memory_peak_bytes: int = 0
     egress_bytes: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -251,6 +253,9 @@ class RunRecord:
     offline: bool = False
     # Of its own recording; empty where there is none.
     recording_digest: str = ""
+    # Micro-credits: what it was charged itself, and what all below it were.
+    cost_own: int = 0
+    cost_nested: int = 0
 
     @property
     def outcome(self) -> Outcome:

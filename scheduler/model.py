@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from kit.errors import NotFound
+from scheduler.bill import Budget
 from scheduler.result import NOTHING, Answer, Earlier, Result
 from scheduler.retry import MOST_LOSSES, OURS, pause
 from scheduler.usage import Usage
@@ -115,6 +116,12 @@ class Run:
     may_deploy: bool = False
     # Gets the record when it is over (delivery.py); empty: nobody does.
     callback_url: str = ""
+    # Limits on what it and all below it cost; the key at the root, to whose account it goes; whether only success of
+    # the root is charged; what it was charged itself, in all attempts.
+    budgets: tuple[Budget, ...] = ()
+    paying_key_id: str = ""
+    charged_on_success: bool = False
+    cost_own: int = 0
     started_at: datetime | None = None
     completed_at: datetime | None = None
     code: str = ""
@@ -139,6 +146,11 @@ class Run:
     def urgent(self) -> bool:
         """A run waits for it: it goes first, and needs no place of its own (SPEC §3)."""
         return self.depth > 0 and self.synchronous
+
+    @property
+    def decides(self) -> bool:
+        """Its end says whether its tree is charged."""
+        return self.charged_on_success and self.root_id in {"", self.id}
 
     @property
     def placed(self) -> bool:
@@ -168,8 +180,10 @@ class Run:
         """At its end; the same object when it is over already."""
         if self.status.over:
             return self
+        free = self.decides and outcome.status is not Status.SUCCEEDED
         return replace(
             self,
+            cost_own=0 if free else self.cost_own,
             status=outcome.status,
             code=outcome.code,
             detail=outcome.detail,

@@ -11,6 +11,7 @@ from kit.clock import Clock
 from kit.errors import Conflict, Exhausted, Invalid, NotFound, Unauthenticated
 from kit.lifecycle import failpoint
 from kit.names import new_id
+from scheduler.bill import Budget
 from scheduler.dispatch import Seat
 from scheduler.model import (
     IDEMPOTENCY_LIFE,
@@ -116,6 +117,9 @@ class Submission:
     replay_of: str = ""
     offline_digest: str = ""
     record: bool = False
+    budgets: tuple[Budget, ...] = ()
+    paying_key_id: str = ""
+    charged_on_success: bool = False
 
     @property
     def urgent(self) -> bool:
@@ -338,4 +342,7 @@ def _run(submission: Submission, run_id: str, now: datetime, provision: Provisio
         replay_of=submission.replay_of,
         offline_digest=submission.offline_digest,
         record=submission.record,
+        budgets=submission.budgets,
+        paying_key_id=submission.paying_key_id,
+        charged_on_success=submission.charged_on_success,
     )

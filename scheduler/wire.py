@@ -11,6 +11,7 @@ from mesh.runs.v1 import run_pb2, runs_pb2
 
 from kit import telemetry
 from kit.errors import Invalid
+from scheduler import bill_wire
 from scheduler.delivery import check_url
 from scheduler.estimate import Waiting
 from scheduler.fleet import Lease
@@ -103,6 +104,9 @@ def submission(request: runs_pb2.SubmitRequest, traceparent: str) -> Submission:
         replay_of=spec.replay_of[:40],
         offline_digest=spec.offline_digest[:64],
         record=spec.record,
+        budgets=bill_wire.budgets(spec),
+        paying_key_id=spec.paying_key_id[:40],
+        charged_on_success=spec.charged_on_success,
     )
 
 
@@ -138,6 +142,9 @@ def start_request(queued: Queued) -> executor_pb2.StartRequest:
         replay_of=run.replay_of,
         offline_digest=run.offline_digest,
         record=run.record,
+        budgets=bill_wire.to_budgets(run.budgets),
+        paying_key_id=run.paying_key_id,
+        charged_on_success=run.charged_on_success,
     )
     return executor_pb2.StartRequest(
         spec=spec, body=given.body, body_digest=given.body_digest, incarnation=run.incarnation
@@ -181,6 +188,9 @@ def started(message: runs_pb2.RunStarted) -> Started:
         synchronous=spec.synchronous,
         due_at=moment(spec.created_at),
         may_deploy=spec.may_deploy,
+        budgets=bill_wire.told_budgets(spec),
+        paying_key_id=spec.paying_key_id[:40],
+        charged_on_success=spec.charged_on_success,
     )
     small = message.HasField("body") and len(message.body) <= INLINE_BYTES
     given = Input(spec.request.SerializeToString(), message.body) if small else None
@@ -203,13 +213,15 @@ def ended(message: runs_pb2.RunEnded) -> Ended:
             recording_digest=message.recording_digest[:64],
         ),
         handed_back=message.handed_back,
+        bill=bill_wire.bill(message),
     )
 
 
 def _usage(message: run_pb2.Usage) -> Usage:
     """What can't be counts as nothing."""
     cpu, wall = (value if 0 <= value <= MOST_SECONDS else 0.0 for value in (message.cpu_seconds, message.wall_seconds))
-    return Usage(cpu, wall, max(0, message.memory_peak_bytes), max(0, message.egress_bytes))
+    counted = (message.memory_peak_bytes, message.egress_bytes, message.tokens_in, message.tokens_out)
+    return Usage(cpu, wall, *(max(0, number) for number in counted))
 
 
 def outcome(message: run_pb2.Outcome) -> Outcome:
@@ -249,8 +261,10 @@ def history_query(request: runs_pb2.ListRunsRequest) -> History:
     return History(request.organization_id, request.service_id, status, page_limit(request.limit), request.after)
 
 
-def record(run: Run | Provision, waiting: Waiting | None = None) -> runs_pb2.RunRecord:
-    """As callers of the mesh see it; a provisioned id without a run has no more than its beginning."""
+def record(run: Run | Provision, waiting: Waiting | None = None, nested: int = 0) -> runs_pb2.RunRecord:
+    """As callers of the mesh see it; a provisioned id without a run has no more than its beginning. `nested`: what all
+    below it were charged.
+    """
     if isinstance(run, Provision):
         return runs_pb2.RunRecord(
             id=run.id,
@@ -293,6 +307,8 @@ def record(run: Run | Provision, waiting: Waiting | None = None) -> runs_pb2.Run
         replay_of=run.replay_of,
         offline=bool(run.offline_digest),
         recording_digest=run.recording_digest,
+        cost_own=run.cost_own,
+        cost_nested=nested,
     )
 
 

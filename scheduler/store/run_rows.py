@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.db import Database, emit
 from scheduler import wire
+from scheduler.bill import Budget
 from scheduler.model import Asker, Event, History, Idempotent, Input, Outcome, Provision, Run, Runs, Status, Trigger
 from scheduler.result import Answer, Earlier
 from scheduler.store.tables import answers, idempotency, inputs, outbox, provisions, runs, versions
@@ -37,7 +38,7 @@ _MUTABLE = (
     *("status", "code", "detail", "log_tail", "started_at", "completed_at"),
     *("executor", "incarnation", "log_digest", "egress_digest", "recording_digest"),
     *("attempt", "epoch", "due_at", "claimed_at", "cancelled_at", "cancelled_as", "retries", "losses", "earlier"),
-    *_USAGE,
+    *("cost_own", *_USAGE),
 )
 _SAVE = (
     update(runs).where(runs.c.id == bindparam("which")).values({name: bindparam(f"new_{name}") for name in _MUTABLE})
@@ -49,7 +50,8 @@ _PROVISION_HELD = _PROVISION.with_for_update()
 _OF_ONE_TIME_KEY = select(runs.c.id).where(runs.c.one_time_key_id == bindparam("key_id"))
 _VERSION = select(versions.c.id).where(versions.c.id == bindparam("which"))
 # In one order for all, so that two don't wait for each other.
-_RUNS_HELD = select(*RUN).where(runs.c.id.in_(bindparam("ids", expanding=True))).order_by(runs.c.id).with_for_update()
+_RUNS = select(*RUN).where(runs.c.id.in_(bindparam("ids", expanding=True))).order_by(runs.c.id)
+_RUNS_HELD = _RUNS.with_for_update()
 _IDEMPOTENT = select(idempotency).where(
     idempotency.c.organization_id == bindparam("organization"), idempotency.c.key == bindparam("its_key")
 )
@@ -109,6 +111,11 @@ class RunRows:
     async def runs(self, ids: Collection[str]) -> Runs:
         """Those that exist; their kept answers aren't read."""
         rows = await self._execute(_RUNS_HELD, {"ids": list(ids)}) if ids else ()
+        return {row.id: to_run(row) for row in rows}
+
+    async def standing(self, ids: Collection[str]) -> Runs:
+        """As they are now; they aren't held."""
+        rows = await self._execute(_RUNS, {"ids": list(ids)}) if ids else ()
         return {row.id: to_run(row) for row in rows}
 
     async def idempotent(self, organization_id: str, key: str) -> Idempotent | None:
@@ -301,6 +308,7 @@ def _row(run: Run) -> dict[str, Any]:
     row.update(due_at=run.due_at or run.created_at, earlier=[asdict(one) for one in run.earlier])
     row.update(cancelled_as=asdict(run.cancelled_as) if run.cancelled_as else None)
     row.update(provision_id=run.provision_id or None, one_time_key_id=run.one_time_key_id or None)
+    row.update(budgets=[vars(budget) for budget in run.budgets])
     row.update(detail=run.detail.replace("\0", "\ufffd"))  # sandboxes print it, PostgreSQL's text can't have it
     return row
 
@@ -315,7 +323,8 @@ def to_run(row: Row[*tuple[Any, ...]]) -> Run:
         values.pop(name, None)
     answer = _answer(values)
     used = [values.pop(name) for name in _USAGE]
-    values.update(usage=None if used[0] is None else Usage(*used))
+    values.update(usage=None if used[0] is None else Usage(*(each or 0 for each in used)))
+    values.update(budgets=tuple(Budget(**one) for one in row.budgets))
     values.update(status=Status(row.status), trigger=Trigger(row.trigger), log_tail=tuple(row.log_tail))
     values.update(earlier=tuple(Earlier(**one) for one in row.earlier))
     values.update(cancelled_as=_outcome(row.cancelled_as) if row.cancelled_as else None)

@@ -78,7 +78,10 @@ def test_one_that_has_to_wait_for_others_gives_up(postgres: Server, monkeypatch:
     def old_and_in_use(connection: Connection) -> None:
         connection.execute(text("UPDATE alembic_version SET version_num = 'scheduler_0006'"))
         connection.execute(text("DROP TABLE deliveries"))
-        for column in ("callback_url", "cancelled_at", "cancelled_as"):
+        connection.execute(text("DROP TABLE bills"))
+        connection.execute(text("DROP INDEX runs_parent"))
+        money = ("budgets", "paying_key_id", "charged_on_success", "cost_own", "tokens_in", "tokens_out")
+        for column in ("callback_url", "cancelled_at", "cancelled_as", *money):
             connection.execute(text(f"ALTER TABLE runs DROP COLUMN {column}"))
         connection.commit()
         connection.execute(text("SELECT * FROM runs"))
