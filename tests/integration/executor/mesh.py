@@ -244,9 +244,11 @@ def _echo(stream: TextIO) -> None:
 
 
 @asynccontextmanager
-async def mesh_up(settings: Settings, sandboxes: Sandboxes | None) -> AsyncIterator[Mesh]:
-    """All of it in this process, unless `sandboxes` is None: then the executor runs elsewhere. Leaving drains it."""
-    neighbours = Neighbours()  # type: ignore[abstract]  # only what the executor calls
+async def mesh_up(settings: Settings, sandboxes: Sandboxes | None, **theirs: Any) -> AsyncIterator[Mesh]:
+    """All of it in this process, unless `sandboxes` is None: then the executor runs elsewhere. Leaving drains it.
+    `theirs`: what the neighbours have.
+    """
+    neighbours = Neighbours(**theirs)  # type: ignore[abstract]  # only what the executor calls
     async with AsyncExitStack() as stack:
         for name, register, full_name in (
             ("scheduler", runs_pb2_grpc.add_RunsServicer_to_server, "mesh.runs.v1.Runs"),
