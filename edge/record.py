@@ -76,6 +76,7 @@ def summary(record: RunRecord, *, sees_logs: bool) -> dict[str, Any]:
         **_replay(record),
         **_queue(record),
         "usage": usage_of(record.usage) if record.usage and record.status.over else None,
+        "cost": _cost(record),
     }
 
 
@@ -142,7 +143,15 @@ def usage_of(usage: Usage) -> dict[str, float]:
         "wallSeconds": round(usage.wall_seconds, 6),
         "memoryPeakBytes": usage.memory_peak_bytes,
         "egressBytes": usage.egress_bytes,
+        "tokensIn": usage.tokens_in,
+        "tokensOut": usage.tokens_out,
     }
+
+
+def _cost(record: RunRecord) -> dict[str, int]:
+    """So far: what it has called may go on."""
+    own, nested = record.cost_own, record.cost_nested
+    return {"own": own, "nested": nested, "total": own + nested}
 
 
 def _time(moment: datetime | None) -> str | None:

@@ -220,6 +220,8 @@ class Usage:
     wall_seconds: float = 0
     memory_peak_bytes: int = 0
     egress_bytes: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
 
 
 @dataclass(frozen=True)

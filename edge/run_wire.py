@@ -175,6 +175,8 @@ def from_record(record: runs_pb2.RunRecord) -> RunRecord:
         recording_digest=record.recording_digest,
         input_sha256=record.input_sha256,
         output_sha256=record.output_sha256,
+        cost_own=record.cost_own,
+        cost_nested=record.cost_nested,
         wait=timedelta(milliseconds=record.wait_ms) if record.HasField("wait_ms") else None,
     )
 
@@ -186,7 +188,14 @@ def from_given(reply: runs_pb2.GetInputResponse) -> Given:
 
 
 def _usage(usage: run_pb2.Usage) -> Usage:
-    return Usage(usage.cpu_seconds, usage.wall_seconds, usage.memory_peak_bytes, usage.egress_bytes)
+    return Usage(
+        usage.cpu_seconds,
+        usage.wall_seconds,
+        usage.memory_peak_bytes,
+        usage.egress_bytes,
+        usage.tokens_in,
+        usage.tokens_out,
+    )
 
 
 def from_resolved(resolved: workflows_pb2.ResolveResponse) -> Target:

@@ -7,7 +7,7 @@ from kit.errors import Problem, Unavailable
 from kit.telemetry import log
 
 # Problems whose code means the same to the run's caller.
-_TOLD_AS_THEY_ARE = frozenset({"missing_secret", "not_supported", "too_large", "too_many_runs"})
+_TOLD_AS_THEY_ARE = frozenset({"missing_secret", "not_supported", "payment_required", "too_large", "too_many_runs"})
 
 
 def outcome_of(error: Exception) -> Outcome:

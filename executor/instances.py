@@ -62,6 +62,10 @@ class Turn:
         """Tells the app."""
         await self._instance.caller_gone()
 
+    def usage(self) -> Usage:
+        """Of this call, so far; the peak of memory is that of all."""
+        return self._own(self._instance.usage())
+
     async def close(self) -> Exit:
         """Gives it back, or ends it; the peak of memory is that of all calls so far. Idempotent.
 

@@ -7,11 +7,12 @@ from mesh.executor.v1.executor_pb2_grpc import add_ExecutorServicer_to_server
 
 from executor import wire
 from executor.capacity import Capacity, allow_descriptors
-from executor.clients import FilestoreClient, KeysClient, SchedulerClient
+from executor.clients import FilestoreClient, KeysClient, LedgerClient, SchedulerClient
 from executor.egress.authority import Authority, roots
 from executor.egress.gate import open_internet
 from executor.events import BusLines, forgetting
 from executor.lease import Lease
+from executor.metering import open_metering
 from executor.netns import names_inside
 from executor.report import Reporter
 from executor.rpc import ExecutorServicer
@@ -49,16 +50,16 @@ async def build(
     clock = clock or SystemClock()
     address = settings.address("executor")
     enter = stack.enter_async_context
-    channel = await enter(connect(settings.address("scheduler")))
-    scheduler = SchedulerClient(channel, address, lambda: lease.incarnation, settings.most)
-    filestore = FilestoreClient(await enter(connect(settings.address("filestore"))))
-    secrets = FreshSecrets(KeysClient(await enter(connect(settings.address("keys")))), clock)
+    to = {name: await enter(connect(settings.address(name))) for name in ("scheduler", "keys", "filestore")}
+    scheduler = SchedulerClient(to["scheduler"], address, lambda: lease.incarnation, settings.most)
+    filestore = FilestoreClient(to["filestore"])
+    secrets = FreshSecrets(KeysClient(to["keys"]), clock)
     if bus is None:
         bus = await enter(open_bus(settings.nats_url or DEFAULT_NATS_URL, "executor"))
     private, inside = settings.egress_allow_private, names_inside(settings.public_url)
     internet = stack.enter_context(open_internet(clock, private, inside))
-    if sandboxes is None:
-        sandboxes = await open_sandboxes(settings, stack, secrets, launched, clock, internet)
+    sandboxes = sandboxes or await open_sandboxes(settings, stack, secrets, launched, clock, internet)
+    metering = await enter(open_metering(LedgerClient(to["keys"]), clock))
     await enter(background((reporter := Reporter(scheduler, clock)).run()))
     stack.push_async_callback(reporter.flush, FLUSH_SECONDS)
     capacity = Capacity(settings.runs, settings.nested_runs, settings.starts, settings.organization_runs)
@@ -84,14 +85,14 @@ async def build(
             internet=internet,
             authority=Authority(settings.home / "certificates", roots(settings.environ), clock),
             lease=lease,
+            metering=metering,
         )
     )
-    await enter(background(runs.forget_old()))
-    await enter(forgetting(bus, secrets, versions))
-    await enter(lease.kept(runs.lose))
+    for other in (background(runs.forget_old()), forgetting(bus, secrets, versions), lease.kept(runs.lose)):
+        await enter(other)
     servicer, add = ExecutorServicer(runs, filestore, sandboxes.validate), add_ExecutorServicer_to_server
     server = RpcServer(address, grace=SERVER_GRACE_SECONDS).add(add, servicer, "mesh.executor.v1.Executor")
-    server.needs(lambda: lease.held)
+    server.needs(lambda: lease.held and metering.ready)
     await enter(server)
     stack.push_async_callback(runs.drain, settings.drain_seconds)
     return server

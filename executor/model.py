@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 
+from executor.bill import Budget
 from executor.egress.fill import placeholder
 
 INLINE_BYTES = 64 * 1024
@@ -106,6 +107,10 @@ class Spec:
     # Whether what it contacts is to be recorded; and the recording (SHA-256) that answers in place of the internet.
     record: bool = False
     offline_digest: str = ""
+    # Limits on what it and all below it cost; the key at the root; whether only success of the root is charged.
+    budgets: tuple[Budget, ...] = ()
+    paying_key_id: str = ""
+    charged_on_success: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,13 +180,15 @@ class BodyComplete:
 @dataclass(frozen=True)
 class Usage:
     """What a run used, nested calls not included: seconds of a processor, seconds from its sandbox's start to its end,
-    the most bytes of memory at once, bytes sent and received on its way to the internet.
+    the most bytes of memory at once, bytes sent and received on its way to the internet, tokens of models.
     """
 
     cpu_seconds: float = 0
     wall_seconds: float = 0
     memory_peak: int = 0
     egress_bytes: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
 
 
 # What whoever wants the answer is given, in this order: head, bytes …, BodyComplete, Outcome.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from executor.bill import Bill
 from executor.model import KeptAnswer, Outcome, Spec, Usage
 from kit.clock import Clock
 from kit.errors import Problem, Unavailable
@@ -62,6 +63,8 @@ class Ended:
     # SHA-256 (hex) of the bodies that went in and came out; empty where there was none.
     input_sha256: str = ""
     output_sha256: str = ""
+    # What it cost; None where nothing was taken for it.
+    bill: Bill | None = None
 
     @property
     def size(self) -> int:

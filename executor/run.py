@@ -19,6 +19,7 @@ from executor.egress.log import EgressLog
 from executor.egress.rules import parse as parse_rules
 from executor.failure import outcome_of
 from executor.keep import BlobStore, keep_answer, keep_egress, keep_log, keep_recording
+from executor.metering import Metering
 from executor.model import HUNG_UP, OURS, TIMED_OUT, KeptAnswer, Limits, Outcome, Spec, Status, Version
 from executor.model import Usage as RunUsage
 from executor.output import LineSink, Output
@@ -40,6 +41,7 @@ from executor.sandbox import (
     Sandbox,
     StartFailed,
 )
+from executor.tab import Tab
 from executor.variables import Given, Variables
 from executor.versions import Versions
 from executor.wayout import WayOut
@@ -98,14 +100,18 @@ class Host:
     internet: Internet
     authority: Authority
     lease: Holding
+    metering: Metering
 
 
 class Run:
-    """`execute` once; meanwhile `stop`, and `answer.read()` by whoever wants the answer."""
+    """`execute` once; meanwhile `stop`, and `answer.read()` by whoever wants the answer. It closes its `tab`."""
 
-    def __init__(self, host: Host, spec: Spec, body: AsyncIterator[bytes], place: Place, *, known: bool) -> None:
+    def __init__(
+        self, host: Host, spec: Spec, body: AsyncIterator[bytes], place: Place, tab: Tab, *, known: bool
+    ) -> None:
         self.spec = spec
         self.known = known
+        self.tab = tab
         self.answer = Answer(host.spool)
         self._host = host
         self._body = body
@@ -118,6 +124,7 @@ class Run:
         self._began = host.clock.now()
         self._recording: Recording | None = None
         self._bounds = DEFAULT_BOUNDS
+        self._sandbox: Sandbox | None = None
         self._used = Usage()
         self._wall_seconds = 0.0
         self._traceparent = ""
@@ -147,6 +154,9 @@ class Run:
         with span("executor.run", parent=spec.traceparent, run_id=spec.run_id, service_id=spec.service_id):
             try:
                 outcome = await self._outcome()
+            except BaseException:
+                self.tab.abandon()
+                raise
             finally:
                 self._place.give_back()
             self.stop(outcome)  # from here on it is too late for another
@@ -187,6 +197,7 @@ class Run:
     async def _attempt(self) -> Outcome:
         try:
             async with AsyncExitStack() as stack:
+                stack.enter_context(self._host.metering.watching(self.tab, self._live, self.stop))
                 return await self._served(await self._ready(stack))
         except Exception as error:  # noqa: BLE001  # hostile code and a whole mesh are behind it: any becomes an outcome
             if isinstance(error, Crashed) and self.answer.complete:
@@ -205,6 +216,7 @@ class Run:
         version = await host.versions.version(spec.version_id)
         self._limits = limits = version.limits.over(host.limits)
         self._bounds = Bounds(limits.memory_bytes, limits.processes, limits.cpu)
+        await self.tab.open(limits)
         turn = host.capacity.turn(version.workflow_id, version.concurrency, wait=not spec.synchronous)
         await stack.enter_async_context(turn)
         self._output = self._log()
@@ -232,7 +244,7 @@ class Run:
             with span("sandbox.start"):
                 self._traceparent = current_traceparent()
                 self._began = host.clock.now()
-                sandbox = await host.driver.start(launch)
+                self._sandbox = sandbox = await host.driver.start(launch)
                 stack.push_async_callback(self._close, sandbox)
                 process = sandbox.process
                 self._output.follow(process.stdout, process.stderr)
@@ -257,8 +269,17 @@ class Run:
         self.stop(Outcome.failed("disk_full", f"{told}: raise `disk` in [tool.runmesh], or need less"))
 
     async def _close(self, sandbox: Sandbox) -> None:
-        self._used = (await sandbox.close()).used
+        self._sandbox, self._used = None, (await sandbox.close()).used
         self._wall_seconds = (self._host.clock.now() - self._began).total_seconds()
+
+    def _live(self) -> RunUsage | None:
+        """What it has used so far, or could have where nobody can tell; None without a sandbox."""
+        if self._sandbox is None:
+            return None
+        wall, used = (self._host.clock.now() - self._began).total_seconds(), self._sandbox.usage()
+        if used == Usage():
+            used = Usage(self._bounds.cpu * wall, self._bounds.memory)
+        return RunUsage(used.cpu_seconds, wall, used.memory_peak, self._contacts.bytes_carried)
 
     async def _served(self, sandbox: Sandbox) -> Outcome:
         """The request goes in, the answer comes out; the outcome once the app has finished."""
@@ -345,7 +366,10 @@ class Run:
         failpoint("ended")
         now = self._host.clock.now()
         carried = self._contacts.bytes_carried
-        used = RunUsage(self._used.cpu_seconds, self._wall_seconds, self._used.memory_peak, carried)
+        seconds, peak = (self._used.cpu_seconds, self._wall_seconds), self._used.memory_peak
+        used = RunUsage(*seconds, peak, carried, *self.tab.tokens)
+        bill = self.tab.close(used)
+        failpoint("billed")
         ended = Ended(
             spec.run_id,
             spec.attempt,
@@ -360,6 +384,7 @@ class Run:
             recording_digest=recording_digest,
             input_sha256=self._given.hex if self._given else "",
             output_sha256=self._receiver.sha256 if self._receiver else "",
+            bill=bill,
         )
         self._host.reporter.tell(ended)
 

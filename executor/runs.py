@@ -3,14 +3,15 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import datetime, timedelta
 
 from executor.answer import WholeAnswer
 from executor.capacity import RETRY_AFTER
-from executor.model import AnswerEvent, Outcome, Spec
+from executor.model import AnswerEvent, Limits, Outcome, Spec
 from executor.run import Host, Run
-from kit.errors import Conflict, Exhausted, Invalid, NotFound, Unavailable
+from executor.tab import Tab
+from kit.errors import Conflict, Exhausted, Invalid, NotFound, Problem, Unavailable
 from kit.lifecycle import failpoint
 from kit.names import is_id
 from kit.telemetry import log
@@ -48,9 +49,9 @@ class Runs:
         """Direct way: a small answer when it is whole, or the outcome of a run without one. None: its answer is long or
         a stream, to be attached to and held within HOLD_SECONDS. Leaving before kills the run.
 
-        Errors: Invalid, Conflict, Unavailable.
+        Errors: Invalid, Conflict, Exhausted, Unavailable.
         """
-        run = self._call(spec, body)
+        run = await self._call(spec, body)
         self._unheld[spec.run_id] = None
         try:
             found = await run.answer.at_once()
@@ -64,9 +65,9 @@ class Runs:
     async def call(self, spec: Spec, body: AsyncIterator[bytes]) -> AsyncGenerator[AnswerEvent, None]:
         """Direct way: the answer as it comes. Leaving before it is complete kills the run.
 
-        Errors: Invalid, Conflict, Unavailable.
+        Errors: Invalid, Conflict, Exhausted, Unavailable.
         """
-        run = self._call(spec, body)
+        run = await self._call(spec, body)
         try:
             async with aclosing(run.answer.read()) as events:
                 async for event in events:
@@ -102,7 +103,7 @@ class Runs:
             self._live[spec.run_id].stop(SUPERSEDED)
             raise Unavailable("an earlier attempt has to end first", retry_after=RETRY_AFTER)
         try:
-            self._take_on(spec, body, known=True)
+            self._take_on(spec, body, self._host.metering.tab(spec), known=True)
         except Exhausted as full:  # it can wait
             raise Unavailable(full.message, retry_after=full.retry_after) from full
 
@@ -160,10 +161,28 @@ class Runs:
         while self._ended:
             self._forget_oldest()
 
-    def _call(self, spec: Spec, body: AsyncIterator[bytes]) -> Run:
+    async def _call(self, spec: Spec, body: AsyncIterator[bytes]) -> Run:
+        """What can't be paid isn't taken on, so that there is no record of it."""
+        self._check(spec)
+        self._check_new(spec)
+        tab = self._host.metering.tab(spec)
+        try:
+            await tab.open(await self._limits(spec))
+            self._check_new(spec)
+            return self._take_on(spec, body, tab, known=False)
+        except BaseException:
+            tab.abandon()
+            raise
+
+    def _check_new(self, spec: Spec) -> None:
         if self._find(spec.run_id):
             raise Conflict(f"{spec.run_id} has run already")
-        return self._take_on(spec, body, known=False)
+
+    async def _limits(self, spec: Spec) -> Limits:
+        """A version that can't be had is the run's own problem."""
+        with suppress(Problem):
+            return (await self._host.versions.version(spec.version_id)).limits.over(self._host.limits)
+        return self._host.limits
 
     async def _abandoned(self, run: Run) -> None:
         await self._host.clock.sleep(HOLD_SECONDS)
@@ -177,7 +196,8 @@ class Runs:
             del self._ended[run.spec.run_id]
             run.answer.forget()
 
-    def _take_on(self, spec: Spec, body: AsyncIterator[bytes], *, known: bool) -> Run:
+    def _check(self, spec: Spec) -> None:
+        """Errors: Invalid; Unavailable while nothing is taken on here."""
         if not is_id(spec.run_id, "run"):
             raise Invalid("a run needs an id")
         if not self._host.lease.held:
@@ -186,8 +206,11 @@ class Runs:
             raise Unavailable("this executor can have no sandboxes any more", retry_after=RETRY_AFTER)
         if self._host.reporter.overdue:
             raise Unavailable("the scheduler hasn't taken this executor's reports for a while", retry_after=RETRY_AFTER)
+
+    def _take_on(self, spec: Spec, body: AsyncIterator[bytes], tab: Tab, *, known: bool) -> Run:
+        self._check(spec)
         place = self._host.capacity.take(spec.caller_id, nested=spec.depth > 0 and spec.synchronous)
-        run = self._live[spec.run_id] = Run(self._host, spec, body, place, known=known)
+        run = self._live[spec.run_id] = Run(self._host, spec, body, place, tab, known=known)
         task = asyncio.create_task(self._follow(run))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -153,6 +153,9 @@ class Sandbox(Protocol):
     async def caller_gone(self) -> None:
         """Tells the app (http.disconnect)."""
 
+    def usage(self) -> Usage:
+        """So far; nothing where that can't be told."""
+
     async def close(self) -> Exit:
         """Kills what still runs and removes every trace: processes, directories, sockets. Idempotent."""
 

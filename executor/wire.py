@@ -9,10 +9,12 @@ from typing import cast
 from google.protobuf.timestamp_pb2 import Timestamp
 from mesh.events.v1 import events_pb2
 from mesh.executor.v1 import executor_pb2
+from mesh.ledger.v1 import ledger_pb2
 from mesh.runs.v1 import identity_pb2, run_pb2, runs_pb2
 from mesh.workflows.v1 import workflows_pb2
 
 from executor.answer import WholeAnswer
+from executor.bill import Bill, Budget
 from executor.model import (
     AnswerEvent,
     AnswerHead,
@@ -67,7 +69,14 @@ def from_spec(spec: run_pb2.RunSpec, given: bytes | None = None) -> Spec:
         given=given,
         record=spec.record,
         offline_digest=spec.offline_digest,
+        budgets=tuple(Budget(budget.id, budget.limit) for budget in spec.budgets),
+        paying_key_id=spec.paying_key_id,
+        charged_on_success=spec.charged_on_success,
     )
+
+
+def to_budgets(budgets: Iterable[Budget]) -> list[ledger_pb2.Budget]:
+    return [ledger_pb2.Budget(id=budget.id, limit=budget.limit) for budget in budgets]
 
 
 def from_headers(headers: Iterable[run_pb2.Header]) -> Headers:
@@ -152,6 +161,24 @@ def _ended(fact: Ended) -> runs_pb2.RunEnded:
         recording_digest=fact.recording_digest,
         input_sha256=fact.input_sha256,
         output_sha256=fact.output_sha256,
+        bill=to_bill(fact.bill) if fact.bill else None,
+    )
+
+
+def to_bill(bill: Bill) -> ledger_pb2.Bill:
+    return ledger_pb2.Bill(
+        run_id=bill.run_id,
+        attempt=bill.attempt,
+        root_id=bill.root_id,
+        organization_id=bill.organization_id,
+        service_id=bill.service_id,
+        key_id=bill.key_id,
+        purse_id=bill.purse_id,
+        budgets=to_budgets(bill.budgets),
+        reserved=bill.amount,
+        charge=bill.amount,
+        lines=[ledger_pb2.BillLine(**vars(line)) for line in bill.lines],
+        at=to_time(bill.at),
     )
 
 
@@ -161,6 +188,8 @@ def to_usage(usage: Usage) -> run_pb2.Usage:
         wall_seconds=usage.wall_seconds,
         memory_peak_bytes=usage.memory_peak,
         egress_bytes=usage.egress_bytes,
+        tokens_in=usage.tokens_in,
+        tokens_out=usage.tokens_out,
     )
 
 
@@ -252,6 +281,9 @@ def to_identity(key: bytes, spec: Spec, traceparent: str) -> bytes:
         service_id=spec.service_id,
         requester_id=spec.requester_id,
         may_deploy=spec.may_deploy,
+        budgets=to_budgets(spec.budgets),
+        paying_key_id=spec.paying_key_id,
+        charged_on_success=spec.charged_on_success,
     ).SerializeToString()
     return _base64url(message) + b"." + _base64url(hmac.digest(key, message, "sha256"))
 

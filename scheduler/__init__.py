@@ -3,11 +3,11 @@
 Owns: workflows and their immutable versions; runs, provisioned ids, one-time uses; the queue of the durable way in;
 executors' leases; schedules; deliveries of records.
 Serves: mesh.workflows.v1.Workflows, mesh.runs.v1.Runs, mesh.runs.v1.Deliveries, mesh.schedules.v1.Schedules.
-Calls: executors (Validate, Start, Stop, health), filestore (PutBlob, for a workflow's source).
+Calls: executors (Validate, Start, Stop, health), filestore (PutBlob, for a workflow's source), keys (Ledger.Settle).
 Stores: workflows, versions, provisions, runs, inputs, answers, idempotency, executors, schedules, fires, deliveries,
-outbox. Sends: event.runs.queued, event.runs.ended, event.delivery.due, event.workflow.changed.
+bills, outbox. Sends: event.runs.queued, event.runs.ended, event.delivery.due, event.workflow.changed.
 A run only ever moves forward, whoever reports and however often: queued → running → one of the ends, or back to queued
 for another attempt (`model.py`).
 Read: model, retry, submit, place, fleet, shares, dispatch, report, cancel, watch, estimate, recall, renew, reap, sweep;
-delivery, deliver; workflow, deploy, catalog, stock; schedule, cron, plan, fire; rpc, main.
+delivery, deliver; bill, charge, bills; workflow, deploy, catalog, stock; schedule, cron, plan, fire; rpc, main.
 """

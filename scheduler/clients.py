@@ -1,6 +1,8 @@
-"""Calls to executors and to the filestore. By their shape these are the ports of deploy, dispatch, cancel and reap."""
+"""Calls to executors, the filestore and the ledger. By their shape these are the ports of deploy, dispatch, cancel,
+reap and bills.
+"""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Self
 
@@ -8,11 +10,13 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mesh.executor.v1 import executor_pb2, executor_pb2_grpc
 from mesh.filestore.v1 import blobs_pb2, blobs_pb2_grpc
+from mesh.ledger.v1 import ledger_pb2_grpc
 
 from kit.errors import Precondition, Problem, Unavailable
 from kit.rpc_client import connect, unary
 from kit.telemetry import log, span
-from scheduler import wire, workflow_wire
+from scheduler import bill_wire, wire, workflow_wire
+from scheduler.bill import Bill
 from scheduler.model import Outcome, Queued
 from scheduler.workflow import Report
 
@@ -20,6 +24,7 @@ START_SECONDS = 10.0
 STOP_SECONDS = 5.0
 PROBE_SECONDS = 2.0
 PUT_SECONDS = 30.0
+SETTLE_SECONDS = 10.0
 CHUNK_BYTES = 256 * 1024
 
 
@@ -105,3 +110,18 @@ class BlobStore:
 
         response = await unary(self._stub.PutBlob, chunks(), timeout=PUT_SECONDS)
         return str(response.digest)
+
+
+class LedgerClient:
+    """The ledger, which keys has."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = ledger_pb2_grpc.LedgerStub(channel)
+
+    async def settle(self, bills: Sequence[Bill]) -> None:
+        """Errors: Unavailable, also when it fails: it may have booked them; whatever kind it refuses them with."""
+        try:
+            await unary(self._stub.Settle, bill_wire.settlement(bills), timeout=SETTLE_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            log().error("ledger.broken", code=error.code().name, details=error.details())
+            raise Unavailable("the ledger failed") from error

@@ -14,9 +14,10 @@ from kit.lifecycle import background
 from kit.rpc_client import connect
 from kit.rpc_server import RpcServer
 from scheduler import rpc, schedule_rpc, schedule_wire
+from scheduler.bills import Bills
 from scheduler.cancel import Cancel
 from scheduler.catalog import Catalog
-from scheduler.clients import BlobStore, Executors
+from scheduler.clients import BlobStore, Executors, LedgerClient
 from scheduler.deliver import Deliver
 from scheduler.delivery_rpc import Deliveries
 from scheduler.deploy import Deploy
@@ -48,7 +49,8 @@ async def build(settings: Settings, stack: AsyncExitStack, *, clock: Clock | Non
     notices, shares = Notices(), Shares(settings.organization_runs)
     store = await enter(open_store(db))
     estimate = Estimate(store, clock)
-    store.listeners += [notices.changed, shares.changed, estimate.changed]
+    bills = Bills(store, LedgerClient(await enter(connect(settings.address("keys")))), clock)
+    store.listeners += [notices.changed, shares.changed, estimate.changed, bills.changed]
 
     fleet = Fleet(clock)
     executors = await enter(Executors(fleet.checker, validate_seconds=settings.validate_seconds))
@@ -82,7 +84,7 @@ async def build(settings: Settings, stack: AsyncExitStack, *, clock: Clock | Non
 
     await enter(background(relay(db, outbox, bus)))
     await enter(cancel.lingering())
-    for loop in (dispatch.run(), reap.run(), sweep.run(), fire.run(), stock.run()):
+    for loop in (dispatch.run(), reap.run(), sweep.run(), fire.run(), stock.run(), bills.run()):
         await enter(background(loop))
     server = RpcServer(settings.address("scheduler"), grace=settings.drain_seconds)
     server.needs(db.answers)

@@ -117,6 +117,8 @@ class Run:
     billing: Billing = UNBILLED
     # Gets the record when it is over (delivery.py); empty: nobody does.
     callback_url: str = ""
+    # What it was charged itself, in all attempts; micro-credits.
+    cost_own: int = 0
     started_at: datetime | None = None
     completed_at: datetime | None = None
     code: str = ""
@@ -146,6 +148,11 @@ class Run:
         return self.depth > 0 and self.synchronous
 
     @property
+    def decides(self) -> bool:
+        """Its end says whether its tree is charged."""
+        return self.billing.charged_on_success and self.root_id in {"", self.id}
+
+    @property
     def placed(self) -> bool:
         """An executor has it, or is about to."""
         return self.status is Status.RUNNING or (self.status is Status.QUEUED and self.claimed_at is not None)
@@ -173,8 +180,10 @@ class Run:
         """At its end; the same object when it is over already."""
         if self.status.over:
             return self
+        free = self.decides and outcome.status is not Status.SUCCEEDED
         return replace(
             self,
+            cost_own=0 if free else self.cost_own,
             status=outcome.status,
             code=outcome.code,
             detail=outcome.detail,

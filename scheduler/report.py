@@ -1,12 +1,16 @@
 """What executors say about runs: started, ended. Batches, repeated until taken, so that each one may come twice."""
 
+from collections import ChainMap
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from kit.clock import Clock
 from kit.lifecycle import failpoint
+from scheduler.bill import Bill
+from scheduler.charge import charged
 from scheduler.fleet import Fleet
 from scheduler.model import Event, Input, Outcome, Run, RunEnded, Runs, Status
 from scheduler.result import NOTHING, Result
@@ -19,11 +23,19 @@ class Reporting(Protocol):
 
     async def runs(self, ids: Collection[str]) -> Runs: ...
 
+    async def standing(self, ids: Collection[str]) -> Runs:
+        """As they are now; they may be another's to change."""
+        ...
+
     async def insert(self, these: Sequence[Run]) -> None: ...
 
     async def keep_inputs(self, given: Mapping[str, Input]) -> None: ...
 
     async def save(self, these: Sequence[Run]) -> None: ...
+
+    async def keep_bills(self, these: Sequence[Bill]) -> None:
+        """Those that aren't kept yet."""
+        ...
 
     async def tell(self, events: Iterable[Event]) -> None: ...
 
@@ -59,6 +71,7 @@ class Ended:
     at: datetime | None = None
     result: Result = NOTHING
     handed_back: bool = False
+    bill: Bill | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,7 @@ class Taken:
     # Under way on an executor that shouldn't have them.
     astray: list[Run] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    bills: list[Bill] = field(default_factory=list)
 
 
 class Report:
@@ -109,16 +123,20 @@ class Report:
         now = self._clock.now()
 
         async def work(tx: Reporting) -> Taken:
-            taken = take(batch, await tx.runs(ids), now)
+            known = await tx.runs(ids)
+            taken = take(batch, known, now, await tx.standing(_roots(batch, known)))
             await tx.insert(list(taken.born.values()))
             await tx.keep_inputs(taken.given)
             await tx.save(list(taken.moved.values()))
+            await tx.keep_bills(taken.bills)
             await tx.tell(RunEnded(run) for run in taken.over)
             return taken
 
         taken = await self._journal.write(work)
         if batch.ended:
             failpoint("reported")
+        if taken.bills:
+            failpoint("bill kept")
         ended = len(taken.over) + len(taken.again)
         self._fleet.reported(batch.executor, started=len(taken.born), ended=ended)
         for run in taken.astray:
@@ -128,8 +146,8 @@ class Report:
         return taken.ignored
 
 
-def take(batch: Batch, known: Runs, now: datetime) -> Taken:
-    """Pure: what a batch changes about the runs that are `known`."""
+def take(batch: Batch, known: Runs, now: datetime, roots: Runs = MappingProxyType({})) -> Taken:
+    """Pure: what a batch changes about the runs that are `known`. `roots`: those of its runs that aren't among them."""
     taken = Taken()
     ending = {item.run_id for item in batch.ended}
     for started in batch.started:
@@ -148,16 +166,33 @@ def take(batch: Batch, known: Runs, now: datetime) -> Taken:
         elif (after := _under_way(run, batch, started.at or now)) is not run:
             taken.moved[run.id] = after
     for ended in batch.ended:
-        before = taken.born.get(ended.run_id) or taken.moved.get(ended.run_id) or known.get(ended.run_id)
-        if before is None or before.status.over or _outdated(before, ended, batch):
-            taken.ignored.append(ended.run_id)
-            continue
-        at = ended.at or now
-        under_way = _under_way(before, batch, at)
-        after = under_way.attempted(ended.outcome, at=at, result=ended.result, handed_back=ended.handed_back)
-        (taken.born if ended.run_id in taken.born else taken.moved)[ended.run_id] = after
-        (taken.over if after.status.over else taken.again).append(after)
+        _end(taken, ended, batch, {**roots, **known}, now)
     return taken
+
+
+def _end(taken: Taken, ended: Ended, batch: Batch, known: Runs, now: datetime) -> None:
+    found = ChainMap(taken.born, taken.moved, dict(known))
+    before = found.get(ended.run_id)
+    if before is None or before.status.over or _outdated(before, ended, batch):
+        taken.ignored.append(ended.run_id)
+        if ended.bill:  # what had been taken for it goes back
+            taken.bills.append(replace(ended.bill.free(), created_at=now))
+        return
+    at = ended.at or now
+    under_way = _under_way(before, batch, at)
+    after = under_way.attempted(ended.outcome, at=at, result=ended.result, handed_back=ended.handed_back)
+    if ended.bill:
+        root = found.get(after.root_id)
+        after, bill = charged(after, ended.bill, ended.outcome, root, handed_back=ended.handed_back)
+        taken.bills.append(replace(bill, created_at=now))
+    (taken.born if ended.run_id in taken.born else taken.moved)[ended.run_id] = after
+    (taken.over if after.status.over else taken.again).append(after)
+
+
+def _roots(batch: Batch, known: Runs) -> set[str]:
+    """Roots of which it has to be known how they ended."""
+    theirs = [*known.values(), *(started.run for started in batch.started if started.run is not None)]
+    return {run.root_id for run in theirs if run.billing.charged_on_success and not run.decides} - set(known)
 
 
 def _under_way(run: Run, batch: Batch, at: datetime) -> Run:

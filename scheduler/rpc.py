@@ -62,19 +62,23 @@ class Runs(runs_pb2_grpc.RunsServicer):
     async def GetRun(self, request: runs_pb2.GetRunRequest, _context: Any) -> runs_pb2.GetRunResponse:
         found = await self._watch.get(wire.asker(request), request.request_id, content=not request.summary)
         waiting = await self._estimate(found) if isinstance(found, Run) else None
-        return runs_pb2.GetRunResponse(run=wire.record(found, waiting))
+        nested = await self._watch.nested(found)
+        return runs_pb2.GetRunResponse(run=wire.record(found, waiting, nested.get(found.id, 0)))
 
     async def WatchRun(
         self, request: runs_pb2.WatchRunRequest, _context: Any
     ) -> AsyncIterator[runs_pb2.WatchRunResponse]:
         async with aclosing(self._watch.follow(wire.asker(request), request.request_id)) as records:
             async for found in records:
-                yield runs_pb2.WatchRunResponse(run=wire.record(found))
+                nested = await self._watch.nested(found)
+                yield runs_pb2.WatchRunResponse(run=wire.record(found, nested=nested.get(found.id, 0)))
 
     async def ListRuns(self, request: runs_pb2.ListRunsRequest, _context: Any) -> runs_pb2.ListRunsResponse:
         query = wire.history_query(request)
         found, after = await self._watch.history(query)
-        return runs_pb2.ListRunsResponse(runs=[wire.record(run) for run in found], next=after)
+        nested = await self._watch.nested(*found)
+        records = [wire.record(run, nested=nested.get(run.id, 0)) for run in found]
+        return runs_pb2.ListRunsResponse(runs=records, next=after)
 
     async def GetInput(self, request: runs_pb2.GetInputRequest, _context: Any) -> runs_pb2.GetInputResponse:
         return wire.given(await self._recall(Asker(request.organization_id), request.run_id))

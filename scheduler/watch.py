@@ -3,7 +3,7 @@ schedulers commit it finds out by looking again.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
@@ -22,6 +22,8 @@ class RunReads(Protocol):
     async def find_provision(self, provision_id: str) -> Provision | None: ...
 
     async def history(self, query: History) -> list[Run]: ...
+
+    async def costs_below(self, ids: Collection[str]) -> Mapping[str, int]: ...
 
 
 class Watcher:
@@ -110,6 +112,11 @@ class Watch:
         """(newest first, where to go on: empty on the last page)."""
         found = await self._reads.history(replace(query, limit=query.limit + 1))
         return found[: query.limit], (found[query.limit - 1].id if len(found) > query.limit else "")
+
+    async def nested(self, *found: Run | Provision) -> Mapping[str, int]:
+        """What the runs below these were charged, by their ids; what is missing is 0."""
+        ids = [run.id for run in found if isinstance(run, Run)]
+        return await self._reads.costs_below(ids) if ids else {}
 
     async def follow(self, asker: Asker, request_id: str) -> AsyncGenerator[Run | Provision, None]:
         """The record now, and after each change until it is over. Errors: NotFound."""

@@ -13,6 +13,7 @@ from mesh.schedules.v1 import schedules_pb2
 
 from kit import telemetry
 from kit.errors import Invalid
+from scheduler import bill_wire
 from scheduler.billing import Billing, Budget, check_budgets
 from scheduler.delivery import check_url
 from scheduler.estimate import Waiting
@@ -220,13 +221,15 @@ def ended(message: runs_pb2.RunEnded) -> Ended:
             output_sha256=message.output_sha256[:64],
         ),
         handed_back=message.handed_back,
+        bill=bill_wire.bill(message),
     )
 
 
 def _usage(message: run_pb2.Usage) -> Usage:
     """What can't be counts as nothing."""
     cpu, wall = (value if 0 <= value <= MOST_SECONDS else 0.0 for value in (message.cpu_seconds, message.wall_seconds))
-    return Usage(cpu, wall, max(0, message.memory_peak_bytes), max(0, message.egress_bytes))
+    counted = (message.memory_peak_bytes, message.egress_bytes, message.tokens_in, message.tokens_out)
+    return Usage(cpu, wall, *(max(0, number) for number in counted))
 
 
 def outcome(message: run_pb2.Outcome) -> Outcome:
@@ -266,8 +269,10 @@ def history_query(request: runs_pb2.ListRunsRequest) -> History:
     return History(request.organization_id, request.service_id, status, page_limit(request.limit), request.after)
 
 
-def record(run: Run | Provision, waiting: Waiting | None = None) -> runs_pb2.RunRecord:
-    """As callers of the mesh see it; a provisioned id without a run has no more than its beginning."""
+def record(run: Run | Provision, waiting: Waiting | None = None, nested: int = 0) -> runs_pb2.RunRecord:
+    """As callers of the mesh see it; a provisioned id without a run has no more than its beginning. `nested`: what all
+    below it were charged.
+    """
     if isinstance(run, Provision):
         return runs_pb2.RunRecord(
             id=run.id,
@@ -312,6 +317,8 @@ def record(run: Run | Provision, waiting: Waiting | None = None) -> runs_pb2.Run
         recording_digest=run.recording_digest,
         input_sha256=run.input_sha256,
         output_sha256=run.output_sha256,
+        cost_own=run.cost_own,
+        cost_nested=nested,
     )
 
 

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.db import Database
 from scheduler.model import Run
+from scheduler.store.bill_rows import BillReads, BillRows
 from scheduler.store.commits import GroupCommit
 from scheduler.store.delivery_rows import DeliveryReads, DeliveryRows
 from scheduler.store.queue_rows import QueueReads
@@ -18,7 +19,7 @@ from scheduler.store.workflow_rows import WorkflowReads
 T = TypeVar("T")
 
 
-class Tx(ScheduleRows, DeliveryRows):
+class Tx(ScheduleRows, DeliveryRows, BillRows):
     """One write transaction; tells of the runs that it changed once it is committed."""
 
     def __init__(self, connection: AsyncConnection, listeners: Sequence[Callable[[Run], None]]) -> None:
@@ -31,7 +32,7 @@ class Tx(ScheduleRows, DeliveryRows):
                 changed(run)
 
 
-class Store(RunReads, QueueReads, WorkflowReads, ScheduleReads, DeliveryReads):
+class Store(RunReads, QueueReads, WorkflowReads, ScheduleReads, DeliveryReads, BillReads):
     """Each of `listeners` is called with every new state of a run, after its commit and in the order of commits."""
 
     def __init__(self, db: Database) -> None:

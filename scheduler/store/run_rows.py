@@ -39,7 +39,7 @@ _MUTABLE = (
     *("executor", "incarnation", "log_digest", "egress_digest", "recording_digest"),
     *("input_sha256", "output_sha256"),
     *("attempt", "epoch", "due_at", "claimed_at", "cancelled_at", "cancelled_as", "retries", "losses", "earlier"),
-    *_USAGE,
+    *("cost_own", *_USAGE),
 )
 _SAVE = (
     update(runs).where(runs.c.id == bindparam("which")).values({name: bindparam(f"new_{name}") for name in _MUTABLE})
@@ -51,7 +51,8 @@ _PROVISION_HELD = _PROVISION.with_for_update()
 _OF_ONE_TIME_KEY = select(runs.c.id).where(runs.c.one_time_key_id == bindparam("key_id"))
 _VERSION = select(versions.c.id).where(versions.c.id == bindparam("which"))
 # In one order for all, so that two don't wait for each other.
-_RUNS_HELD = select(*RUN).where(runs.c.id.in_(bindparam("ids", expanding=True))).order_by(runs.c.id).with_for_update()
+_RUNS = select(*RUN).where(runs.c.id.in_(bindparam("ids", expanding=True))).order_by(runs.c.id)
+_RUNS_HELD = _RUNS.with_for_update()
 _IDEMPOTENT = select(idempotency).where(
     idempotency.c.organization_id == bindparam("organization"), idempotency.c.key == bindparam("its_key")
 )
@@ -111,6 +112,11 @@ class RunRows:
     async def runs(self, ids: Collection[str]) -> Runs:
         """Those that exist; their kept answers aren't read."""
         rows = await self._execute(_RUNS_HELD, {"ids": list(ids)}) if ids else ()
+        return {row.id: to_run(row) for row in rows}
+
+    async def standing(self, ids: Collection[str]) -> Runs:
+        """As they are now; they aren't held."""
+        rows = await self._execute(_RUNS, {"ids": list(ids)}) if ids else ()
         return {row.id: to_run(row) for row in rows}
 
     async def idempotent(self, organization_id: str, key: str) -> Idempotent | None:
@@ -318,7 +324,7 @@ def to_run(row: Row[*tuple[Any, ...]]) -> Run:
         values.pop(name, None)
     answer = _answer(values)
     used = [values.pop(name) for name in _USAGE]
-    values.update(usage=None if used[0] is None else Usage(*used))
+    values.update(usage=None if used[0] is None else Usage(*(each or 0 for each in used)))
     values.update(status=Status(row.status), trigger=Trigger(row.trigger), log_tail=tuple(row.log_tail))
     values.update(earlier=tuple(Earlier(**one) for one in row.earlier))
     values.update(cancelled_as=_outcome(row.cancelled_as) if row.cancelled_as else None)

@@ -157,6 +157,10 @@ runs = Table(
     Column("recording_digest", String(64), nullable=False, server_default=""),
     Column("input_sha256", String(64), nullable=False, server_default=""),
     Column("output_sha256", String(64), nullable=False, server_default=""),
+    # Micro-credits that it was charged itself, in all attempts.
+    Column("cost_own", BigInteger, nullable=False, server_default="0"),
+    Column("tokens_in", BigInteger),
+    Column("tokens_out", BigInteger),
 )
 Index("runs_one_time", runs.c.one_time_key_id, unique=True, **_only("one_time_key_id IS NOT NULL"))
 # Each caller's own queue, in its order.
@@ -174,6 +178,8 @@ Index("runs_queued", runs.c.deadline, **_only("status = 2"))
 Index("runs_running", runs.c.executor, runs.c.incarnation, **_only("status = 3"))
 Index("runs_cancelled", runs.c.cancelled_at, **_only("status = 3 AND cancelled_at IS NOT NULL"))
 Index("runs_tree", runs.c.root_id, **_only("status < 4"))
+# What was called by whom: costs are summed along it.
+Index("runs_parent", runs.c.parent_id, **_only("parent_id <> ''"))
 Index("runs_caller", runs.c.caller_id, runs.c.created_at, runs.c.id)
 Index("runs_acting", runs.c.acting_id, runs.c.created_at, runs.c.id, **_only("acting_id <> caller_id"))
 Index(
@@ -290,5 +296,22 @@ Index(
     deliveries.c.host,
     **_only("state = 1"),
 )
+
+# What attempts cost, until the ledger has it; they outlive their runs. `charge` stands over that in the payload.
+bills = Table(
+    "bills",
+    metadata,
+    Column("run_id", String(40), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("purse_id", String(40), primary_key=True),
+    Column("root_id", String(40), nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("charge", BigInteger, nullable=False),
+    # 1: on its way; 2: held until its root is over.
+    Column("state", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+Index("bills_due", bills.c.created_at, **_only("state = 1"))
+Index("bills_held", bills.c.root_id, **_only("state = 2"))
 
 outbox = outbox_table(metadata)

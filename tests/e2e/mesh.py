@@ -158,6 +158,8 @@ def mesh_up(
             "RUNMESH_PORT": str(port),
             "RUNMESH_LIBRARY": str(home / "no-library"),
             "RUNMESH_EXAMPLE": "off",
+            # Each run costs something.
+            "RUNMESH_INITIAL_CREDITS": "1000000000000",
             **(env or {}),
         },
         stdout=subprocess.PIPE,

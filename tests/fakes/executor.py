@@ -8,7 +8,10 @@ from pathlib import Path
 
 from executor.capacity import Capacity
 from executor.egress.authority import Authority, roots
+from executor.metering import Metering
 from executor.model import Limits, LogLine, Outcome, RequestHead, Secret, Spec, Version
+from executor.prices import PriceList
+from executor.purses import Purses
 from executor.report import Ended, Fact, Reporter, Started
 from executor.run import Host
 from executor.sandbox import Environment
@@ -18,6 +21,7 @@ from kit.clock import FakeClock
 from kit.errors import NotFound, Problem
 from kit.names import new_id
 from tests.fakes.internet import FakeInternet
+from tests.fakes.ledger import FakeLedger
 from tests.fakes.sandbox import FakeDriver
 
 START = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
@@ -144,6 +148,9 @@ class World:
         self.book, self.blobs, self.secrets = FakeBook(), FakeBlobs(), FakeSecrets()
         self.lines, self.reporter, self.lease = FakeLines(), FakeReporter(), FakeLease()
         self.capacity = Capacity(runs, nested_runs, starts=2)
+        self.ledger, now = FakeLedger(), lambda: self.clock.now().timestamp()
+        self.prices, self.purses = PriceList(self.ledger, self.clock), Purses(self.ledger, self.clock, now)
+        self.prices._prices = ()  # nothing costs anything until they are fetched
         self.host = Host(
             driver=self.driver,
             environments=FakeEnvironments(),
@@ -163,6 +170,7 @@ class World:
             internet=FakeInternet().open(self.clock),
             authority=Authority(directory / "certificates", roots({}), self.clock),
             lease=self.lease,
+            metering=Metering(self.purses, self.prices, self.clock),
         )
 
     @property

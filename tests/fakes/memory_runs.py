@@ -1,13 +1,15 @@
 """The scheduler's store in memory: the port of scheduler.store.database.Store (tests/contract/test_run_store.py)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
 from kit.errors import Unavailable
 from scheduler import delivery
+from scheduler.bill import Bill
 from scheduler.delivery import Delivery
 from scheduler.fleet import Lease
 from scheduler.model import Asker, Event, History, Idempotent, Input, Provision, Queued, Run, RunEnded, Runs, Status
@@ -34,6 +36,7 @@ class MemoryTx:
     events: list[Event] = field(default_factory=list)
     changed: list[Run] = field(default_factory=list)
     delivery_rows: dict[str, Delivery] = field(default_factory=dict)
+    bills: dict[tuple[str, int, str], Bill] = field(default_factory=dict)
 
     def copy(self) -> "MemoryTx":
         return MemoryTx(
@@ -48,6 +51,7 @@ class MemoryTx:
             dict(self.fires),
             list(self.events),
             delivery_rows=dict(self.delivery_rows),
+            bills=dict(self.bills),
         )
 
     async def provision(self, provision_id: str) -> Provision | None:
@@ -68,6 +72,21 @@ class MemoryTx:
 
     async def runs(self, ids: Collection[str]) -> Runs:
         return {key: replace(self.run_rows[key], answer=None) for key in ids if key in self.run_rows}
+
+    async def standing(self, ids: Collection[str]) -> Runs:
+        return await self.runs(ids)
+
+    async def keep_bills(self, these: Sequence[Bill]) -> None:
+        for bill in these:
+            self.bills.setdefault((bill.run_id, bill.attempt, bill.purse_id), bill)
+
+    async def let_go(self, root_id: str, *, charged: bool) -> None:
+        for key, bill in self.bills.items():
+            if bill.held and bill.root_id == root_id:
+                self.bills[key] = replace(bill, held=False) if charged else bill.free()
+                run = self.run_rows.get(bill.run_id)
+                if run is not None and not charged:
+                    self.run_rows[run.id] = replace(run, cost_own=0)
 
     async def idempotent(self, organization_id: str, key: str) -> Idempotent | None:
         return self.keys.get((organization_id, key))
@@ -137,6 +156,9 @@ class MemoryTx:
         self.events.extend(told)
         begun = [found for event in told if isinstance(event, RunEnded) and (found := delivery.due(event.run))]
         self.delivery_rows.update({each.id: each for each in begun})
+        for event in told:
+            if isinstance(event, RunEnded) and event.run.decides:
+                await self.let_go(event.run.id, charged=event.run.status is Status.SUCCEEDED)
 
     async def deliveries(self, ids: Collection[str]) -> list[Delivery]:
         return [self.delivery_rows[each] for each in sorted(ids) if each in self.delivery_rows]
@@ -270,6 +292,29 @@ class MemoryStore:
     async def deliveries_of(self, run_id: str) -> list[Delivery]:
         found = [one for one in self.state.delivery_rows.values() if one.run_id == run_id]
         return sorted(found, key=lambda one: one.id)
+
+    @asynccontextmanager
+    async def due_bills(self, limit: int) -> AsyncIterator[list[Bill]]:
+        due = sorted((bill for bill in self.state.bills.values() if not bill.held), key=lambda bill: bill.created_at)
+        yield due[:limit]
+        for bill in due[:limit]:
+            del self.state.bills[bill.run_id, bill.attempt, bill.purse_id]
+
+    async def held_roots(self, limit: int) -> dict[str, datetime]:
+        found: dict[str, datetime] = {}
+        for since, root_id in sorted(
+            (bill.created_at, bill.root_id) for bill in self.state.bills.values() if bill.held
+        ):
+            found.setdefault(root_id, since)
+        return dict(list(found.items())[:limit])
+
+    async def costs_below(self, ids: Collection[str]) -> Mapping[str, int]:
+        def below(run_id: str) -> int:
+            children = [run for run in self.state.run_rows.values() if run.parent_id == run_id]
+            return sum(run.cost_own + below(run.id) for run in children)
+
+        parents = {run.parent_id for run in self.state.run_rows.values()}
+        return {run_id: below(run_id) for run_id in ids if run_id in parents}
 
     async def find_provision(self, provision_id: str) -> Provision | None:
         return self.state.provisions.get(provision_id)

@@ -102,6 +102,9 @@ class FakeSandbox:
     async def caller_gone(self) -> None:
         return None
 
+    def usage(self) -> Usage:
+        return self._driver.used
+
     async def close(self) -> Exit:
         if not self.closed:
             self.closed = True

@@ -1,9 +1,13 @@
 """All of the scheduler's use cases, over fakes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kit.clock import FakeClock
+from kit.errors import Invalid, Problem
+from scheduler.bill import Bill
+from scheduler.bills import Bills
 from scheduler.cancel import Cancel
 from scheduler.dispatch import Dispatch
 from scheduler.estimate import Estimate
@@ -20,11 +24,31 @@ from tests.fakes.scheduling import HOME, INPUT, START, VERSION, WORKFLOW, FakeEx
 
 
 @dataclass
+class FakeLedger:
+    """`fails`: what Settle raises, once each; `refuses`: the runs whose bills it doesn't take."""
+
+    booked: dict[tuple[str, int, str], Bill] = field(default_factory=dict)
+    fails: list[Problem] = field(default_factory=list)
+    refuses: set[str] = field(default_factory=set)
+    calls: list[int] = field(default_factory=list)
+
+    async def settle(self, bills: Sequence[Bill]) -> None:
+        self.calls.append(len(bills))
+        if any(bill.run_id in self.refuses for bill in bills):
+            raise Invalid("such a bill can't be")
+        for bill in bills:
+            self.booked.setdefault((bill.run_id, bill.attempt, bill.purse_id), bill)
+        if self.fails:
+            raise self.fails.pop()
+
+
+@dataclass
 class Scheduler:
     """Wired as in scheduler.main."""
 
     clock: FakeClock = field(default_factory=lambda: FakeClock(START))
     executors: FakeExecutors = field(default_factory=FakeExecutors)
+    ledger: FakeLedger = field(default_factory=FakeLedger)
     notices: Notices = field(default_factory=Notices)
     stopped: list[Run] = field(default_factory=list)
     queue_lengths: list[int] = field(default_factory=list)
@@ -35,7 +59,13 @@ class Scheduler:
         self.store = MemoryStore()
         self.shares = Shares(self.organization_runs)
         self.estimate = Estimate(self.store, self.clock)
-        self.store.listeners += [self.notices.changed, self.shares.changed, self.estimate.changed]
+        self.bills = Bills(self.store, self.ledger, self.clock)
+        self.store.listeners += [
+            self.notices.changed,
+            self.shares.changed,
+            self.estimate.changed,
+            self.bills.changed,
+        ]
         self.store.state.workflows[WORKFLOW.id] = WORKFLOW
         self.store.state.versions[VERSION.id] = VERSION
         self.fleet = Fleet(self.clock)

@@ -22,8 +22,13 @@ POINTS = {
     "ended": "a run has done its work; its executor hasn't reported it",
     "reported": "a report is taken; its executor hasn't heard of it",
     "published": "events are on the bus; the outbox still has them",
+    "drawn": "credit is drawn into a purse; no run has any of it",
+    "opened": "a run has taken its fee; it hasn't begun",
+    "billed": "a run has its bill; its executor hasn't reported it",
+    "bill kept": "a bill is kept with its report; nobody sends it yet",
+    "bill sent": "a bill is booked; the scheduler still has it",
 }
-LOSES_AN_ATTEMPT = {"taken", "ended"}
+LOSES_AN_ATTEMPT = {"taken", "ended", "drawn", "opened", "billed"}
 
 
 class Rig:

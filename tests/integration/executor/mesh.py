@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any, TextIO
 from mesh.executor.v1 import executor_pb2, executor_pb2_grpc
 from mesh.filestore.v1 import blobs_pb2, blobs_pb2_grpc
 from mesh.keys.v1 import secrets_pb2, secrets_pb2_grpc
+from mesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc, prices_pb2, prices_pb2_grpc
 from mesh.runs.v1 import run_pb2, runs_pb2, runs_pb2_grpc
 from mesh.workflows.v1 import workflows_pb2, workflows_pb2_grpc
 
@@ -22,7 +24,7 @@ from executor.main import build
 from executor.sandboxes import Sandboxes
 from executor.settings import Settings
 from executor.wire import to_time
-from kit.errors import Conflict, Invalid, NotFound
+from kit.errors import Conflict, Exhausted, Invalid, NotFound
 from kit.names import new_id
 from kit.rpc_client import connect, stream, unary
 from kit.rpc_server import RpcServer
@@ -34,6 +36,8 @@ class Neighbours(
     runs_pb2_grpc.RunsServicer,
     secrets_pb2_grpc.SecretsServicer,
     blobs_pb2_grpc.BlobsServicer,
+    ledger_pb2_grpc.LedgerServicer,
+    prices_pb2_grpc.PricesServicer,
 ):
     """Scheduler, keys and filestore in one: what the executor asks of them."""
 
@@ -45,6 +49,9 @@ class Neighbours(
     renewed: list[runs_pb2.RenewLeaseRequest] = field(default_factory=list)
     given_up: set[str] = field(default_factory=set)
     lease_ms: int = 20_000
+    prices: list[prices_pb2.Price] = field(default_factory=list)
+    credit: int = 0
+    purses: Counter[str] = field(default_factory=Counter)
 
     def deploy(self, source: str, **fields: Any) -> str:
         """A version of this source; its id."""
@@ -77,6 +84,25 @@ class Neighbours(
     async def ResolveSecrets(self, request: Any, context: Any) -> secrets_pb2.ResolveSecretsResponse:
         found = {name: self.secrets[name] for name in request.names if name in self.secrets}
         return secrets_pb2.ResolveSecretsResponse(values=found)
+
+    async def ListPrices(self, request: Any, context: Any) -> prices_pb2.ListPricesResponse:
+        return prices_pb2.ListPricesResponse(prices=self.prices)
+
+    async def Draw(self, request: ledger_pb2.DrawRequest, context: Any) -> ledger_pb2.DrawResponse:
+        amount = min(self.credit, request.want)
+        if amount < request.need:
+            raise Exhausted("no credit is left", code="payment_required")
+        self.credit -= amount
+        self.purses[request.purse_id] += amount
+        return ledger_pb2.DrawResponse(amount=amount)
+
+    async def GiveBack(self, request: ledger_pb2.GiveBackRequest, context: Any) -> ledger_pb2.GiveBackResponse:
+        self.credit += request.amount
+        self.purses[request.purse_id] -= request.amount
+        return ledger_pb2.GiveBackResponse()
+
+    async def KeepPurses(self, request: ledger_pb2.KeepPursesRequest, context: Any) -> ledger_pb2.KeepPursesResponse:
+        return ledger_pb2.KeepPursesResponse()
 
     async def GetBlob(self, request: Any, context: Any) -> AsyncIterator[blobs_pb2.GetBlobResponse]:
         if request.digest not in self.blobs:
@@ -218,9 +244,11 @@ def _echo(stream: TextIO) -> None:
 
 
 @asynccontextmanager
-async def mesh_up(settings: Settings, sandboxes: Sandboxes | None) -> AsyncIterator[Mesh]:
-    """All of it in this process, unless `sandboxes` is None: then the executor runs elsewhere. Leaving drains it."""
-    neighbours = Neighbours()  # type: ignore[abstract]  # only what the executor calls
+async def mesh_up(settings: Settings, sandboxes: Sandboxes | None, **theirs: Any) -> AsyncIterator[Mesh]:
+    """All of it in this process, unless `sandboxes` is None: then the executor runs elsewhere. Leaving drains it.
+    `theirs`: what the neighbours have.
+    """
+    neighbours = Neighbours(**theirs)  # type: ignore[abstract]  # only what the executor calls
     async with AsyncExitStack() as stack:
         for name, register, full_name in (
             ("scheduler", runs_pb2_grpc.add_RunsServicer_to_server, "mesh.runs.v1.Runs"),
@@ -228,6 +256,9 @@ async def mesh_up(settings: Settings, sandboxes: Sandboxes | None) -> AsyncItera
             ("filestore", blobs_pb2_grpc.add_BlobsServicer_to_server, "mesh.filestore.v1.Blobs"),
         ):
             server = RpcServer(settings.address(name), grace=1).add(register, neighbours, full_name)
+            if name == "keys":
+                server.add(ledger_pb2_grpc.add_LedgerServicer_to_server, neighbours, "mesh.ledger.v1.Ledger")
+                server.add(prices_pb2_grpc.add_PricesServicer_to_server, neighbours, "mesh.ledger.v1.Prices")
             if name == "scheduler":
                 server.add(
                     workflows_pb2_grpc.add_WorkflowsServicer_to_server, neighbours, "mesh.workflows.v1.Workflows"

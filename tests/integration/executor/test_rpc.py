@@ -6,11 +6,13 @@ import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from mesh.events.v1 import events_pb2
 from mesh.executor.v1 import executor_pb2
+from mesh.ledger.v1 import ledger_pb2, prices_pb2
 from mesh.runs.v1 import run_pb2
 from mesh.workflows.v1 import workflows_pb2
 
@@ -21,7 +23,7 @@ from executor.sandboxes import Sandboxes
 from executor.settings import Settings
 from executor.validate import Check, Report, Validate
 from kit.bus import open_bus
-from kit.errors import Invalid, NotFound, Unavailable
+from kit.errors import Exhausted, Invalid, NotFound, Unavailable
 from kit.rpc_client import connect, stream, unary
 from tests.fakes.executor import FakeEnvironments
 from tests.fakes.sandbox import FakeDriver, FakeSandbox, answering, echo, hang
@@ -70,6 +72,37 @@ async def test_the_direct_way(mesh: Mesh, driver: FakeDriver) -> None:
     assert ended.HasField("usage")
     assert mesh.neighbours.blobs[ended.answer.digest] == data
     assert driver.started[0].launch.source == SOURCE.encode()
+
+
+@pytest.fixture
+async def priced(tmp_path: Path, nats_url: str, driver: FakeDriver) -> AsyncIterator[Mesh]:
+    """Each run costs 5, and there is credit for ten."""
+    settings = Settings(home=tmp_path, nats_url=nats_url, runs=20, drain_seconds=0.2)
+    sandboxes = Sandboxes(driver, FakeEnvironments(), cast(Validate, fake_validate))
+    prices = [prices_pb2.Price(meter="run", micro_credits_per_million=5_000_000, valid_from=Timestamp(seconds=1))]
+    async with mesh_up(settings, sandboxes, prices=prices, credit=50) as found:
+        yield found
+
+
+async def test_runs_are_paid_from_what_the_ledger_gives(priced: Mesh) -> None:
+    version = priced.neighbours.deploy(SOURCE)
+    budget = ledger_pb2.Budget(id="key:1", limit=1000)
+    more: dict[str, Any] = {"budgets": [budget], "paying_key_id": "key_1", "root_id": "run_root"}
+    specs = [priced.spec(version, synchronous=True, **more) for _ in range(12)]
+    calls = [unary(priced.stub.Call, executor_pb2.CallRequest(spec=spec)) for spec in specs]
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [each for each in found if isinstance(each, Exhausted)]
+    assert (len(refused), {each.code for each in refused}) == (2, {"payment_required"})
+    assert len(found) - len(refused) == 10
+    await until(lambda: len(priced.neighbours.ended) == 10)
+    (purse_id,) = priced.neighbours.purses
+    for run_id, ended in priced.neighbours.ended.items():
+        bill = ended.bill
+        assert (bill.run_id, bill.attempt, bill.root_id, bill.purse_id) == (run_id, 1, "run_root", purse_id)
+        assert (bill.organization_id, bill.service_id, bill.key_id) == ("org_caller", "test", "key_1")
+        assert (bill.reserved, bill.charge, list(bill.budgets)) == (5, 5, [budget])
+        assert list(bill.lines)[:1] == [ledger_pb2.BillLine(meter="run", quantity=1, amount=5)]
+        assert bill.HasField("at")
 
 
 async def test_the_direct_way_in_one_message(mesh: Mesh, driver: FakeDriver) -> None:

@@ -2,14 +2,16 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any
 
 from mesh.executor.v1 import executor_pb2, executor_pb2_grpc
 from mesh.filestore.v1 import blobs_pb2, blobs_pb2_grpc
+from mesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from mesh.runs.v1 import run_pb2, runs_pb2, runs_pb2_grpc
 from mesh.schedules.v1 import schedules_pb2_grpc
 from mesh.workflows.v1 import workflows_pb2, workflows_pb2_grpc
@@ -27,8 +29,8 @@ HEAD = run_pb2.RequestHead(method="POST", path="/x", headers=[run_pb2.Header(nam
 
 
 @dataclass
-class Neighbours(executor_pb2_grpc.ExecutorServicer, blobs_pb2_grpc.BlobsServicer):
-    """Executor and filestore in one."""
+class Neighbours(executor_pb2_grpc.ExecutorServicer, blobs_pb2_grpc.BlobsServicer, ledger_pb2_grpc.LedgerServicer):
+    """Executor, filestore and ledger in one."""
 
     starts: list[executor_pb2.StartRequest] = field(default_factory=list)
     stops: list[executor_pb2.StopRequest] = field(default_factory=list)
@@ -36,6 +38,15 @@ class Neighbours(executor_pb2_grpc.ExecutorServicer, blobs_pb2_grpc.BlobsService
     full: bool = False
     checks: list[workflows_pb2.Check] = field(default_factory=list)
     limits: workflows_pb2.Limits = field(default_factory=workflows_pb2.Limits)
+
+    settled: list[ledger_pb2.Bill] = field(default_factory=list)
+    ledger_away: bool = False
+
+    async def Settle(self, request: Any, context: Any) -> ledger_pb2.SettleResponse:
+        self.settled += request.bills
+        if self.ledger_away:
+            raise RuntimeError("it fails after it has booked them")
+        return ledger_pb2.SettleResponse()
 
     async def Start(self, request: Any, context: Any) -> executor_pb2.StartResponse:
         if self.full:
@@ -82,8 +93,10 @@ class Service:
         asked = workflows_pb2.ResolveRequest(organization_id=organization, reference=service_id)
         return str((await unary(self.workflows.Resolve, asked)).version.id)
 
-    async def submit(self, version_id: str, *, synchronous: bool = False, **more: Any) -> str:
-        spec = run_pb2.RunSpec(
+    async def submit(
+        self, version_id: str, *, synchronous: bool = False, spec: Mapping[str, Any] = MappingProxyType({}), **more: Any
+    ) -> str:
+        whole = run_pb2.RunSpec(
             synchronous=synchronous,
             owner_id="org_a",
             caller_id="org_a",
@@ -92,8 +105,9 @@ class Service:
             version_id=version_id,
             request=HEAD,
             trigger=run_pb2.TRIGGER_API,
+            **spec,
         )
-        request = runs_pb2.SubmitRequest(spec=spec, body=b"body", timeout_ms=60_000, **more)
+        request = runs_pb2.SubmitRequest(spec=whole, body=b"body", timeout_ms=60_000, **more)
         return str((await unary(self.runs.Submit, request)).run_id)
 
     async def get(self, request_id: str, organization: str = "org_a") -> runs_pb2.RunRecord:
@@ -120,7 +134,7 @@ class Service:
             while not await true():  # noqa: ASYNC110  # it is asked for
                 await asyncio.sleep(0.02)
 
-    async def report(self, *, started: str = "", ended: str = "", status: int = 4) -> None:
+    async def report(self, *, started: str = "", ended: str = "", status: int = 4, **more: Any) -> None:
         """As the executor of this host."""
         address = self.settings.address("executor")
         request = runs_pb2.ReportRequest(executor=address, incarnation="inc_1")
@@ -130,9 +144,8 @@ class Service:
             outcome = run_pb2.Outcome(status=run_pb2.RunStatus.ValueType(status))
             answer = runs_pb2.RunEnded(answer=_answer()).answer
             used = run_pb2.Usage(cpu_seconds=0.5, wall_seconds=1.5, memory_peak_bytes=1 << 30, egress_bytes=7)
-            request.ended.add(
-                run_id=ended, attempt=1, epoch=1, outcome=outcome, answer=answer, log_digest="f" * 64, usage=used
-            )
+            more |= {"outcome": outcome, "answer": answer, "log_digest": "f" * 64, "usage": used}
+            request.ended.add(run_id=ended, attempt=1, epoch=1, **more)
         await unary(self.runs.Report, request)
 
     async def beat(self, incarnation: str = "inc_1") -> None:
@@ -157,6 +170,9 @@ async def neighbours_up(settings: Settings) -> AsyncIterator[Neighbours]:
         filestore = RpcServer(settings.address("filestore"), grace=1)
         filestore.add(blobs_pb2_grpc.add_BlobsServicer_to_server, neighbours, "mesh.filestore.v1.Blobs")
         await stack.enter_async_context(filestore)
+        keys = RpcServer(settings.address("keys"), grace=1)
+        keys.add(ledger_pb2_grpc.add_LedgerServicer_to_server, neighbours, "mesh.ledger.v1.Ledger")
+        await stack.enter_async_context(keys)
         yield neighbours
 
 

@@ -3,6 +3,7 @@ from contextlib import aclosing
 
 import pytest
 from mesh.events.v1 import events_pb2
+from mesh.ledger.v1 import ledger_pb2
 from mesh.runs.v1 import run_pb2, runs_pb2
 
 from kit.errors import Conflict, Invalid, NotFound, Problem, Unauthenticated
@@ -203,3 +204,41 @@ async def test_bad_requests_are_refused(service: Service) -> None:
         await unary(service.runs.ListRuns, runs_pb2.ListRunsRequest(organization_id="org_a", limit=1001))
     with pytest.raises(Problem):
         await unary(service.runs.Provision, runs_pb2.ProvisionRequest())
+
+
+async def test_bills_reach_the_ledger_and_costs_the_record(service: Service) -> None:
+    service.neighbours.ledger_away = True
+    version_id = await service.deploy()
+    budget = ledger_pb2.Budget(id="key:1", limit=1000)
+    root = await service.submit(version_id, spec={"budgets": [budget], "paying_key_id": "key_1"})
+    nested = await service.submit(version_id, spec={"parent_id": root, "root_id": root, "depth": 1})
+    await service.eventually(lambda: _all_started(service, 2))
+    starts = {start.spec.run_id: start.spec for start in service.neighbours.starts}
+    assert (list(starts[root].budgets), starts[root].paying_key_id) == ([budget], "key_1")
+    for run_id, charge in ((nested, 30), (root, 12)):
+        bill = ledger_pb2.Bill(purse_id="prs_1", root_id=root, reserved=charge, charge=charge, organization_id="org_a")
+        await service.report(ended=run_id, bill=bill)
+    record = await service.get(root)
+    assert (record.cost_own, record.cost_nested) == (12, 30)
+    listed = (await unary(service.runs.ListRuns, runs_pb2.ListRunsRequest(organization_id="org_a"))).runs
+    assert {run.id: (run.cost_own, run.cost_nested) for run in listed} == {root: (12, 30), nested: (30, 0)}
+
+    await service.eventually(lambda: _settled(service, 3))  # again and again, while it doesn't say that it has them
+    assert {(bill.run_id, bill.charge) for bill in service.neighbours.settled} == {(root, 12), (nested, 30)}
+    service.neighbours.ledger_away = False
+
+    async def again() -> bool:
+        """A report that comes once more, when its bill was sent already: the ledger knows it by its key."""
+        await service.report(ended=root, bill=ledger_pb2.Bill(purse_id="prs_1", root_id=root, reserved=12, charge=12))
+        return any((bill.run_id, bill.charge, bill.reserved) == (root, 0, 12) for bill in service.neighbours.settled)
+
+    await service.eventually(again)
+    assert (await service.get(root)).cost_own == 12
+
+
+async def _all_started(service: Service, count: int) -> bool:
+    return len(service.neighbours.starts) >= count
+
+
+async def _settled(service: Service, count: int) -> bool:
+    return len(service.neighbours.settled) >= count

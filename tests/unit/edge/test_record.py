@@ -21,7 +21,9 @@ ENDED = a_record(
     parent_id="run_0",
     trigger=Trigger.NESTED,
     detail="quotes the workflow",
-    usage=Usage(0.1234567, 2.5, 3 << 30, 4),
+    usage=Usage(0.1234567, 2.5, 3 << 30, 4, 5, 6),
+    cost_own=30,
+    cost_nested=12,
 )
 
 
@@ -45,7 +47,15 @@ def test_the_whole_record() -> None:
         "traceId": "0" * 31 + "1",
         "attempt": 1,
         "trigger": "nested",
-        "usage": {"cpuSeconds": 0.123457, "wallSeconds": 2.5, "memoryPeakBytes": 3 << 30, "egressBytes": 4},
+        "usage": {
+            "cpuSeconds": 0.123457,
+            "wallSeconds": 2.5,
+            "memoryPeakBytes": 3 << 30,
+            "egressBytes": 4,
+            "tokensIn": 5,
+            "tokensOut": 6,
+        },
+        "cost": {"own": 30, "nested": 12, "total": 42},
     }
 
 

@@ -34,7 +34,8 @@ class Rig:
         """A run's recording; {} where there is none."""
         spec: Spec = make_spec(**changes)
         place = self.world.capacity.take(nested=False)
-        await Run(self.world.host, spec, chunks(b"in", b"put"), place, known=True).execute()
+        tab = self.world.host.metering.tab(spec)
+        await Run(self.world.host, spec, chunks(b"in", b"put"), place, tab, known=True).execute()
         digest = self.world.reporter.ended[-1].recording_digest
         found: dict[str, Any] = json.loads(self.world.blobs.blobs[digest]) if digest else {}
         return found
@@ -91,7 +92,8 @@ async def test_without_its_recording_it_ends_at_once_and_for_good(rig: Rig, cont
 
 async def test_a_run_ends_though_its_recording_can_not_be_kept(rig: Rig) -> None:
     spec = make_spec(record=True)
-    run = Run(rig.world.host, spec, chunks(b""), rig.world.capacity.take(nested=False), known=False)
+    tab = rig.world.host.metering.tab(spec)
+    run = Run(rig.world.host, spec, chunks(b""), rig.world.capacity.take(nested=False), tab, known=False)
     rig.world.blobs.fails = Invalid("full")
     left = POOL.left
     task = asyncio.create_task(run.execute())

@@ -37,7 +37,14 @@ async def run(world: World, spec: Spec | None = None, body: AsyncIterator[bytes]
 
 def begin(world: World, spec: Spec | None = None, body: AsyncIterator[bytes] | None = None) -> Run:
     spec = spec or make_spec()
-    return Run(world.host, spec, body or chunks(), world.capacity.take(nested=False), known=False)
+    return Run(
+        world.host,
+        spec,
+        body or chunks(),
+        world.capacity.take(nested=False),
+        world.host.metering.tab(spec),
+        known=False,
+    )
 
 
 async def collect(attempt: Run) -> list[AnswerEvent]:

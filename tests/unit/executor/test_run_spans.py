@@ -19,7 +19,9 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
 
 
 async def run(world: World) -> None:
-    await Run(world.host, make_spec(), chunks(), world.capacity.take(nested=False), known=False).execute()
+    spec = make_spec()
+    tab = world.host.metering.tab(spec)
+    await Run(world.host, spec, chunks(), world.capacity.take(nested=False), tab, known=False).execute()
 
 
 async def test_a_runs_spans_hang_under_its_callers(tmp_path: Path, spans: InMemorySpanExporter) -> None:

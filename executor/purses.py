@@ -1,0 +1,101 @@
+"""All purses of this executor: found by who pays, kept alive, emptied when they are idle."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from executor.bill import Budget
+from executor.purse import IDLE_SECONDS, TRUSTED_SECONDS, Ledger, Purse
+from kit.clock import Clock
+from kit.errors import Unavailable
+from kit.names import new_id
+from kit.telemetry import log, tried_again
+
+TICK_SECONDS = 1.0
+KEEP_SECONDS = 10.0
+# An empty purse is kept for as long: bills that name it may still be on their way to the ledger.
+EMPTY_SECONDS = 120.0
+MOST_PURSES = 10_000
+# What giving everything back may take when the executor stops; after it the ledger's sweep does it.
+CLOSE_SECONDS = 3.0
+
+Owner = tuple[str, tuple[Budget, ...]]
+
+
+class Purses:
+    """`run` is their loop. `now` gives seconds that only ever rise."""
+
+    def __init__(self, ledger: Ledger, clock: Clock, now: Callable[[], float] = time.monotonic) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._now = now
+        self._incarnation = new_id("inc")
+        self._purses: dict[Owner, Purse] = {}
+        self._kept_at = now()
+
+    def of(self, organization_id: str, budgets: Iterable[Budget]) -> Purse:
+        """Errors: Unavailable when there are too many that something is in."""
+        owner = (organization_id, tuple(sorted(set(budgets))))
+        found = self._purses.get(owner)
+        if found is None or found.gone:
+            if len(self._purses) >= MOST_PURSES:
+                self._forget(0.0)
+            if len(self._purses) >= MOST_PURSES:
+                raise Unavailable("this executor has too many purses; try again in a moment")
+            found = self._purses[owner] = Purse(self._ledger, self._clock, self._now, self._incarnation, *owner)
+        return found
+
+    def __iter__(self) -> Iterator[Purse]:
+        return iter(self._purses.values())
+
+    def __len__(self) -> int:
+        return len(self._purses)
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            await self._clock.sleep(TICK_SECONDS)
+            with tried_again("purses"):
+                await self.once()
+
+    async def once(self) -> None:
+        """What is due. Errors: Unavailable."""
+        for purse in self._purses.values():
+            if purse.free and purse.idle >= IDLE_SECONDS:
+                purse.give_back()
+        self._forget(EMPTY_SECONDS)
+        if self._now() - self._kept_at >= KEEP_SECONDS:
+            await self.keep()
+
+    async def keep(self) -> None:
+        """Says which there are; those that were swept are forgotten. Errors: Unavailable."""
+        asked_at = self._now()
+        known = {purse.id: purse for purse in self._purses.values() if purse.heard_at is not None}
+        swept = await self._ledger.keep(self._incarnation, list(known)) if known else ()
+        self._kept_at = asked_at
+        for purse_id in swept:
+            if purse := known.get(purse_id):
+                log().warning("purse.swept", purse_id=purse_id, organization_id=purse.organization_id)
+                purse.forget()
+        for purse in known.values():
+            purse.heard(asked_at)
+
+    async def close(self) -> None:
+        """Gives everything back that is free, as far as the ledger answers soon."""
+        for purse in self._purses.values():
+            purse.give_back()
+        given = [asyncio.ensure_future(purse.given_back()) for purse in self._purses.values()]
+        if given:
+            await asyncio.wait(given, timeout=CLOSE_SECONDS)
+        await asyncio.gather(*(purse.close() for purse in self._purses.values()))
+        await asyncio.gather(*given, return_exceptions=True)
+
+    def _forget(self, idle: float) -> None:
+        """Those with nothing in them that nobody has had to do with for so many seconds; and those that are no more."""
+        for owner, purse in list(self._purses.items()):
+            empty = not (purse.free or purse.held) and purse.idle >= max(idle, 0.001)
+            if empty or (purse.gone and not purse.held):
+                del self._purses[owner]
+
+
+assert TRUSTED_SECONDS > 2 * KEEP_SECONDS

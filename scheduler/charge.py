@@ -1,0 +1,24 @@
+"""Who pays for an attempt (docs/decisions/0020). Pure."""
+
+from dataclasses import replace
+
+from scheduler.bill import Bill
+from scheduler.model import Outcome, Run, Status
+from scheduler.retry import OURS
+
+
+def charged(
+    after: Run, bill: Bill, outcome: Outcome, root: Run | None, *, handed_back: bool = False
+) -> tuple[Run, Bill]:
+    """The run with what it is charged for an attempt that ended so, and the bill as it goes to the ledger. `root` as it
+    stands, of a run that isn't one. Nobody pays for what the platform failed.
+    """
+    if handed_back or (outcome.status is Status.FAILED and outcome.code in OURS):
+        bill = bill.free()
+    if after.billing.charged_on_success:
+        root = after if after.decides else root
+        if root is None or not root.status.over:
+            bill = replace(bill, held=True)
+        elif root.status is not Status.SUCCEEDED:
+            bill = bill.free()
+    return replace(after, cost_own=after.cost_own + bill.charge), bill
