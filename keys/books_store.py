@@ -8,6 +8,7 @@ ledger's transactions by key, accounts by id, budgets by id, the life of a purse
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -138,7 +139,12 @@ bill_lines = Table(
 
 def missing(tx: AsyncConnection, table: Table) -> Any:
     """An INSERT that leaves rows alone that are there."""
-    insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
+    return _insert(tx.dialect.name, table)
+
+
+@cache
+def _insert(dialect: str, table: Table) -> Any:
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
     return insert(table).on_conflict_do_nothing()
 
 

@@ -151,6 +151,7 @@ def _purse(row: Row[Any]) -> Purse:
 
 
 def _bill(transaction_id: str, bill: Bill) -> dict[str, object]:
+    used = bill.quantities()
     return {
         "transaction_id": transaction_id,
         "run_id": bill.run_id,
@@ -162,12 +163,21 @@ def _bill(transaction_id: str, bill: Bill) -> dict[str, object]:
         "day": bill.at.astimezone(UTC).date().isoformat(),
         "reserved": bill.reserved,
         "charge": bill.charge,
-        "cpu_ms": bill.used("cpu"),
-        "tokens_in": bill.used(":in", ":cached"),
-        "tokens_out": bill.used(":out"),
-        "egress_bytes": bill.used("egress"),
+        "cpu_ms": used["cpu"],
+        "tokens_in": used["in"] + used["cached"],
+        "tokens_out": used["out"],
+        "egress_bytes": used["egress"],
     }
 
 
 def _lines(transaction_id: str, bill: Bill) -> list[dict[str, object]]:
-    return [asdict(line) | {"transaction_id": transaction_id, "model": line.model} for line in bill.lines]
+    return [
+        {
+            "transaction_id": transaction_id,
+            "meter": line.meter,
+            "model": line.model,
+            "quantity": line.quantity,
+            "amount": line.amount,
+        }
+        for line in bill.lines
+    ]

@@ -3,7 +3,8 @@
 All amounts are integers of micro-credits. What stands here is pure: stores hold the rows, these rules say what changes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -142,14 +143,12 @@ class Bill:
         """Of its transaction."""
         return f"run:{self.run_id}:{self.attempt}:{self.purse_id}"
 
-    def used(self, *meters: str) -> int:
-        """The quantity of a meter. `:in` and the like mean those of all models."""
-        return sum(line.quantity for line in self.lines if of_meter(line, meters))
-
-
-def of_meter(line: BillLine, meters: Iterable[str]) -> bool:
-    """Whether a line is of one of these meters, `:in` and the like being those of all models."""
-    return any(line.meter == name or (name[0] == ":" and line.model and line.meter.endswith(name)) for name in meters)
+    def quantities(self) -> Counter[str]:
+        """By meter; tokens of all models together as `in`, `cached` and `out`."""
+        found: Counter[str] = Counter()
+        for line in self.lines:
+            found[line.meter.rpartition(":")[2] if line.model else line.meter] += line.quantity
+        return found
 
 
 def amount_to_draw(draw: Draw, balance: int, budgets: Sequence[Spent]) -> int:
@@ -208,14 +207,26 @@ def bounded(bill: Bill) -> Bill:
     charge = min(bill.charge, bill.reserved)
     lines: dict[str, BillLine] = {}
     for line in bill.lines:
-        meter = line.meter.replace("\0", "?")[:MAX_TEXT]
-        if (meter not in lines and len(lines) == MAX_LINES) or not min(line.quantity, line.amount) >= 0:
+        meter, amount = _text(line.meter), line.amount if charge else 0
+        before = lines.get(meter)
+        if line.quantity < 0 or amount < 0 or (before is None and len(lines) == MAX_LINES):
             continue
-        before = lines.get(meter, BillLine(meter, 0, 0))
-        amount = line.amount if charge else 0
-        lines[meter] = BillLine(meter, min(before.quantity + line.quantity, MOST), min(before.amount + amount, MOST))
-    texts = {name: getattr(bill, name).replace("\0", "?")[:MAX_TEXT] for name in ("root_id", "service_id", "key_id")}
-    return replace(bill, charge=charge, lines=tuple(lines.values()), budgets=bill.budgets[:MAX_BUDGETS], **texts)
+        quantity = line.quantity + (before.quantity if before else 0)
+        amount += before.amount if before else 0
+        lines[meter] = BillLine(meter, min(quantity, MOST), min(amount, MOST))
+    return replace(
+        bill,
+        root_id=_text(bill.root_id),
+        service_id=_text(bill.service_id),
+        key_id=_text(bill.key_id),
+        budgets=bill.budgets[:MAX_BUDGETS],
+        charge=charge,
+        lines=tuple(lines.values()),
+    )
+
+
+def _text(text: str) -> str:
+    return text.replace("\0", "?")[:MAX_TEXT]
 
 
 def check_ids(**ids: str) -> None:

@@ -54,14 +54,21 @@ class Books:
     def __init__(self, stub: "ledger_pb2_grpc.LedgerAsyncStub", organization: str) -> None:
         self._stub = stub
         self._organization = organization
+        self._begin()
+
+    def _begin(self) -> None:
+        """Purses of a new executor: those of one that says nothing for a minute are swept."""
+        self._incarnation = new_id("life")
         self._purses = [new_id("purse") for _ in range(PURSES)]
 
     async def draws(self, calls: int, at_once: int) -> Calls:
         """Of a little, into one purse after the other."""
+        self._begin()
         return await timed((self._draw(self._purses[n % PURSES], 1) for n in range(calls)), at_once)
 
     async def bills(self, batches: int, size: int, at_once: int) -> Calls:
         """Of runs that have been to one purse after the other."""
+        self._begin()
         for purse in self._purses:
             await self._draw(purse, batches * size * RESERVED)
         requests = [
@@ -75,7 +82,7 @@ class Books:
             id=new_id("draw"),
             purse_id=purse,
             organization_id=self._organization,
-            incarnation="bench",
+            incarnation=self._incarnation,
             need=amount,
             want=amount,
         )
