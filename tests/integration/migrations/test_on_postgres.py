@@ -17,7 +17,7 @@ from tests.databases import with_connection
 from tests.postgres import PASSWORD, Server, elsewhere
 
 ROOT = Path(__file__).parent.parent.parent.parent
-HEADS = {"filestore": "filestore_0002", "keys": "keys_0002", "scheduler": "scheduler_0008"}
+HEADS = {"filestore": "filestore_0002", "keys": "keys_0002", "scheduler": "scheduler_0011"}
 
 
 def migrating(url: str, home: Path) -> "subprocess.Popen[str]":
@@ -80,6 +80,8 @@ def test_one_that_has_to_wait_for_others_gives_up(postgres: Server, monkeypatch:
         connection.execute(text("DROP TABLE deliveries"))
         for column in ("callback_url", "cancelled_at", "cancelled_as"):
             connection.execute(text(f"ALTER TABLE runs DROP COLUMN {column}"))
+        connection.execute(text("ALTER TABLE workflows DROP COLUMN published"))
+        connection.execute(text("ALTER TABLE versions DROP COLUMN prompt"))
         connection.commit()
         connection.execute(text("SELECT * FROM runs"))
         monkeypatch.setitem(on_postgres._SESSION, "lock_timeout", "200ms")
