@@ -10,7 +10,7 @@ from mesh.keys.v1 import keys_pb2, secrets_pb2
 from mesh.runs.v1 import identity_pb2
 from mesh.workflows.v1 import workflows_pb2
 
-from edge.model import LIMITS, ApiKey, Check, Principal, RunIdentity, SecretInfo, Upload, Workflow
+from edge.model import LIMITS, ApiKey, Check, Principal, Prompt, RunIdentity, SecretInfo, Upload, Workflow
 
 _KINDS = {keys_pb2.KEY_KIND_STANDARD: "standard", keys_pb2.KEY_KIND_ONE_TIME: "one_time"}
 _KIND_NUMBERS = {name: number for number, name in _KINDS.items()}
@@ -87,6 +87,17 @@ def from_workflow(message: workflows_pb2.Workflow) -> Workflow:
         openapi=message.openapi,
         created_at=moment(message.created_at),
         updated_at=moment(message.updated_at),
+        published=message.published,
+    )
+
+
+def from_prompt(message: workflows_pb2.Prompt) -> Prompt:
+    return Prompt(message.template, message.model, message.parameters, message.web_search, tuple(message.variables))
+
+
+def to_prompt(prompt: Prompt) -> workflows_pb2.Prompt:
+    return workflows_pb2.Prompt(
+        template=prompt.template, model=prompt.model, parameters=prompt.parameters, web_search=prompt.web_search
     )
 
 

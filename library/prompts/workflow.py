@@ -9,15 +9,16 @@
 The deploy writes the prompt into a copy of this file (scheduler/prompt.py). Whatever the template and the values are,
 this runs in a sandbox of its own run, with what its caller may do and no more.
 
-POST /        {"inputs": {NAME: value}}, or the values at the top, gives {"result", "citations"?: [{"url", "title"}]}
-POST /stream  the same as server-sent events: `data: {"delta"}` …, then `event: end` with the whole, or `event: error`
+POST / {"inputs": {NAME: value}}, or the values at the top, gives {"result", "citations"?: [{"url", "title"}]}
+With `Accept: text/event-stream` as server-sent events: `data: {"delta"}` …, then `event: end` with the whole of it; or
+`event: error` with {"detail", "code"}, after which the transfer breaks off.
 """
 
 import contextvars
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import httpx
@@ -273,8 +274,10 @@ _NAMES = {
 def _metered(tree: nodes.Template) -> None:
     """Loops and comparisons pay for what they go through."""
 
-    def paying(node: nodes.Expr, name: str) -> nodes.Filter:
-        return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno, environment=node.environment)
+    def paying(node: nodes.Node, name: str) -> nodes.Filter:
+        return nodes.Filter(
+            cast(nodes.Expr, node), name, [], [], None, None, lineno=node.lineno, environment=node.environment
+        )
 
     for loop in list(tree.find_all(nodes.For)):
         loop.iter = paying(loop.iter, "(rounds)")
@@ -505,12 +508,14 @@ def _whole(pieces: list[Piece]) -> dict[str, Any]:
 
 
 async def run(request: Request) -> Response:
-    return JSONResponse(_whole([piece async for piece in ask(await _asked(request))]))
-
-
-async def stream(request: Request) -> Response:
-    """What fails before anything was said has a status of its own."""
     pieces = ask(await _asked(request))
+    if "text/event-stream" in request.headers.get("accept", ""):
+        return await _streamed(pieces)
+    return JSONResponse(_whole([piece async for piece in pieces]))
+
+
+async def _streamed(pieces: AsyncIterator[Piece]) -> Response:
+    """What fails before anything was said has a status of its own."""
     first = await anext(pieces, None)
 
     async def events() -> AsyncIterator[str]:
@@ -550,14 +555,14 @@ def openapi() -> dict[str, Any]:
     schema = {"type": "object", "properties": {"inputs": inputs}, "required": ["inputs"]}
     body = {"required": True, "content": {"application/json": {"schema": schema}}}
     answers = {"200": {"description": "The model's text", "content": {"application/json": {}}}}
-    paths = {path: {"post": {"requestBody": body, "responses": answers}} for path in ("/", "/stream")}
-    return {"openapi": "3.1.0", "info": {"title": "Prompt", "version": "1"}, "paths": paths}
+    post = {"requestBody": body, "responses": answers}
+    return {"openapi": "3.1.0", "info": {"title": "Prompt", "version": "1"}, "paths": {"/": {"post": post}}}
 
 
 FILLING = Filling(PROMPT["template"])
 CLIENT = client()
 app = Starlette(
-    routes=[Route("/", run, methods=["POST"]), Route("/stream", stream, methods=["POST"])],
+    routes=[Route("/", run, methods=["POST"])],
     exception_handlers={Refused: refused},
 )
 app.openapi = openapi  # type: ignore[attr-defined]  # as FastAPI's apps have it
