@@ -22,6 +22,7 @@ from edge.run_model import INLINE_BYTES, AnswerHead, Outcome, Status
 MAX_RESULT_BYTES = 10 * 1024 * 1024
 MAX_DETAIL = 4000
 NO_TEXT = "the workflow answered something that is no text: call it with /run"
+NO_REASON = "the workflow failed, and says no reason"
 TOO_MUCH = Outcome(Status.FAILED, "too_much_output", f"the result is larger than {MAX_RESULT_BYTES} bytes: use /run")
 # What a status of the workflow's own means, where it names no code itself.
 _CODES = {
@@ -153,7 +154,7 @@ def _told(answer: Answer, fault: Mapping[str, Any]) -> dict[str, Any]:
     """What a stream ended with in place of its end."""
     code = fault.get("code")
     code = code[:100] if isinstance(code, str) else "workflow_crashed"
-    return unsuccessful({"detail": _text(fault.get("detail")), "code": code, "request_id": _run_id(answer)})
+    return unsuccessful({"detail": _text(fault.get("detail") or NO_REASON), "code": code, "request_id": _run_id(answer)})
 
 
 def _failed(call: Call, answer: Answer, outcome: Outcome) -> bytes:

@@ -267,7 +267,7 @@ _NAMES = {
     "FilterBlock": "a filter block", "With": "with", "Concat": "~", "Dict": "an object", "NSRef": "set",
     "Add": "arithmetic (+)", "Sub": "arithmetic (-)", "Mul": "arithmetic (*)", "Div": "arithmetic (/)",
     "FloorDiv": "arithmetic (//)", "Mod": "arithmetic (%)", "Pow": "arithmetic (**)", "Pos": "arithmetic (+)",
-    "ScopedEvalContextModifier": "autoescape",
+    "Scope": "autoescape", "ScopedEvalContextModifier": "autoescape",
 }  # fmt: skip
 
 
