@@ -3,6 +3,7 @@
 import codecs
 import json
 from collections.abc import Iterator
+from email.message import Message
 from typing import Any, Protocol
 
 from edge.record import content
@@ -32,7 +33,7 @@ def reader_for(head: AnswerHead) -> Reader:
     if kind == "text/event-stream":
         return Events()
     if kind == "text/plain":
-        return Text()
+        return Text(head)
     return Whole(head)
 
 
@@ -50,6 +51,16 @@ def _of_value(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or "result" not in value:
         return {"result": value}
     return {name: value[name] for name in ("result", "citations") if name in value}
+
+
+def _charset(head: AnswerHead) -> str:
+    """One that bytes can be decoded by; UTF-8 where none is named."""
+    kind = Message()
+    kind["content-type"] = head.header("content-type")
+    try:
+        return codecs.lookup(kind.get_content_charset("utf-8")).name
+    except LookupError:
+        return "utf-8"
 
 
 class Whole:
@@ -74,8 +85,8 @@ class Text:
 
     fault = None
 
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    def __init__(self, head: AnswerHead) -> None:
+        self._decoder = codecs.getincrementaldecoder(_charset(head))("replace")
         self._parts: list[str] = []
 
     def read(self, chunk: bytes) -> Iterator[str]:
