@@ -154,7 +154,9 @@ def _told(answer: Answer, fault: Mapping[str, Any]) -> dict[str, Any]:
     """What a stream ended with in place of its end."""
     code = fault.get("code")
     code = code[:100] if isinstance(code, str) else "workflow_crashed"
-    return unsuccessful({"detail": _text(fault.get("detail") or NO_REASON), "code": code, "request_id": _run_id(answer)})
+    return unsuccessful(
+        {"detail": _text(fault.get("detail") or NO_REASON), "code": code, "request_id": _run_id(answer)}
+    )
 
 
 def _failed(call: Call, answer: Answer, outcome: Outcome) -> bytes:

@@ -10,7 +10,6 @@ from edge.model import LIMITS, VISIBILITIES, Check, Prompt, Workflow, iso
 from kit.errors import Invalid, NotFound
 
 MAX_CODE_LENGTH = 1024 * 1024
-MAX_TEMPLATE_LENGTH = 64 * 1024
 MAX_LIMIT = 1 << 50
 # Of what isn't counted in bytes or milliseconds.
 MAX_COUNT = (1 << 31) - 1
@@ -173,7 +172,7 @@ class WorkflowHandlers:
 
 def _prompt(fields: Fields) -> Prompt:
     """What it must be the scheduler judges."""
-    template = fields.needed("template", longest=MAX_TEMPLATE_LENGTH)
+    template = fields.needed("template", longest=MAX_CODE_LENGTH)
     model, parameters = fields.needed("model", longest=300), fields.mapping("parameters")
     return Prompt(template, model, json.dumps(parameters, ensure_ascii=False), fields.flag("web_search"))
 

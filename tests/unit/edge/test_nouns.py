@@ -230,7 +230,7 @@ async def test_deploying_a_prompt(workflows: WorkflowHandlers, catalogue: FakeWo
         ("org_1", Prompt("{{ x }}", "openai/m", '{"system": "é"}', web_search=True), "n", "wf_1", False),
     ]
     for bad in (
-        {"template": ""}, {"template": None}, {"template": 1}, {"template": "x" * 65_537}, {"model": None},
+        {"template": ""}, {"template": None}, {"template": 1}, {"template": "x" * 1_048_577}, {"model": None},
         {"model": ["m"]}, {"name": None}, {"code": "x"}, {"parameters": []}, {"parameters": "{}"}, {"web_search": 1},
         {"web_search": "yes"}, {"kind": "chain"}, {"kind": "code"}, {"colour": "red"},
     ):  # fmt: skip
