@@ -1,7 +1,7 @@
 """Prompt workflows: what one is made of, and the workflow that is written from it. Standard library only.
 
-The template isn't read here: it is a stranger's. The program in its sandbox (library/prompts/workflow.py) parses it, its
-variables come back in the program's OpenAPI document, its faults in the import check.
+The template isn't read here: it is a stranger's. The program in its sandbox (library/prompts/workflow.py) parses it;
+its variables come back in the program's OpenAPI document, its faults in the import check.
 """
 
 import json
