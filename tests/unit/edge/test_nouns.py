@@ -229,11 +229,12 @@ async def test_deploying_a_prompt(workflows: WorkflowHandlers, catalogue: FakeWo
         ("org_1", Prompt("{{ x }}", "openai/m"), "n", "", True),
         ("org_1", Prompt("{{ x }}", "openai/m", '{"system": "é"}', web_search=True), "n", "wf_1", False),
     ]
-    for bad in (
+    wrong: tuple[dict[str, Any], ...] = (
         {"template": ""}, {"template": None}, {"template": 1}, {"template": "x" * 1_048_577}, {"model": None},
         {"model": ["m"]}, {"name": None}, {"code": "x"}, {"parameters": []}, {"parameters": "{}"}, {"web_search": 1},
         {"web_search": "yes"}, {"kind": "chain"}, {"kind": "code"}, {"colour": "red"},
-    ):  # fmt: skip
+    )  # fmt: skip
+    for bad in wrong:
         with pytest.raises(Invalid):
             await workflows.deploy(request({**PROMPT, **bad}))
     with pytest.raises(Invalid):
