@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from edge.billing import billed, bound_body, budget_of, check_bound, check_credit
 from edge.http import BODILESS, Request, too_large
+from edge.inputs import read_inputs
 from edge.model import SYSTEM, Principal
 from edge.receiver import callback_url
 from edge.run_model import INLINE_BYTES, MAX_DEPTH, Asker, Headers, Limits, RequestHead, RunSpec, Target, Trigger
@@ -82,8 +83,9 @@ class Calls:
         self._workflows = workflows
         self._clock = clock
 
-    async def read(self, request: Request, *, synchronous: bool) -> Call:
-        """Reads nothing of the body. Errors: Invalid (also too_large), Denied, NotFound, Exhausted (too_many_runs,
+    async def read(self, request: Request, *, synchronous: bool, published: bool = False) -> Call:
+        """Reads nothing of the body, but where a JSON object is expected: by prompts, and of a call of /api/v1, which
+        runs only what is `published`. Errors: Invalid (also too_large), Denied, NotFound, Exhausted (too_many_runs,
         payment_required).
         """
         who, reference = request.who, request.params["service_id"]
@@ -96,7 +98,7 @@ class Calls:
             raise NotFound(f"there is no workflow {reference[:100]!r} that this key can see")
         idempotency_key, retries, priority = idempotency_key_of(request), _retries(request), _priority(request)
         budget = budget_of(request)
-        target = await self._workflows.resolve(who.organization_id, reference)
+        target = await self._resolved(who.organization_id, reference, published=published)
         check_bound(who, target, request.params["path"])
         spec = RunSpec(
             owner_id=target.owner_id,
@@ -115,13 +117,20 @@ class Calls:
             priority=priority,
             may_deploy=who.may_deploy and target.owner_id in {who.organization_id, SYSTEM},
         )
-        spec = replace(spec, record=_record(request, spec.acting_id))
+        spec = under_its_parent(replace(spec, record=_record(request, spec.acting_id)), who)
+        # What is called by a run is charged as that run's tree is.
+        spec = replace(spec, charged_on_success=published) if who.identity is None else spec
+        body = bound_body(who, _body(request, target.limits.request_bytes))
+        if published or (target.variables is not None and request.method == "POST"):
+            # Before anything is started, or charged.
+            raw = await read_inputs(body, target.variables)
+            spec, body = _given(spec, raw), _all_of(raw)
         call = Call(
-            spec=under_its_parent(spec, who),
+            spec=spec,
             reference=reference,
-            limits=self._limits(target.limits, who),
+            limits=self._limits(target.limits, who, published=published),
             asker=asker(who),
-            body=bound_body(who, _body(request, target.limits.request_bytes)),
+            body=body,
             brief=brief(request),
             host=request.header("host"),
             provisioned_id=provisioned_id,
@@ -135,8 +144,22 @@ class Calls:
             check_credit(who, durable=call.durable)
         return call
 
-    def _limits(self, limits: Limits, who: Principal) -> Limits:
+    async def _resolved(self, organization_id: str, reference: str, *, published: bool) -> Target:
+        """Errors: NotFound; alike for what isn't `published` and what isn't there."""
+        if not published:
+            return await self._workflows.resolve(organization_id, reference)
+        try:
+            target = await self._workflows.resolve(organization_id, reference)
+        except NotFound:
+            target = None
+        if target is None or not target.published:
+            raise NotFound("no such workflow: check the id, and that it is published and that this key can see it")
+        return target
+
+    def _limits(self, limits: Limits, who: Principal, *, published: bool) -> Limits:
         """A call that a run waits for has no more time than that run has left (SPEC §3)."""
+        if published:
+            limits = replace(limits, sync_timeout=limits.api_timeout)
         if who.identity is None:
             return limits
         left = max(timedelta(0), who.identity.deadline - self._clock.now())
@@ -258,6 +281,17 @@ def _body(request: Request, limit: int) -> AsyncIterator[bytes]:
     if request.length is not None and request.length > limit:
         raise too_large(limit)
     return _bounded(request.body, limit)
+
+
+def _given(spec: RunSpec, raw: bytes) -> RunSpec:
+    """With the length of the body that it is given."""
+    head = spec.request
+    headers = [(name, value) for name, value in head.headers if name != "content-length"]
+    return replace(spec, request=replace(head, headers=(*headers, ("content-length", str(len(raw))))))
+
+
+async def _all_of(raw: bytes) -> AsyncIterator[bytes]:
+    yield raw
 
 
 async def _bounded(body: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:

@@ -11,7 +11,7 @@ from mesh.telemetry.v1 import telemetry_pb2, telemetry_pb2_grpc
 from mesh.workflows.v1 import workflows_pb2, workflows_pb2_grpc
 
 from edge import wire
-from edge.model import ApiKey, Check, KeyWish, Principal, Rates, SecretInfo, Upload, Workflow
+from edge.model import ApiKey, Check, KeyWish, Principal, Prompt, Rates, SecretInfo, Upload, Workflow
 from kit.errors import Problem
 from kit.rpc_client import unary
 
@@ -114,10 +114,15 @@ class CatalogueClient:
         return reply.all_passed, [wire.from_check(check) for check in reply.report]
 
     async def deploy(
-        self, organization_id: str, code: str, name: str, service_id: str, publish: bool
+        self, organization_id: str, source: str | Prompt, name: str, service_id: str, publish: bool
     ) -> tuple[Workflow, int, Sequence[Check]]:
         request = workflows_pb2.DeployRequest(
-            organization_id=organization_id, code=code, name=name, service_id=service_id, publish=publish
+            organization_id=organization_id,
+            code=source if isinstance(source, str) else "",
+            name=name,
+            service_id=service_id,
+            publish=publish,
+            prompt=None if isinstance(source, str) else wire.to_prompt(source),
         )
         reply = await unary(self._stub.Deploy, request, timeout=DEPLOY_SECONDS)
         return wire.from_workflow(reply.workflow), reply.version, [wire.from_check(check) for check in reply.report]
@@ -125,6 +130,16 @@ class CatalogueClient:
     async def get(self, organization_id: str, reference: str) -> Workflow:
         request = workflows_pb2.GetWorkflowRequest(organization_id=organization_id, reference=reference)
         return wire.from_workflow((await unary(self._stub.GetWorkflow, request, retry=True)).workflow)
+
+    async def prompt(self, organization_id: str, reference: str) -> Prompt:
+        request = workflows_pb2.ResolveRequest(organization_id=organization_id, reference=reference)
+        return wire.from_prompt((await unary(self._stub.Resolve, request, retry=True)).version.prompt)
+
+    async def publish(self, organization_id: str, service_id: str, published: bool) -> Workflow:
+        request = workflows_pb2.PublishWorkflowRequest(
+            organization_id=organization_id, service_id=service_id, published=published
+        )
+        return wire.from_workflow((await unary(self._stub.PublishWorkflow, request, retry=True)).workflow)
 
     async def list_workflows(
         self, organization_id: str, visibility: str, limit: int, after: str

@@ -220,7 +220,8 @@ def _fingerprint(call: Call, digest: str) -> str:
     spec = call.spec
     head = spec.request
     told = (spec.owner_id, spec.service_id, spec.acting_id, head.method, head.path, head.query, spec.synchronous)
-    return hashlib.sha256(json.dumps([*told, digest]).encode()).hexdigest()
+    published = ["/api/v1"] if spec.charged_on_success else []
+    return hashlib.sha256(json.dumps([*told, digest, *published]).encode()).hexdigest()
 
 
 def _is_kept(record: RunRecord) -> bool:

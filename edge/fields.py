@@ -78,6 +78,15 @@ class Fields:
         value = self._take(name, dict, "an object")
         return None if value is None else Fields(value)
 
+    def mapping(self, name: str) -> dict[str, Any]:
+        """An object as it is; {} when absent. Errors: Invalid."""
+        value = self._take(name, dict, "an object")
+        return {} if value is None else dict(value)
+
+    def flag(self, name: str) -> bool:
+        """True or false, which is what it is when absent. Errors: Invalid."""
+        return bool(self._take(name, bool, "true or false"))
+
     def nulls(self, names: Iterable[str]) -> list[str]:
         """Which of these are there as `null`."""
         return [name for name in names if self._left.get(name, _ABSENT) is None]

@@ -217,6 +217,17 @@ VISIBILITIES = ("private", "public", "template")
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """What a prompt workflow's version is made of. `model` is VENDOR/NAME, `parameters` a JSON object."""
+
+    template: str
+    model: str
+    parameters: str = "{}"
+    web_search: bool = False
+    variables: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Workflow:
     """A workflow as its organization sees it. `openapi` is a JSON document or empty; `limits` by their names."""
 
@@ -230,6 +241,8 @@ class Workflow:
     openapi: str
     created_at: datetime
     updated_at: datetime
+    # Whether /api/v1 runs it.
+    published: bool = False
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,10 @@ def nowhere(request: Request) -> Answer:
 def dressed(request: Request, answer: Answer) -> Answer:
     """An error of ours as `/api/v1` adds to it; elsewhere as it is."""
     if request.path.startswith("/api/v1/") and isinstance(answer.body, bytes):
-        fields = json.loads(answer.body)
-        answer.body = json.dumps({"success": False, "error": fields["detail"], **fields}, ensure_ascii=False).encode()
+        answer.body = json.dumps(unsuccessful(json.loads(answer.body)), ensure_ascii=False).encode()
     return answer
+
+
+def unsuccessful(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """An error's fields as /api/v1 tells them."""
+    return {"success": False, "error": fields["detail"], **fields}

@@ -61,11 +61,15 @@ class Limits:
     request_bytes: int = 10 * 1024 * 1024
     # Of an asynchronous run that the workflow fails.
     retries: int = 0
+    # Of a run under /api/v1.
+    api_timeout: timedelta = timedelta(seconds=300)
 
 
 @dataclass(frozen=True)
 class Target:
-    """The version that a reference stands for. `visibility` is private, public or template."""
+    """The version that a reference stands for. `visibility` is private, public or template; `variables` are those of a
+    prompt, None where it is none.
+    """
 
     owner_id: str
     service_id: str
@@ -73,6 +77,9 @@ class Target:
     visibility: str = "private"
     limits: Limits = field(default_factory=Limits)
     workflow_id: str = ""
+    # Whether /api/v1 runs it.
+    published: bool = False
+    variables: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -207,6 +207,8 @@ def from_resolved(resolved: workflows_pb2.ResolveResponse) -> Target:
         visibility=_VISIBILITY.get(workflow.visibility, "private"),
         workflow_id=workflow.id,
         limits=_limits(workflow.limits, version.limits),
+        published=workflow.published,
+        variables=tuple(version.prompt.variables) if version.HasField("prompt") else None,
     )
 
 
@@ -220,6 +222,7 @@ def _limits(ours: workflows_pb2.Limits, versions: workflows_pb2.Limits) -> Limit
         async_timeout=timedelta(milliseconds=async_ms) if async_ms else default.async_timeout,
         request_bytes=ours.max_request_bytes or versions.max_request_bytes or default.request_bytes,
         retries=ours.retries or versions.retries,
+        api_timeout=timedelta(milliseconds=sync_ms) if sync_ms else default.api_timeout,
     )
 
 

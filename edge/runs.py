@@ -15,6 +15,7 @@ from edge.history import History
 from edge.http import Answer, Request, json_answer
 from edge.logs import Logs
 from edge.problems import refusal
+from edge.published import Published
 from edge.replay import Replays
 from edge.results import Results
 from kit.errors import Problem
@@ -28,7 +29,9 @@ class Provisioning(Protocol):
 
 
 class RunHandlers:
-    """run, run_async, provision, result, request_get, request_delete, requests, logs, egress, replay, diff."""
+    """run, run_async, provision, result, request_get, request_delete, requests, logs, egress, replay, diff; `published`
+    has those of /api/v1.
+    """
 
     def __init__(
         self,
@@ -56,20 +59,25 @@ class RunHandlers:
         self.egress = contacts.egress
         self.replay = replays.replay
         self.diff = diffs.diff
+        self.published = Published(self.called)
 
     async def run(self, request: Request) -> Answer:
         """The workflow's own answer, or why there is none."""
+        return (await self.called(request))[1]
+
+    async def called(self, request: Request, *, published: bool = False) -> tuple[Call, Answer]:
+        """The call that was made of it, and its answer. `published`: as /api/v1 runs it."""
         async with self._told(request):
-            call = await self._calls.read(request, synchronous=True)
+            call = await self._calls.read(request, synchronous=True, published=published)
             if not call.durable:
-                return await self._direct.run(call)
+                return call, await self._direct.run(call)
             run_id = await self._durable.submit(call)
         try:
-            return await self._durable.answer(call, run_id)
+            return call, await self._durable.answer(call, run_id)
         except Problem as problem:  # the run goes on: its id is what the caller needs now
             answer = refusal(problem, request_id=run_id)
             answer.headers += ids(call, run_id)
-            return answer
+            return call, answer
 
     async def run_async(self, request: Request) -> Answer:
         """The run's id, once it is durably accepted."""

@@ -20,6 +20,7 @@ from edge.model import (
     Budget,
     Check,
     Principal,
+    Prompt,
     Rates,
     RunIdentity,
     SecretInfo,
@@ -139,6 +140,17 @@ def from_workflow(message: workflows_pb2.Workflow) -> Workflow:
         openapi=message.openapi,
         created_at=moment(message.created_at),
         updated_at=moment(message.updated_at),
+        published=message.published,
+    )
+
+
+def from_prompt(message: workflows_pb2.Prompt) -> Prompt:
+    return Prompt(message.template, message.model, message.parameters, message.web_search, tuple(message.variables))
+
+
+def to_prompt(prompt: Prompt) -> workflows_pb2.Prompt:
+    return workflows_pb2.Prompt(
+        template=prompt.template, model=prompt.model, parameters=prompt.parameters, web_search=prompt.web_search
     )
 
 

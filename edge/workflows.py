@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from edge.fields import Fields
 from edge.http import Answer, Request, json_answer
-from edge.model import LIMITS, VISIBILITIES, Check, Workflow, iso
-from kit.errors import Invalid
+from edge.model import LIMITS, VISIBILITIES, Check, Prompt, Workflow, iso
+from kit.errors import Invalid, NotFound
 
 MAX_CODE_LENGTH = 1024 * 1024
 MAX_LIMIT = 1 << 50
@@ -23,13 +23,23 @@ class Workflows(Protocol):
         ...
 
     async def deploy(
-        self, organization_id: str, code: str, name: str, service_id: str, publish: bool
+        self, organization_id: str, source: str | Prompt, name: str, service_id: str, publish: bool
     ) -> tuple[Workflow, int, Sequence[Check]]:
-        """The workflow, the number of the new version, the report. Errors: Invalid (invalid_workflow), Conflict."""
+        """The workflow, the number of the new version, the report. Errors: Invalid (invalid_workflow), NotFound,
+        Conflict.
+        """
         ...
 
     async def get(self, organization_id: str, reference: str) -> Workflow:
         """Errors: NotFound."""
+        ...
+
+    async def prompt(self, organization_id: str, reference: str) -> Prompt:
+        """Of the version that a call of this prompt workflow runs. Errors: NotFound where none is served."""
+        ...
+
+    async def publish(self, organization_id: str, service_id: str, published: bool) -> Workflow:
+        """Whether /api/v1 runs it. Idempotent. Errors: NotFound."""
         ...
 
     async def list_workflows(
@@ -65,16 +75,16 @@ class WorkflowHandlers:
 
     async def deploy(self, request: Request) -> Answer:
         fields = Fields(await request.json())
-        code = fields.needed("code", longest=MAX_CODE_LENGTH)
+        kind = fields.choice("kind", ("code", "prompt"))
+        source = _prompt(fields) if kind == "prompt" else fields.needed("code", longest=MAX_CODE_LENGTH)
         service_id = fields.text("service_id", longest=200)
         name = fields.text("name", longest=200) or service_id
-        fields.choice("kind", ("code",))
         fields.done()
         if not name:
             raise Invalid("name is missing")
         publish = _flag(request, "publish")
         workflow, version, report = await self._workflows.deploy(
-            request.who.organization_id, code, name, service_id, publish
+            request.who.organization_id, source, name, service_id, publish
         )
         return json_answer(
             {
@@ -95,7 +105,32 @@ class WorkflowHandlers:
 
     async def get(self, request: Request) -> Answer:
         workflow = await self._workflows.get(request.who.organization_id, request.params["service_id"])
-        return json_answer(self._whole(workflow))
+        return json_answer(self._whole(workflow) | await self._prompt(request, workflow))
+
+    async def publish(self, request: Request) -> Answer:
+        return await self._published(request, published=True)
+
+    async def unpublish(self, request: Request) -> Answer:
+        return await self._published(request, published=False)
+
+    async def _published(self, request: Request, *, published: bool) -> Answer:
+        organization_id, service_id = request.who.organization_id, request.params["service_id"]
+        workflow = await self._workflows.publish(organization_id, service_id, published)
+        return json_answer(self._item(workflow) | {"published": workflow.published})
+
+    async def _prompt(self, request: Request, workflow: Workflow) -> dict[str, Any]:
+        """Of a prompt workflow; the prompt itself is for who owns it, and for whom it is a template."""
+        organization_id = request.who.organization_id
+        if workflow.kind != "prompt":
+            return {}
+        try:
+            prompt = await self._workflows.prompt(organization_id, request.params["service_id"])
+        except NotFound:  # no version is served
+            return {}
+        known: dict[str, Any] = {"variables": prompt.variables, "model": prompt.model, "web_search": prompt.web_search}
+        if workflow.organization_id == organization_id or workflow.visibility == "template":
+            known |= {"template": prompt.template, "parameters": json.loads(prompt.parameters)}
+        return known
 
     async def update(self, request: Request) -> Answer:
         fields = Fields(await request.json())
@@ -127,11 +162,19 @@ class WorkflowHandlers:
 
     def _whole(self, workflow: Workflow) -> dict[str, Any]:
         return self._item(workflow) | {
+            "published": workflow.published,
             "limits": workflow.limits,
             "schema": json.loads(workflow.openapi) if workflow.openapi else None,
             "created_at": iso(workflow.created_at),
             "updated_at": iso(workflow.updated_at),
         }
+
+
+def _prompt(fields: Fields) -> Prompt:
+    """What it must be the scheduler judges."""
+    template = fields.needed("template", longest=MAX_CODE_LENGTH)
+    model, parameters = fields.needed("model", longest=300), fields.mapping("parameters")
+    return Prompt(template, model, json.dumps(parameters, ensure_ascii=False), fields.flag("web_search"))
 
 
 def _line(check: Check) -> dict[str, Any]:

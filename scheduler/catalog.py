@@ -29,6 +29,8 @@ class Changing(Protocol):
 
     async def save_workflow(self, workflow: Workflow) -> None: ...
 
+    async def last_version(self, workflow_id: str) -> int: ...
+
     async def delete_schedules(self, organization_id: str, workflow_id: str) -> None: ...
 
     async def tell(self, events: Iterable[Event]) -> None: ...
@@ -137,6 +139,24 @@ class Catalog:
             )
 
         await self._change(organization_id, service_id, changed)
+        return await self.get(organization_id, service_id)
+
+    async def publish(self, organization_id: str, service_id: str, *, published: bool) -> tuple[Workflow, str]:
+        """Whether /api/v1 runs one's own workflow; as `get` tells it afterwards. Where no version is served yet, the
+        newest one is from now on. Idempotent. Errors: NotFound.
+        """
+
+        async def work(tx: Changing) -> None:
+            before = await tx.workflow(organization_id, service_id)
+            if before is None:
+                raise unknown_workflow()
+            served = before.version or (await tx.last_version(before.id) if published else 0)
+            if (served, published) != (before.version, before.published):
+                now = self._clock.now()
+                await tx.save_workflow(replace(before, version=served, published=published, updated_at=now))
+                await tx.tell([WorkflowChanged(organization_id, service_id)])
+
+        await self._shelf.write(work)
         return await self.get(organization_id, service_id)
 
     async def delete(self, organization_id: str, service_id: str) -> None:

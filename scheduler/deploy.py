@@ -8,7 +8,18 @@ from kit.clock import Clock
 from kit.errors import Invalid
 from kit.names import new_id
 from scheduler.model import Event, WorkflowChanged
-from scheduler.workflow import MOST_CODE_BYTES, Report, Version, Workflow, file_name, name_service, refusal
+from scheduler.prompt import KIND, check, described, judged, source
+from scheduler.workflow import (
+    MOST_CODE_BYTES,
+    Prompt,
+    Report,
+    Version,
+    Workflow,
+    file_name,
+    name_service,
+    refusal,
+    unknown_workflow,
+)
 
 T = TypeVar("T")
 
@@ -53,7 +64,9 @@ class Blobs(Protocol):
 
 @dataclass(frozen=True)
 class Deployment:
-    """What is to be deployed. An empty `service_id` means a slug of the name."""
+    """What is to be deployed: `code`, or a `prompt` in its place. An empty `service_id` means a slug of the name; of a
+    prompt, a new one.
+    """
 
     organization_id: str
     code: str
@@ -62,6 +75,7 @@ class Deployment:
     publish: bool = True
     # Whether it is about to be called: an executor then keeps what it has loaded for its checks.
     preload: bool = True
+    prompt: Prompt | None = None
 
 
 @dataclass(frozen=True)
@@ -88,16 +102,25 @@ class Deploy:
         return await self._validator.validate(organization_id, code, "workflow.py")
 
     async def __call__(self, deployment: Deployment) -> Deployed:
-        """Errors: Invalid (invalid_workflow with the failed checks, too_large, bad_request); Unavailable."""
-        organization = deployment.organization_id
-        source = _bounded(organization, deployment.code)
-        service_id = name_service(organization, deployment.service_id, deployment.name)
+        """Errors: Invalid (invalid_workflow with the failed checks, too_large, bad_request); NotFound for a prompt that
+        is to be the next of one that isn't there; Unavailable.
+        """
+        organization, prompt = deployment.organization_id, deployment.prompt
+        if prompt is not None:
+            check(prompt)
+            deployment = replace(deployment, code=source(prompt))
+        content = _bounded(organization, deployment.code)
+        service_id = _named(deployment)
         report = await self._validator.validate(
             organization, deployment.code, file_name(service_id), preload=deployment.preload
         )
+        if prompt is not None:
+            report = judged(report)
         if not report.deployable:
             raise Invalid(refusal(report.checks), code="invalid_workflow")
-        digest = await self._blobs.put(source)
+        if prompt is not None:
+            deployment = replace(deployment, prompt=described(prompt, report))
+        digest = await self._blobs.put(content)
 
         async def work(tx: Deploying) -> Deployed:
             return await self._commit(tx, deployment, service_id, digest, report)
@@ -109,11 +132,15 @@ class Deploy:
     ) -> Deployed:
         now, organization = self._clock.now(), deployment.organization_id
         before = await tx.workflow(organization, service_id)
+        _same_kind(before, deployment)
         name = deployment.name.strip() or service_id
-        workflow = before or Workflow(new_id("wfl"), organization, service_id, name, now, now)
+        kind = KIND if deployment.prompt else "code"
+        workflow = before or Workflow(new_id("wfl"), organization, service_id, name, now, now, kind)
         number = await tx.last_version(workflow.id) + 1 if before else 1
         served = number if deployment.publish else workflow.version
-        workflow = replace(workflow, name=name, version=served, updated_at=now)
+        # Code is published with its first served version; whoever takes it back later has the last word.
+        published = workflow.published or (kind == "code" and deployment.publish and not workflow.version)
+        workflow = replace(workflow, name=name, version=served, published=published, updated_at=now)
         version = Version(
             id=new_id("ver"),
             workflow_id=workflow.id,
@@ -130,11 +157,29 @@ class Deploy:
             limits=report.limits,
             openapi=report.openapi,
             egress=report.egress,
+            prompt=deployment.prompt,
         )
         await (tx.save_workflow(workflow) if before else tx.insert_workflow(workflow))
         await tx.insert_version(version)
         await tx.tell([WorkflowChanged(organization, service_id)])
         return Deployed(workflow, number, report)
+
+
+def _named(deployment: Deployment) -> str:
+    """Errors: Invalid."""
+    given = deployment.service_id
+    if deployment.prompt and not given:
+        name_service(deployment.organization_id, "prompt", deployment.name)
+        return new_id("wf")
+    return name_service(deployment.organization_id, given, deployment.name)
+
+
+def _same_kind(before: Workflow | None, deployment: Deployment) -> None:
+    """A prompt workflow's id is given to it; it never becomes one of code, nor the other way round."""
+    if before is None and deployment.prompt and deployment.service_id:
+        raise unknown_workflow()
+    if before is not None and (before.kind == KIND) != (deployment.prompt is not None):
+        raise Invalid(f"{before.service_id!r} is a workflow of kind {before.kind}: deploy the other under another id")
 
 
 def _bounded(organization_id: str, code: str) -> bytes:

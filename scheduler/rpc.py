@@ -149,6 +149,14 @@ class Workflows(workflows_pb2_grpc.WorkflowsServicer):
         workflow, openapi = await self._catalog.update(request.organization_id, request.service_id, change)
         return workflows_pb2.UpdateWorkflowResponse(workflow=workflow_wire.workflow(workflow, openapi))
 
+    async def PublishWorkflow(
+        self, request: workflows_pb2.PublishWorkflowRequest, _context: Any
+    ) -> workflows_pb2.PublishWorkflowResponse:
+        workflow, openapi = await self._catalog.publish(
+            request.organization_id, request.service_id, published=request.published
+        )
+        return workflows_pb2.PublishWorkflowResponse(workflow=workflow_wire.workflow(workflow, openapi))
+
     async def DeleteWorkflow(
         self, request: workflows_pb2.DeleteWorkflowRequest, _context: Any
     ) -> workflows_pb2.DeleteWorkflowResponse:

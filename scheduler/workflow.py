@@ -140,9 +140,24 @@ class Workflow:
     limits: Limits = Limits()
     version: int = 0
     deleted_at: datetime | None = None
+    # Whether /api/v1 runs it.
+    published: bool = False
 
     def callable_by(self, organization_id: str) -> bool:
         return self.organization_id == organization_id or self.visibility is not Visibility.PRIVATE
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a prompt workflow's version is made of. `model` is VENDOR/NAME, `parameters` a JSON object; `variables` are
+    those of the template, in the order of their appearance.
+    """
+
+    template: str
+    model: str
+    parameters: str = "{}"
+    web_search: bool = False
+    variables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,6 +180,8 @@ class Version:
     openapi: str = ""
     # What its runs may reach; None: the source says nothing.
     egress: tuple[str, ...] | None = None
+    # Of a prompt workflow.
+    prompt: Prompt | None = None
 
 
 @dataclass(frozen=True)

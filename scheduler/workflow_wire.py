@@ -10,13 +10,25 @@ from kit.errors import Invalid
 from scheduler.catalog import Change
 from scheduler.deploy import Deployed, Deployment
 from scheduler.wire import timestamp
-from scheduler.workflow import Check, EnvVar, Limits, Report, Version, Visibility, Workflow
+from scheduler.workflow import Check, EnvVar, Limits, Prompt, Report, Version, Visibility, Workflow
 
 _LIMITS = {item.name for item in fields(Limits)}
 
 
 def deployment(request: workflows_pb2.DeployRequest) -> Deployment:
-    return Deployment(request.organization_id, request.code, request.name, request.service_id, publish=request.publish)
+    return Deployment(
+        request.organization_id,
+        request.code,
+        request.name,
+        request.service_id,
+        publish=request.publish,
+        prompt=_prompt(request.prompt) if request.HasField("prompt") else None,
+    )
+
+
+def _prompt(message: workflows_pb2.Prompt) -> Prompt:
+    """The variables are for the deploy to find."""
+    return Prompt(message.template, message.model, message.parameters or "{}", message.web_search)
 
 
 def deployed(result: Deployed) -> workflows_pb2.DeployResponse:
@@ -93,6 +105,7 @@ def workflow(found: Workflow, openapi: str = "") -> workflows_pb2.Workflow:
         openapi=openapi,
         created_at=timestamp(found.created_at),
         updated_at=timestamp(found.updated_at),
+        published=found.published,
     )
 
 
@@ -112,4 +125,5 @@ def version(found: Version) -> workflows_pb2.Version:
         limits=workflows_pb2.Limits(**asdict(found.limits)),
         created_at=timestamp(found.created_at),
         egress=None if found.egress is None else workflows_pb2.EgressRules(entries=found.egress),
+        prompt=None if found.prompt is None else workflows_pb2.Prompt(**asdict(found.prompt)),
     )

@@ -56,8 +56,9 @@ function envoy_on_request(handle)
   -- For answers of Envoy's own, which see no more of the request than this, and for refusals, which see the metadata.
   if correlation then headers:add("x-runmesh-correlation", encoded(correlation:sub(1, 200))) end
   local trace = headers:get("traceparent")
-  if correlation or trace or method == "HEAD" then
-    local sent = {correlation = encoded((correlation or ""):sub(1, 200)), trace = encoded((trace or ""):sub(1, 56)), method = method}
+  local api = path:sub(1, 8) == "/api/v1/" and "yes" or ""
+  if correlation or trace or method == "HEAD" or api ~= "" then
+    local sent = {correlation = encoded((correlation or ""):sub(1, 200)), trace = encoded((trace or ""):sub(1, 56)), method = method, api = api}
     handle:streamInfo():dynamicMetadata():set("runmesh", "sent", sent)
   end
   headers:add("x-runmesh-host", encoded(headers:get(":authority") or ""))
@@ -108,7 +109,8 @@ local function refused(handle, headers)
   headers:replace("traceparent", sent.trace or "")
   complete(headers)
   if sent.method ~= "HEAD" then
-    handle:body(true):setBytes(string.format('{"detail":"%s","code":"%s"}', detail, code))
+    local api = sent.api == "yes" and string.format('"success":false,"error":"%s",', detail) or ""
+    handle:body(true):setBytes(string.format('{%s"detail":"%s","code":"%s"}', api, detail, code))
   end
 end
 

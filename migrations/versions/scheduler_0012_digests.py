@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "scheduler_0012"
-down_revision = "scheduler_0010"
+down_revision = "scheduler_0011"
 branch_labels = None
 depends_on = None
 

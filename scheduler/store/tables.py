@@ -19,6 +19,7 @@ from sqlalchemy import (
     UniqueConstraint,
     false,
     text,
+    true,
 )
 
 from kit.db import UtcDateTime, outbox_table
@@ -47,6 +48,8 @@ workflows = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     # Its runs still name it, so the row remains; the name is free again.
     Column("deleted_at", UtcDateTime),
+    # Whether /api/v1 runs it; code is from its deploy on.
+    Column("published", Boolean, nullable=False, server_default=true()),
 )
 Index(
     "workflows_name",
@@ -75,6 +78,8 @@ versions = Table(
     Column("created_at", UtcDateTime, nullable=False),
     # What its runs may reach, entry by entry; NULL: the source says nothing.
     Column("egress", JSON(none_as_null=True)),
+    # Of a prompt workflow.
+    Column("prompt", JSON(none_as_null=True)),
     UniqueConstraint("workflow_id", "number", name="versions_number"),
 )
 

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from kit.db import Database
 from scheduler.store.queue_rows import QueueRows
 from scheduler.store.tables import versions, workflows
-from scheduler.workflow import EnvVar, Limits, Version, Visibility, Workflow
+from scheduler.workflow import EnvVar, Limits, Prompt, Version, Visibility, Workflow
 
 _OF_WORKFLOW = ("organization_id", "service_id")
 _VERSION = [
@@ -39,6 +39,7 @@ class WorkflowRows(QueueRows):
         row = {name: value for name, value in vars(version).items() if name not in _OF_WORKFLOW}
         row.update(env_vars=[vars(item) for item in version.env_vars], limits=vars(version.limits))
         row.update(egress=None if version.egress is None else list(version.egress))
+        row.update(prompt=None if version.prompt is None else vars(version.prompt))
         await self._write(versions.insert(), row)
 
 
@@ -125,4 +126,6 @@ def _to_version(row: Row[Any]) -> Version:
     limits = Limits(**row.limits).overlaid(Limits(**values.pop("overriding")))
     egress = None if row.egress is None else tuple(row.egress)
     values.update(env_vars=tuple(EnvVar(**item) for item in row.env_vars), limits=limits, egress=egress)
+    if row.prompt is not None:
+        values["prompt"] = Prompt(**row.prompt | {"variables": tuple(row.prompt["variables"])})
     return Version(**values)

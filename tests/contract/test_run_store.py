@@ -17,7 +17,7 @@ from scheduler.model import CANCELLED, Asker, History, Input, Outcome, Provision
 from scheduler.result import Answer, Result
 from scheduler.store.database import open_store
 from scheduler.usage import Usage
-from scheduler.workflow import EnvVar, Limits, Visibility
+from scheduler.workflow import EnvVar, Limits, Prompt, Visibility
 from tests.databases import database_url
 from tests.fakes.memory_runs import MemoryStore
 from tests.fakes.scheduling import INPUT, START, VERSION, WORKFLOW, a_run
@@ -277,6 +277,18 @@ async def test_workflows_and_versions_come_back(rig: Rig) -> None:
     assert await rig.store.find_version(workflow.id, 1) == effective
     assert await rig.store.version_by_id(version.id) == effective
     assert await rig.store.find_version(workflow.id, 2) is None
+
+
+async def test_prompts_come_back(rig: Rig) -> None:
+    prompt = Prompt("Tell: {{ story }}", "openai/m", '{"system": "é\\u0000"}', web_search=True, variables=("b", "a"))
+    version = replace(VERSION, prompt=prompt)
+    workflow = replace(WORKFLOW, kind="prompt", published=True)
+    await rig.store.write(lambda tx: tx.insert_workflow(workflow))
+    await rig.store.write(lambda tx: tx.insert_version(version))
+    assert await rig.store.find_version(workflow.id, 1) == version
+    assert (await rig.store.find_workflow("org_owner", "hello")).published
+    await rig.store.write(lambda tx: tx.save_workflow(replace(workflow, published=False)))
+    assert not (await rig.store.find_workflow("org_owner", "hello")).published
 
 
 async def test_a_deleted_name_is_free(rig: Rig) -> None:

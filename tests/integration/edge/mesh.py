@@ -98,7 +98,7 @@ class FakeWorkflows(workflows_pb2_grpc.WorkflowsServicer):
     def __init__(self, asked: Asked) -> None:
         self._asked = asked
         self._workflow = workflows_pb2.Workflow(
-            organization_id="org_1", service_id="hello", visibility=workflows_pb2.VISIBILITY_PRIVATE
+            organization_id="org_1", service_id="hello", visibility=workflows_pb2.VISIBILITY_PRIVATE, published=True
         )
 
     async def Validate(self, request: Any, context: Any) -> workflows_pb2.ValidateResponse:
@@ -108,15 +108,21 @@ class FakeWorkflows(workflows_pb2_grpc.WorkflowsServicer):
 
     async def Deploy(self, request: Any, context: Any) -> workflows_pb2.DeployResponse:
         self._asked.requests["Deploy"] = request
-        if "import" not in request.code:
+        if "import" not in request.code and not request.HasField("prompt"):
             raise Invalid("syntax: line 1: nothing there", code="invalid_workflow")
         return workflows_pb2.DeployResponse(workflow=self._workflow, version=3)
 
     async def Resolve(self, request: Any, context: Any) -> workflows_pb2.ResolveResponse:
-        if request.reference != "hello":
+        if request.reference not in {"hello", "wf_1"}:
             raise NotFound("no such workflow")
         version = workflows_pb2.Version(id="ver_1", organization_id="org_1", service_id="hello", number=3)
+        if request.reference == "wf_1":
+            version.prompt.variables.append("story")
         return workflows_pb2.ResolveResponse(workflow=self._workflow, version=version)
+
+    async def PublishWorkflow(self, request: Any, context: Any) -> workflows_pb2.PublishWorkflowResponse:
+        self._asked.requests["PublishWorkflow"] = request
+        return workflows_pb2.PublishWorkflowResponse(workflow=self._workflow)
 
     async def GetWorkflow(self, request: Any, context: Any) -> workflows_pb2.GetWorkflowResponse:
         return workflows_pb2.GetWorkflowResponse(workflow=self._workflow)

@@ -228,6 +228,9 @@ async def test_an_error_of_grpc_itself_gets_our_own_shape(
             head = await client.head("/run/x")
             assert (head.status_code, head.content, head.headers["error-origin"]) == (status, b"", "runtime")
             check_shape(await client.get("/run/x"), status, code)  # over the same connection
+            api = await client.post("/api/v1/run/x", content=b"x")
+            check_shape(api, status, code)
+            assert (api.json()["success"], api.json()["error"]) == (False, api.json()["detail"])
     finally:
         await server.stop(None)
 

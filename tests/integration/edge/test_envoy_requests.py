@@ -177,6 +177,24 @@ async def test_unknown_paths_and_methods_get_our_own_answers(client: httpx.Async
     assert (await client.patch("/keys")).headers["allow"] == "GET, POST"
 
 
+async def test_errors_under_api_v1_have_two_fields_more(client: httpx.AsyncClient) -> None:
+    big = {"X-Big": "x" * 70_000}
+    for method, path, headers, status, code in [
+        ("POST", "/api/v1/run/x", {}, 401, "unauthenticated"),
+        ("POST", "/api/v1/run/x/stream", {}, 401, "unauthenticated"),
+        ("POST", "/api/v1/nope", BEARER, 404, "not_found"),
+        ("GET", "/api/v1/run/x", BEARER, 405, "method_not_allowed"),
+        ("POST", "/api/v1/run/x", BEARER | {"Content-Type": "application/grpc"}, 400, "bad_request"),
+        ("GET", "/api/v1/run/x", {"Connection": "Upgrade", "Upgrade": "websocket"}, 501, "not_supported"),
+    ]:
+        reply = await client.request(method, path, headers=headers)
+        assert (reply.status_code, reply.json()["code"]) == (status, code), path
+        told = reply.json()
+        assert (told["success"], told["error"], reply.headers["error-origin"]) == (False, told["detail"], "runtime")
+    # Too large to be read: nobody knows where it was to go.
+    assert (await client.post("/api/v1/run/x", headers=big)).json()["code"] == "too_large"
+
+
 async def test_head_is_a_get_without_a_body_but_starts_no_run(client: httpx.AsyncClient) -> None:
     reply = await client.head("/healthz")
     assert (reply.status_code, reply.content, reply.headers["content-length"]) == (200, b"", "15")

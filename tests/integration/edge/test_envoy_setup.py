@@ -122,9 +122,11 @@ async def test_envoy_alone_answers_in_our_own_shape() -> None:
             envoy_running(run_dir) as port,
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
         ):
-            for path in ("/run/echo", "/files/x/y", "/nope"):
+            for path in ("/api/v1/run/x", "/api/v1/run/x/stream?a", "/run/echo", "/files/x/y", "/nope"):
                 reply = await client.post(path, content=b"x", headers=BEARER)
                 assert (reply.status_code, reply.json()["code"]) == (503, "unavailable"), path
+                more = {"success": False, "error": reply.json()["detail"]} if path.startswith("/api/v1/") else {}
+                assert {name: value for name, value in reply.json().items() if name in {"success", "error"}} == more
                 assert (reply.headers["retry-after"], reply.headers["error-origin"]) == ("1", "runtime")
                 _check_ids(reply.headers)
             assert reply.headers["x-correlation-id"] == reply.headers["x-request-id"]

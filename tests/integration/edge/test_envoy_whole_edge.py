@@ -1,5 +1,6 @@
 """The whole edge as it is built, behind real Envoy, with real NATS; the other services are fakes behind real gRPC."""
 
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -81,6 +82,40 @@ async def test_workflows(world: World) -> None:
     assert (request.HasField("name"), request.HasField("visibility")) == (False, False)
     await world.call("DELETE", "/workflows/hello")
     assert world.asked.requests["DeleteWorkflow"].service_id == "hello"
+
+
+async def test_prompts(world: World) -> None:
+    prompt = {"template": "{{ story }}", "model": "openai/m", "parameters": {"top_p": 1}, "web_search": True}
+    await world.call("POST", "/deploy", json={"kind": "prompt", "name": "n", **prompt})
+    asked = world.asked.requests["Deploy"].prompt
+    assert (asked.template, asked.model, asked.parameters, asked.web_search) == (
+        "{{ story }}",
+        "openai/m",
+        '{"top_p": 1}',
+        True,
+    )
+    assert (await world.call("POST", "/workflows/hello/publish"))["published"] is True
+    assert world.asked.requests["PublishWorkflow"].published
+    await world.call("POST", "/workflows/hello/unpublish")
+    assert not world.asked.requests["PublishWorkflow"].published
+
+
+async def test_published_workflows(world: World) -> None:
+    result = {"success": True, "result": 'you sent {"a":1}'}
+    assert await world.call("POST", "/api/v1/run/hello", json={"a": 1}) == result
+    run = world.asked.requests["Run"]
+    assert (run.charged_on_success, run.request.path) == (True, "/")
+    streamed = await world.client.post("/api/v1/run/hello/stream", json={"a": 1}, headers=AUTHORIZED)
+    told = 'data: {"delta":"you sent {\\"a\\":1}"}\n\n'
+    assert streamed.text == told + f"event: end\ndata: {json.dumps(result, separators=(',', ':'))}\n\n"
+    for path, body, status, code in [
+        ("/api/v1/run/wf_1", {"tale": 1}, 400, "bad_request"),
+        ("/run/wf_1", {"tale": 1}, 400, "bad_request"),
+        ("/api/v1/run/nope", {}, 404, "not_found"),
+    ]:
+        reply = await world.client.post(path, json=body, headers=AUTHORIZED)
+        assert (reply.status_code, reply.json()["code"]) == (status, code)
+        assert reply.json().get("success") is (False if path.startswith("/api/") else None)
 
 
 async def test_secrets_and_files(world: World) -> None:

@@ -38,6 +38,7 @@ class Neighbours(executor_pb2_grpc.ExecutorServicer, blobs_pb2_grpc.BlobsService
     full: bool = False
     checks: list[workflows_pb2.Check] = field(default_factory=list)
     limits: workflows_pb2.Limits = field(default_factory=workflows_pb2.Limits)
+    openapi: str = "{}"
 
     settled: list[ledger_pb2.Bill] = field(default_factory=list)
     ledger_away: bool = False
@@ -60,7 +61,7 @@ class Neighbours(executor_pb2_grpc.ExecutorServicer, blobs_pb2_grpc.BlobsService
 
     async def Validate(self, request: Any, context: Any) -> executor_pb2.ValidateResponse:
         return executor_pb2.ValidateResponse(
-            report=self.checks, python="3.11", isolation="cold", openapi="{}", limits=self.limits
+            report=self.checks, python="3.11", isolation="cold", openapi=self.openapi, limits=self.limits
         )
 
     async def PutBlob(self, request_iterator: Any, context: Any) -> blobs_pb2.PutBlobResponse:

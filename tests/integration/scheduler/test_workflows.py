@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from mesh.events.v1 import events_pb2
 from mesh.workflows.v1 import workflows_pb2
@@ -54,6 +56,31 @@ async def test_limits_from_header_to_executor(service: Service) -> None:
     change.limits.processes = 1 << 30
     with pytest.raises(Invalid, match="processes must be 8 to 4096"):
         await unary(service.workflows.UpdateWorkflow, change)
+
+
+async def test_a_prompt_from_its_deploy_to_its_publishing(service: Service) -> None:
+    schema = {"properties": {"inputs": {"required": ["story"]}}}
+    body = {"requestBody": {"content": {"application/json": {"schema": schema}}}}
+    service.neighbours.openapi = json.dumps({"paths": {"/": {"post": body}}})
+    prompt = workflows_pb2.Prompt(template="{{ story }}", model="openai/m", parameters='{"top_p": 1}', web_search=True)
+    deploy = workflows_pb2.DeployRequest(organization_id="org_prompt", name="Teller", publish=True, prompt=prompt)
+    made = (await unary(service.workflows.Deploy, deploy)).workflow
+    assert (made.kind, made.version, made.published) == ("prompt", 1, False)
+
+    resolve = workflows_pb2.ResolveRequest(organization_id="org_prompt", reference=made.service_id)
+    prompt.variables.append("story")
+    resolved = await unary(service.workflows.Resolve, resolve)
+    assert (resolved.version.prompt, resolved.workflow.published) == (prompt, False)
+    assert b'\'{"template": "{{ story }}"' in service.neighbours.blobs[resolved.version.source_digest]
+    for published in (True, True, False, False):
+        change = workflows_pb2.PublishWorkflowRequest(
+            organization_id="org_prompt", service_id=made.service_id, published=published
+        )
+        assert (await unary(service.workflows.PublishWorkflow, change)).workflow.published == published
+        assert (await unary(service.workflows.Resolve, resolve)).workflow.published == published
+    change.organization_id = "org_b"
+    with pytest.raises(NotFound):
+        await unary(service.workflows.PublishWorkflow, change)
 
 
 async def test_a_workflow_that_fails_its_checks_isnt_deployed(service: Service) -> None:

@@ -11,11 +11,11 @@ import pytest
 from edge.files import FileHandlers
 from edge.http import Answer, Request
 from edge.keys import KeyHandlers
-from edge.model import LIMITS, ApiKey, Binding, Check, KeyWish, Principal, Rates, SecretInfo, Upload, Workflow
+from edge.model import LIMITS, ApiKey, Binding, Check, KeyWish, Principal, Prompt, Rates, SecretInfo, Upload, Workflow
 from edge.platform import PlatformHandlers, merged
 from edge.secrets import SecretHandlers
 from edge.workflows import WorkflowHandlers
-from kit.errors import Invalid
+from kit.errors import Invalid, NotFound
 
 WHO = Principal("key_1", "org_1", "standard", frozenset({"admin", "deploy", "files"}))
 THEN = datetime(2030, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
@@ -221,6 +221,7 @@ def workflow(**more: Any) -> Workflow:
 class FakeWorkflows:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
+        self.found: dict[str, Any] = {}
 
     async def validate(self, organization_id: str, code: str) -> tuple[bool, Sequence[Check]]:
         return False, [Check("syntax", False, "bad", 3), Check("header", True, "", 0)]
@@ -230,7 +231,16 @@ class FakeWorkflows:
         return workflow(), 7, []
 
     async def get(self, organization_id: str, reference: str) -> Workflow:
-        return workflow(openapi="")
+        return workflow(openapi="", **self.found)
+
+    async def prompt(self, organization_id: str, reference: str) -> Prompt:
+        if self.found.get("version") == 0:
+            raise NotFound("none is served")
+        return Prompt("Tell: {{ story }}", "openai/m", '{"top_p": 1}', web_search=True, variables=("story",))
+
+    async def publish(self, organization_id: str, service_id: str, published: bool) -> Workflow:
+        self.calls.append((organization_id, service_id, published))
+        return workflow(published=published)
 
     async def list_workflows(self, *arguments: Any) -> tuple[list[Workflow], str]:
         self.calls.append(arguments)
@@ -262,6 +272,54 @@ async def test_validating(workflows: WorkflowHandlers) -> None:
             {"check": "header", "passed": True, "detail": "", "line": None},
         ],
     }
+
+
+PROMPT: dict[str, Any] = {"name": "n", "kind": "prompt", "template": "{{ x }}", "model": "openai/m"}
+
+
+async def test_deploying_a_prompt(workflows: WorkflowHandlers, catalogue: FakeWorkflows) -> None:
+    await workflows.deploy(request(PROMPT))
+    more = {"parameters": {"system": "é"}, "web_search": True, "service_id": "wf_1"}
+    await workflows.deploy(request({**PROMPT, **more}, query="publish=false"))
+    assert catalogue.calls == [
+        ("org_1", Prompt("{{ x }}", "openai/m"), "n", "", True),
+        ("org_1", Prompt("{{ x }}", "openai/m", '{"system": "é"}', web_search=True), "n", "wf_1", False),
+    ]
+    wrong: tuple[dict[str, Any], ...] = (
+        {"template": ""}, {"template": None}, {"template": 1}, {"template": "x" * 1_048_577}, {"model": None},
+        {"model": ["m"]}, {"name": None}, {"code": "x"}, {"parameters": []}, {"parameters": "{}"}, {"web_search": 1},
+        {"web_search": "yes"}, {"kind": "chain"}, {"kind": "code"}, {"colour": "red"},
+    )  # fmt: skip
+    for bad in wrong:
+        with pytest.raises(Invalid):
+            await workflows.deploy(request({**PROMPT, **bad}))
+    with pytest.raises(Invalid):
+        await workflows.deploy(request({"code": "x", "name": "n", "template": "t"}))
+    assert len(catalogue.calls) == 2
+
+
+async def test_a_prompt_is_shown_to_its_owner(workflows: WorkflowHandlers, catalogue: FakeWorkflows) -> None:
+    told = {"variables": ["story"], "model": "openai/m", "web_search": True}
+    own = {"template": "Tell: {{ story }}", "parameters": {"top_p": 1}}
+    catalogue.found = {"kind": "prompt", "published": True}
+    shown = body(await workflows.get(request(service_id="s")))
+    assert shown.items() >= {"kind": "prompt", "published": True, **told, **own}.items()
+    catalogue.found |= {"organization_id": "org_2", "visibility": "public"}
+    shown = body(await workflows.get(request(service_id="s")))
+    assert shown.items() >= told.items()
+    assert not set(own) & set(shown)
+    catalogue.found |= {"visibility": "template"}
+    assert body(await workflows.get(request(service_id="s"))).items() >= own.items()
+    catalogue.found |= {"version": 0}
+    assert "model" not in body(await workflows.get(request(service_id="s")))
+    catalogue.found = {}
+    assert "model" not in body(await workflows.get(request(service_id="s")))
+
+
+async def test_publishing(workflows: WorkflowHandlers, catalogue: FakeWorkflows) -> None:
+    assert body(await workflows.publish(request(b"", service_id="s")))["published"] is True
+    assert body(await workflows.unpublish(request(b"", service_id="s")))["published"] is False
+    assert catalogue.calls == [("org_1", "s", True), ("org_1", "s", False)]
 
 
 async def test_deploying(workflows: WorkflowHandlers, catalogue: FakeWorkflows) -> None:

@@ -144,7 +144,8 @@ def test_limits_are_the_workflows_then_the_versions_then_ours() -> None:
         "ver_1",
         "template",
     )
-    assert target.limits == Limits(timedelta(seconds=1), timedelta(seconds=2), 10 * 1024 * 1024)
+    limits = Limits(timedelta(seconds=1), timedelta(seconds=2), 10 * 1024 * 1024, api_timeout=timedelta(seconds=1))
+    assert target.limits == limits
 
 
 def test_log_lines_there_and_back() -> None:

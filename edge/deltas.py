@@ -1,0 +1,152 @@
+"""A workflow's answer as /api/v1 gives it: its text part by part, and in the end as a result. Pure."""
+
+import codecs
+import json
+from collections.abc import Iterator
+from email.message import Message
+from typing import Any, Protocol
+
+from edge.record import content
+from edge.run_model import AnswerHead
+
+
+class Reader(Protocol):
+    """Takes an answer's bytes as they come."""
+
+    def read(self, chunk: bytes) -> Iterator[str]:
+        """What of the text has come with it."""
+        ...
+
+    def end(self) -> dict[str, Any]:
+        """{"result", "citations"?} of all that was read. Errors: ValueError where that is no text."""
+        ...
+
+    @property
+    def fault(self) -> dict[str, Any] | None:
+        """What the workflow itself says that went wrong: {"detail", "code"}."""
+        ...
+
+
+def reader_for(head: AnswerHead) -> Reader:
+    """Server-sent events, text that comes as it is made, or one whole of another kind."""
+    kind = head.header("content-type").partition(";")[0].strip().lower()
+    if kind == "text/event-stream":
+        return Events()
+    if kind == "text/plain":
+        return Text(head)
+    return Whole(head)
+
+
+def result_of(head: AnswerHead, raw: bytes) -> dict[str, Any]:
+    """Of JSON its `result` field if it has one, else all of it; of anything else its text. Errors: ValueError."""
+    found = content(head, raw)
+    if found.text is None:
+        raise ValueError("it is no text")
+    if found.value is None and (found.text.strip() != "null" or "json" not in head.header("content-type")):
+        return {"result": found.text}
+    return _of_value(found.value)
+
+
+def _of_value(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or "result" not in value:
+        return {"result": value}
+    return {name: value[name] for name in ("result", "citations") if name in value}
+
+
+def _charset(head: AnswerHead) -> str:
+    """One that bytes can be decoded by; UTF-8 where none is named."""
+    kind = Message()
+    kind["content-type"] = head.header("content-type")
+    try:
+        return codecs.lookup(kind.get_content_charset("utf-8")).name
+    except LookupError:
+        return "utf-8"
+
+
+class Whole:
+    """Nothing is told before the end."""
+
+    fault = None
+
+    def __init__(self, head: AnswerHead) -> None:
+        self._head = head
+        self._raw: list[bytes] = []
+
+    def read(self, chunk: bytes) -> Iterator[str]:
+        self._raw.append(chunk)
+        yield from ()
+
+    def end(self) -> dict[str, Any]:
+        return result_of(self._head, b"".join(self._raw))
+
+
+class Text:
+    """Each part as it comes; a character is never cut in two."""
+
+    fault = None
+
+    def __init__(self, head: AnswerHead) -> None:
+        self._decoder = codecs.getincrementaldecoder(_charset(head))("replace")
+        self._parts: list[str] = []
+
+    def read(self, chunk: bytes) -> Iterator[str]:
+        if text := self._decoder.decode(chunk):
+            self._parts.append(text)
+            yield text
+
+    def end(self) -> dict[str, Any]:
+        return {"result": "".join(self._parts) + self._decoder.decode(b"", final=True)}
+
+
+class Events:
+    """Server-sent events: `{"delta": text}` or plain data; `event: end` may bear the whole, `event: error` a fault."""
+
+    def __init__(self) -> None:
+        self.fault: dict[str, Any] | None = None
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+        self._event = ""
+        self._data: list[str] = []
+        self._parts: list[str] = []
+        self._whole: dict[str, Any] | None = None
+
+    def read(self, chunk: bytes) -> Iterator[str]:
+        text = self._held + self._decoder.decode(chunk)
+        # A "\r" at the end may be half of a "\r\n".
+        held = "\r" if text.endswith("\r") else ""
+        *lines, rest = text.removesuffix(held).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        self._held = rest + held
+        for line in lines:
+            yield from self._line(line)
+
+    def end(self) -> dict[str, Any]:
+        return self._whole or {"result": "".join(self._parts)}
+
+    def _line(self, line: str) -> Iterator[str]:
+        name, _, value = line.partition(":")
+        if line and name in {"event", "data"}:
+            value = value.removeprefix(" ")
+            if name == "event":
+                self._event = value
+            else:
+                self._data.append(value)
+        elif not line:
+            event, data = self._event, "\n".join(self._data)
+            self._event, self._data = "", []
+            if data:
+                yield from self._told(event, data)
+
+    def _told(self, event: str, data: str) -> Iterator[str]:
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError):
+            value = None
+        if event == "error":
+            self.fault = value if isinstance(value, dict) else {"detail": data}
+        elif event == "end":
+            self._whole = _of_value(value) if value is not None else None
+        elif data != "[DONE]":
+            delta = value.get("delta") if isinstance(value, dict) else None
+            text = delta if isinstance(delta, str) else data
+            self._parts.append(text)
+            yield text
