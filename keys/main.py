@@ -2,11 +2,19 @@
 
 from contextlib import AsyncExitStack
 
-from mesh.keys.v1 import keys_pb2_grpc, secrets_pb2_grpc, webhooks_pb2_grpc
+from mesh.keys.v1 import keys_pb2_grpc, rates_pb2_grpc, secrets_pb2_grpc, webhooks_pb2_grpc
+from mesh.ledger.v1 import prices_pb2_grpc
 
 from keys.admin_key import write_admin_key
 from keys.issue import Issue
 from keys.organizations import Organizations
+from keys.price_list import fingerprint, price_list
+from keys.prices import Prices
+from keys.prices_rpc import PricesServicer
+from keys.prices_store import SqlPriceStore
+from keys.rates import TakePermits
+from keys.rates_rpc import RateLimitsServicer
+from keys.rates_store import SqlBucketStore
 from keys.rpc import KeysServicer, SecretsServicer
 from keys.sealing import Envelope, PepperedHash
 from keys.settings import Settings
@@ -37,6 +45,10 @@ async def build(
     store = SqlKeyStore(db)
     organizations = Organizations(store, key_hash, clock)
     await organizations.ensure_first(lambda secret: write_admin_key(settings.home / "admin.key", secret))
+    prices = Prices(SqlPriceStore(db), clock)
+    await prices.bring_along(fingerprint(settings.run_fee), lambda: price_list(settings.run_fee))
+    permits = TakePermits(SqlBucketStore(db), clock)
+    await stack.enter_async_context(background(permits.sweep()))
     if bus is None:
         bus = await stack.enter_async_context(open_bus(settings.nats_url or DEFAULT_NATS_URL, "keys"))
     await stack.enter_async_context(background(relay(db, outbox, bus, gathering=0)))
@@ -48,4 +60,6 @@ async def build(
     server.add(keys_pb2_grpc.add_KeysServicer_to_server, keys, "mesh.keys.v1.Keys")
     server.add(secrets_pb2_grpc.add_SecretsServicer_to_server, secrets, "mesh.keys.v1.Secrets")
     server.add(webhooks_pb2_grpc.add_WebhooksServicer_to_server, webhooks, "mesh.keys.v1.Webhooks")
+    server.add(rates_pb2_grpc.add_RateLimitsServicer_to_server, RateLimitsServicer(permits), "mesh.keys.v1.RateLimits")
+    server.add(prices_pb2_grpc.add_PricesServicer_to_server, PricesServicer(prices), "mesh.ledger.v1.Prices")
     return await stack.enter_async_context(server)

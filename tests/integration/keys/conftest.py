@@ -8,7 +8,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from mesh.keys.v1 import keys_pb2, keys_pb2_grpc, secrets_pb2_grpc, webhooks_pb2_grpc
+from mesh.keys.v1 import keys_pb2, keys_pb2_grpc, rates_pb2_grpc, secrets_pb2_grpc, webhooks_pb2_grpc
+from mesh.ledger.v1 import prices_pb2_grpc
 
 from keys.main import build
 from keys.settings import Settings
@@ -31,6 +32,8 @@ class Service:
     keys: "keys_pb2_grpc.KeysAsyncStub"
     secrets: "secrets_pb2_grpc.SecretsAsyncStub"
     webhooks: "webhooks_pb2_grpc.WebhooksAsyncStub"
+    rates: "rates_pb2_grpc.RateLimitsAsyncStub"
+    prices: "prices_pb2_grpc.PricesAsyncStub"
 
     async def verify(self, key: str) -> keys_pb2.Principal:
         return (await unary(self.keys.Verify, keys_pb2.VerifyRequest(key=key))).principal
@@ -50,6 +53,8 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             keys_pb2_grpc.KeysStub(channel),
             secrets_pb2_grpc.SecretsStub(channel),
             webhooks_pb2_grpc.WebhooksStub(channel),
+            rates_pb2_grpc.RateLimitsStub(channel),
+            prices_pb2_grpc.PricesStub(channel),
         )
 
 
