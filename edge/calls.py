@@ -4,6 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Protocol
 
 from edge.http import BODILESS, Request, too_large
 from edge.model import SYSTEM, Principal
@@ -72,15 +73,25 @@ class Call:
         return self.limits.async_timeout if patient else self.limits.sync_timeout
 
 
+class ServiceRates(Protocol):
+    """edge.rates.RateLimits."""
+
+    async def called(self, request: Request, target: Target) -> None:
+        """A call of a workflow is about to be made. Errors: Exhausted (rate_limited), Unavailable."""
+
+
 class Calls:
     """Makes a Call of a request."""
 
-    def __init__(self, workflows: Workflows, clock: Clock) -> None:
+    def __init__(self, workflows: Workflows, rates: ServiceRates, clock: Clock) -> None:
         self._workflows = workflows
+        self._rates = rates
         self._clock = clock
 
     async def read(self, request: Request, *, synchronous: bool) -> Call:
-        """Reads nothing of the body. Errors: Invalid (also too_large), Denied, NotFound, Exhausted (too_many_runs)."""
+        """Reads nothing of the body. Errors: Invalid (also too_large), Denied, NotFound, Exhausted (too_many_runs,
+        rate_limited), Unavailable.
+        """
         who, reference = request.who, request.params["service_id"]
         who.check_run(reference)
         provisioned_id = _provisioned_id(request)
@@ -109,7 +120,7 @@ class Calls:
             may_deploy=who.may_deploy and target.owner_id in {who.organization_id, SYSTEM},
         )
         spec = replace(spec, record=_record(request, spec.acting_id))
-        return Call(
+        call = Call(
             spec=under_its_parent(spec, who),
             reference=reference,
             limits=self._limits(target.limits, who),
@@ -123,6 +134,8 @@ class Calls:
             continues=continues,
             begun=request.begun,
         )
+        await self._rates.called(request, target)
+        return call
 
     def _limits(self, limits: Limits, who: Principal) -> Limits:
         """A call that a run waits for has no more time than that run has left (SPEC §3)."""

@@ -4,7 +4,7 @@ from contextlib import AsyncExitStack
 
 import grpc
 
-from edge.auth import Auth
+from edge.admitting import Admission, admitting
 from edge.calls import Calls
 from edge.clients import CatalogueClient, FilesClient, KeysClient, PeerClient, SecretsClient
 from edge.contacts import Contacts
@@ -14,10 +14,8 @@ from edge.diff import Diffs
 from edge.direct import Direct
 from edge.durable import Durable
 from edge.endpoints import endpoints
-from edge.events import heard
 from edge.files import FileHandlers
 from edge.history import History
-from edge.identity import identifier
 from edge.keys import KeyHandlers
 from edge.logs import Logs
 from edge.patience import Errands
@@ -32,15 +30,12 @@ from edge.schedule_clients import SchedulesClient
 from edge.schedules import ScheduleHandlers
 from edge.secrets import SecretHandlers
 from edge.settings import Settings
-from edge.targets import Targets
 from edge.webhooks import WebhookHandlers
 from edge.workflows import WorkflowHandlers
 from kit.bus import Bus, open_bus
 from kit.clock import Clock, SystemClock
-from kit.lifecycle import background
 from kit.rpc_client import connect
 from kit.rpc_server import RpcServer
-from kit.settings import read_key
 
 DEFAULT_NATS_URL = "nats://127.0.0.1:4222"
 PEERS = ("keys", "scheduler", "executor", "filestore")
@@ -56,14 +51,10 @@ async def build(
         bus = await stack.enter_async_context(open_bus(settings.nats_url or DEFAULT_NATS_URL, "edge"))
     channels = {name: await stack.enter_async_context(connect(settings.address(name))) for name in PEERS}
     own = await stack.enter_async_context(connect(settings.address("edge")))
-    keys = KeysClient(channels["keys"])
-    auth = Auth(keys, identifier(read_key(settings.key_file("mesh")), clock), clock=clock)
-    targets = Targets(WorkflowsClient(channels["scheduler"]))
-    await stack.enter_async_context(heard(bus, auth, targets))
-    await stack.enter_async_context(background(auth.sweep()))
+    admission = await stack.enter_async_context(admitting(settings, channels, bus, clock))
     served = endpoints(
-        await _runs(settings, stack, channels, targets, bus, clock),
-        KeyHandlers(keys),
+        await _runs(settings, stack, channels, admission, bus, clock),
+        KeyHandlers(KeysClient(channels["keys"])),
         WorkflowHandlers(CatalogueClient(channels["scheduler"]), settings.public_url),
         SecretHandlers(SecretsClient(channels["keys"])),
         ScheduleHandlers(SchedulesClient(channels["scheduler"])),
@@ -72,14 +63,14 @@ async def build(
         await stack.enter_async_context(delivering(settings, channels, bus, clock)),
         WebhookHandlers(WebhooksClient(channels["keys"])),
     )
-    return await stack.enter_async_context(
-        mount(RpcServer(settings.address("edge"), grace=settings.drain_seconds), served, auth)
-    )
+    server = RpcServer(settings.address("edge"), grace=settings.drain_seconds)
+    return await stack.enter_async_context(mount(server, served, admission.auth, admission.rates))
 
 
 async def _runs(
-    settings: Settings, stack: AsyncExitStack, channels: Channels, targets: Targets, bus: Bus, clock: Clock
+    settings: Settings, stack: AsyncExitStack, channels: Channels, admission: Admission, bus: Bus, clock: Clock
 ) -> RunHandlers:
+    targets, rates = admission.targets, admission.rates
     errands = await stack.enter_async_context(Errands(settings.drain_seconds))
     executor = await stack.enter_async_context(ExecutorClient(settings.address("executor")))
     runs, blobs = RunsClient(channels["scheduler"]), BlobsClient(channels["filestore"])
@@ -87,7 +78,7 @@ async def _runs(
     durable = Durable(runs, reading, executor, blobs, clock, errands, settings.public_url)
     versions = WorkflowsClient(channels["scheduler"])
     return RunHandlers(
-        calls=Calls(targets, clock),
+        calls=Calls(targets, rates, clock),
         direct=Direct(executor, clock, errands, settings.public_url),
         durable=durable,
         provisioning=runs,
@@ -95,6 +86,6 @@ async def _runs(
         history=History(runs, reading),
         logs=Logs(reading, LogBus(bus), blobs, clock),
         contacts=Contacts(reading, blobs, clock),
-        replays=Replays(reading, runs, targets, versions, durable, blobs, clock),
+        replays=Replays(reading, runs, targets, rates, versions, durable, blobs, clock),
         diffs=Diffs(reading, blobs),
     )

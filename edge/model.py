@@ -29,6 +29,18 @@ class RunIdentity:
 
 
 @dataclass(frozen=True)
+class Rates:
+    """How often a key, and all of its organization, may call; None: as the settings say, the organization's: unlimited.
+    `api…`: under /api/v1.
+    """
+
+    per_second: int | None = None
+    api_per_minute: int | None = None
+    organization_per_second: int | None = None
+    organization_api_per_minute: int | None = None
+
+
+@dataclass(frozen=True)
 class Principal:
     """What a valid key, or the identity of a run, stands for.
 
@@ -43,6 +55,7 @@ class Principal:
     scopes: frozenset[str]
     first_organization: bool = False
     identity: RunIdentity | None = None
+    rates: Rates = Rates()
 
     @property
     def one_time(self) -> bool:
@@ -137,6 +150,8 @@ LIMITS = (
     "processes",
     "disk_bytes",
     "retries",
+    "calls_per_second",
+    "api_calls_per_minute",
 )
 """The limits that a workflow may set; 0 is the platform's default."""
 

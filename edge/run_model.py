@@ -59,6 +59,9 @@ class Limits:
     request_bytes: int = 10 * 1024 * 1024
     # Of an asynchronous run that the workflow fails.
     retries: int = 0
+    # Calls of it, by everybody; 0: not limited.
+    calls_per_second: int = 0
+    api_calls_per_minute: int = 0
 
 
 @dataclass(frozen=True)

@@ -205,6 +205,8 @@ def _limits(ours: workflows_pb2.Limits, versions: workflows_pb2.Limits) -> Limit
         async_timeout=timedelta(milliseconds=async_ms) if async_ms else default.async_timeout,
         request_bytes=ours.max_request_bytes or versions.max_request_bytes or default.request_bytes,
         retries=ours.retries or versions.retries,
+        calls_per_second=ours.calls_per_second or versions.calls_per_second,
+        api_calls_per_minute=ours.api_calls_per_minute or versions.api_calls_per_minute,
     )
 
 

@@ -10,7 +10,7 @@ from mesh.keys.v1 import keys_pb2, secrets_pb2
 from mesh.runs.v1 import identity_pb2
 from mesh.workflows.v1 import workflows_pb2
 
-from edge.model import LIMITS, ApiKey, Check, Principal, RunIdentity, SecretInfo, Upload, Workflow
+from edge.model import LIMITS, ApiKey, Check, Principal, Rates, RunIdentity, SecretInfo, Upload, Workflow
 
 _KINDS = {keys_pb2.KEY_KIND_STANDARD: "standard", keys_pb2.KEY_KIND_ONE_TIME: "one_time"}
 _KIND_NUMBERS = {name: number for number, name in _KINDS.items()}
@@ -41,7 +41,12 @@ def from_principal(message: keys_pb2.Principal) -> Principal:
         kind=_KINDS.get(message.kind, ""),
         scopes=frozenset(message.scopes),
         first_organization=message.first_organization,
+        rates=from_rates(message.rates),
     )
+
+
+def from_rates(message: keys_pb2.Rates) -> Rates:
+    return Rates(**{name.name: number for name, number in message.ListFields()})
 
 
 def to_principal(principal: Principal) -> keys_pb2.Principal:
