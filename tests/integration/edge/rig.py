@@ -104,7 +104,7 @@ async def rigged(rates: Defaults = GENEROUS, **settings: Any) -> AsyncIterator[R
     limits = RateLimits(Stocks(permits), rates)
 
     async def run(request: Request) -> Answer:
-        return await handlers[request.params["service_id"]](request)
+        return await handlers[request.params.get("service_id") or request.params["workflow_id"]](request)
 
     platform = PlatformHandlers({})
     served = {f"{each.name}.{rpc.name}": Endpoint(run, Access.RUN) for each in SERVICES for rpc in each.methods}
