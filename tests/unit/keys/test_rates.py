@@ -12,9 +12,10 @@ from kit.errors import Invalid
 from tests.fakes.memory_money import MemoryBucketStore
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-LIMITS = st.integers(1, 50)
+LIMITS = st.sampled_from([1, 2, 7, 50])
 # How long after the one before, whose clock, how many.
-STEPS = st.lists(st.tuples(st.integers(0, 700_000), st.integers(0, 2), st.integers(0, 20)), max_size=40)
+PAUSES = st.sampled_from([0, 0, 0, 1, 1000, 20_000, 300_000, 700_001, 3_000_000])
+STEPS = st.lists(st.tuples(PAUSES, st.integers(0, 2), st.sampled_from([0, 1, 5, 50])), max_size=40)
 
 
 @given(limit=LIMITS, window_ms=st.sampled_from([1000, 60_000]), steps=STEPS)
