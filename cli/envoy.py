@@ -18,6 +18,7 @@ PUBLIC_PACKAGE = "mesh.edge.v1"
 class EnvoySettings:
     """What differs between installations. `run_dir` holds edge.sock and files.sock; nested.sock, nested-tls.sock (with
     TLS) and envoy-admin.sock are made there. `otlp_endpoint` as OTEL_EXPORTER_OTLP_ENDPOINT; origins as browsers send.
+    `flood…`: calls that the public listener lets through in a second, in all and from one address (0: as many).
     """
 
     run_dir: Path
@@ -27,6 +28,8 @@ class EnvoySettings:
     tls_cert: str = ""
     tls_key: str = ""
     otlp_endpoint: str = ""
+    flood_per_second: int = 5000
+    flood_per_address: int = 0
 
 
 class _Collector(NamedTuple):
@@ -50,6 +53,8 @@ def render(settings: EnvoySettings) -> str:
         origins=list(settings.cors_origins),
         tls_cert=settings.tls_cert,
         tls_key=settings.tls_key,
+        flood=settings.flood_per_second,
+        flood_per_address=settings.flood_per_address,
         otlp=_collector(settings.otlp_endpoint),
         descriptors=str(DESCRIPTORS),
         services=public_services(),

@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ _HOW_TO_LISTEN = {
     errno.EADDRNOTAVAIL: "this machine has no such address; set RUNMESH_HOST",
 }
 _STAY_LOCAL = "leave RUNMESH_HOST alone, which is 127.0.0.1 then, or unset RUNMESH_ISOLATION"
+MOST_CALLS = 1_000_000
 
 
 def origins(text: str) -> tuple[str, ...]:
@@ -26,12 +28,27 @@ def origins(text: str) -> tuple[str, ...]:
     return words(text)
 
 
+def calls_from(least: int) -> Callable[[str], int]:
+    """A parser of a number of calls in a second."""
+
+    def parse(text: str) -> int:
+        number = int(text)
+        if not least <= number <= MOST_CALLS:
+            raise ValueError(f"{text!r} is not a number of calls from {least} to {MOST_CALLS}")
+        return number
+
+    return parse
+
+
 @dataclass(frozen=True)
 class Settings(MeshSettings):
     """What the front needs besides: for whom it listens, and how."""
 
     tls_key: Path | None = env("RUNMESH_TLS_KEY", None, absolute)
     cors_origins: tuple[str, ...] = env("RUNMESH_CORS_ORIGINS", (), origins)
+    # What the public listener lets through in a second, whoever calls; and from one address, 0: as much.
+    flood_per_second: int = env("RUNMESH_FLOOD_PER_SECOND", 5000, calls_from(1))
+    flood_per_address: int = env("RUNMESH_FLOOD_PER_ADDRESS", 0, calls_from(0))
     # Whether the first organization is given the workflow `hello`.
     example: bool = env("RUNMESH_EXAMPLE", True, flag)
 

@@ -141,6 +141,8 @@ def _envoy(settings: Settings, environ: dict[str, str]) -> Program:
                 tls_cert=str(settings.tls_cert or ""),
                 tls_key=str(settings.tls_key or ""),
                 otlp_endpoint=settings.otlp_endpoint,
+                flood_per_second=settings.flood_per_second,
+                flood_per_address=settings.flood_per_address,
             )
         )
     )

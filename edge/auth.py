@@ -76,18 +76,33 @@ class Auth:
         """The run behind a token of the internal listener; None when it isn't valid (any more)."""
         return self._identify(token)
 
-    async def admit(self, request: Request, access: Access, run: RunIdentity | None) -> Principal | None:
-        """The principal of a call; None where none is asked for. Errors: Unauthenticated, Denied, Unavailable."""
+    async def admit(
+        self,
+        request: Request,
+        access: Access,
+        run: RunIdentity | None,
+        expect: Callable[[Request, Principal], None] = lambda _request, _principal: None,
+    ) -> Principal | None:
+        """The principal of a call; None where none is asked for. Where keys has to be asked, `expect` gets the one that
+        the key stood for before, for what can be begun meanwhile. Errors: Unauthenticated, Denied, Unavailable.
+        """
         if access is Access.OPEN:
             return None
-        principal = of_run(run) if run else await self.principal(key_of(request))
+        if run:
+            principal = of_run(run)
+        else:
+            key = key_of(request)
+            known = self._known.get(key)
+            if known and known.principal and not self._fresh(known):
+                expect(request, known.principal)
+            principal = await self.principal(key)
         access.check(principal)
         return principal
 
     async def principal(self, key: str) -> Principal:
         """Errors: Unauthenticated; Unavailable."""
         known = self._known.get(key)
-        if known and self._now() - known.at < FRESH_SECONDS:
+        if known and self._fresh(known):
             return known.answer()
         refused = self._refused.get(key)
         if refused and self._now() - refused.at < REFUSED_SECONDS:
@@ -128,6 +143,9 @@ class Auth:
             del self._known[key]
             if key in self._open:
                 self._end_if_refused(key)
+
+    def _fresh(self, known: _Known) -> bool:
+        return self._now() - known.at < FRESH_SECONDS
 
     def _checked_at(self, key: str) -> float:
         known = self._known.get(key)

@@ -4,6 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Protocol
 
 from edge.billing import billed, bound_body, budget_of, check_bound, check_credit
 from edge.http import BODILESS, Request, too_large
@@ -76,17 +77,25 @@ class Call:
         return self.limits.async_timeout if patient else self.limits.sync_timeout
 
 
+class ServiceRates(Protocol):
+    """edge.rates.RateLimits."""
+
+    async def called(self, request: Request, target: Target) -> None:
+        """A call of a workflow is about to be made. Errors: Exhausted (rate_limited), Unavailable."""
+
+
 class Calls:
     """Makes a Call of a request."""
 
-    def __init__(self, workflows: Workflows, clock: Clock) -> None:
+    def __init__(self, workflows: Workflows, rates: ServiceRates, clock: Clock) -> None:
         self._workflows = workflows
+        self._rates = rates
         self._clock = clock
 
     async def read(self, request: Request, *, synchronous: bool, published: bool = False) -> Call:
         """Reads nothing of the body, but where a JSON object is expected: by prompts, and of a call of /api/v1, which
         runs only what is `published`. Errors: Invalid (also too_large), Denied, NotFound, Exhausted (too_many_runs,
-        payment_required).
+        rate_limited, payment_required), Unavailable.
         """
         who, reference = request.who, request.params["service_id"]
         who.check_run(reference)
@@ -142,6 +151,7 @@ class Calls:
         )
         if not idempotency_key:  # what was asked for before is answered, whatever is left by now
             check_credit(who, durable=call.durable)
+        await self._rates.called(request, target)
         return call
 
     async def _resolved(self, organization_id: str, reference: str, *, published: bool) -> Target:

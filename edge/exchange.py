@@ -12,6 +12,7 @@ from edge.head import decoded, request_headers
 from edge.http import BODILESS, Aborted, Answer, Handler, Request
 from edge.model import Access, RunIdentity
 from edge.problems import bug, dressed, nowhere, refusal, stopping
+from edge.rates import RateLimits
 from edge.routes import Route
 from edge.transfer import Transfer
 from kit.errors import Conflict, Invalid, Problem, Unauthenticated
@@ -27,12 +28,21 @@ class Exchange:
     """Serves one rpc. `context` is grpc.aio's; `read` gives the body part by part, None at its end."""
 
     def __init__(
-        self, handler: Handler, access: Access, route: Route, auth: Auth, ending: Ending, context: Any, read: Reader
+        self,
+        handler: Handler,
+        access: Access,
+        route: Route,
+        auth: Auth,
+        rates: RateLimits,
+        ending: Ending,
+        context: Any,
+        read: Reader,
     ) -> None:
         self._handler = handler
         self._access = access
         self._route = route
         self._auth = auth
+        self._rates = rates
         self._ending = ending
         self._context = context
         self._read = read
@@ -98,6 +108,7 @@ class Exchange:
         return not (self._body_read or (request.method in BODILESS and request.length is None))
 
     async def _send(self, request: Request, answer: Answer) -> None:
+        answer.headers.extend(request.told)
         await self._transfer.send(request, answer, sending=self._may_send(request))
 
     def _request(self, metadata: dict[str, str]) -> Request:
@@ -129,8 +140,9 @@ class Exchange:
             raise Unauthenticated("the identity of this run isn't valid any more")
         if request.header("content-type").lower().startswith("application/grpc"):
             raise Invalid("the runtime speaks plain HTTP; application/grpc isn't accepted")
-        principal = await self._auth.admit(request, self._access, run)
+        principal = await self._auth.admit(request, self._access, run, self._rates.expect)
         request = dataclasses.replace(request, principal=principal, params=params)
+        await self._rates.admit(request)
         revoked = Unauthenticated("the key of this call isn't valid any more")
         with self._auth.watching(request, lambda: self._stop(patience, revoked)):
             await self._send(request, await self._handler(request))

@@ -37,7 +37,8 @@ class Request:
     `path` is raw and percent-encoded, without the query; `query` raw, without "?". `headers` have lower-case names,
     latin-1 text as values, the order and repetitions of the wire, and no internal ones. `params` are the path's
     parameters by the name they have in the proto: decoded, except `path` (what follows the service id), which stays
-    raw and starts with "/". `body` can be read once, lazily. `begun` gets the ids of the runs that the call starts.
+    raw and starts with "/". `body` can be read once, lazily. `begun` gets the ids of the runs that the call starts,
+    `told` the headers that its answer gets whatever that will be.
     """
 
     method: str
@@ -49,6 +50,7 @@ class Request:
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     params: dict[str, str] = field(default_factory=dict)
     begun: list[str] = field(default_factory=list)
+    told: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def who(self) -> Principal:

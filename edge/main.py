@@ -2,14 +2,12 @@
 
 from contextlib import AsyncExitStack
 
-from edge.auth import Auth
+from edge.admitting import admitting
 from edge.clients import CatalogueClient, FilesClient, KeysClient, PeerClient, SecretsClient
 from edge.delivering import delivering
 from edge.delivery_clients import WebhooksClient
 from edge.endpoints import endpoints
-from edge.events import heard
 from edge.files import FileHandlers
-from edge.identity import identifier
 from edge.keys import KeyHandlers
 from edge.money import MoneyHandlers
 from edge.money_clients import BooksClient
@@ -24,15 +22,12 @@ from edge.schedule_clients import SchedulesClient
 from edge.schedules import ScheduleHandlers
 from edge.secrets import SecretHandlers
 from edge.settings import Settings
-from edge.targets import Targets
 from edge.webhooks import WebhookHandlers
 from edge.workflows import WorkflowHandlers
 from kit.bus import Bus, open_bus
 from kit.clock import Clock, SystemClock
-from kit.lifecycle import background
 from kit.rpc_client import connect
 from kit.rpc_server import RpcServer
-from kit.settings import read_key
 
 DEFAULT_NATS_URL = "nats://127.0.0.1:4222"
 PEERS = ("keys", "scheduler", "executor", "filestore")
@@ -47,13 +42,10 @@ async def build(
         bus = await stack.enter_async_context(open_bus(settings.nats_url or DEFAULT_NATS_URL, "edge"))
     channels = {name: await stack.enter_async_context(connect(settings.address(name))) for name in PEERS}
     own = await stack.enter_async_context(connect(settings.address("edge")))
-    auth = Auth(KeysClient(channels["keys"]), identifier(read_key(settings.key_file("mesh")), clock), clock=clock)
-    targets = Targets(WorkflowsClient(channels["scheduler"]))
-    await stack.enter_async_context(heard(bus, auth, targets))
-    await stack.enter_async_context(background(auth.sweep()))
+    admission = await stack.enter_async_context(admitting(settings, channels, bus, clock))
     reading = Reading(RunsClient(channels["scheduler"]), clock)
     served = endpoints(
-        await running(settings, stack, channels, targets, bus, clock),
+        await running(settings, stack, channels, admission, bus, clock),
         KeyHandlers(KeysClient(channels["keys"])),
         WorkflowHandlers(CatalogueClient(channels["scheduler"]), settings.public_url),
         SecretHandlers(SecretsClient(channels["keys"])),
@@ -66,4 +58,4 @@ async def build(
         MoneyHandlers(BooksClient(channels["keys"])),
     )
     server = RpcServer(settings.address("edge"), grace=settings.drain_seconds)
-    return await stack.enter_async_context(mount(server, served, auth))
+    return await stack.enter_async_context(mount(server, served, admission.auth, admission.rates))

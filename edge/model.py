@@ -210,6 +210,8 @@ LIMITS = (
     "processes",
     "disk_bytes",
     "retries",
+    "calls_per_second",
+    "api_calls_per_minute",
 )
 """The limits that a workflow may set; 0 is the platform's default."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from edge.billing import budget_of, check_credit
-from edge.calls import Call, asker, correlation_id_of, under_its_parent, unknown_request
+from edge.calls import Call, ServiceRates, asker, correlation_id_of, under_its_parent, unknown_request
 from edge.fields import Fields
 from edge.http import Answer, Request, json_answer
 from edge.model import Principal
@@ -59,6 +59,7 @@ class Replays:
         reading: Reading,
         inputs: Inputs,
         workflows: Workflows,
+        rates: ServiceRates,
         versions: Versions,
         durable: Submitting,
         blobs: Blobs,
@@ -67,6 +68,7 @@ class Replays:
         self._reading = reading
         self._inputs = inputs
         self._workflows = workflows
+        self._rates = rates
         self._versions = versions
         self._durable = durable
         self._blobs = blobs
@@ -87,6 +89,7 @@ class Replays:
         if wish.offline:
             _check_recording(who, record)
         reference, target = await self._target(who, record, wish)
+        await self._rates.called(request, target)
         spec = self._spec(request, record, wish, given, target)
         check_credit(who, durable=True)
         call = Call(

@@ -12,6 +12,7 @@ from edge.ending import Ending
 from edge.exchange import Exchange
 from edge.http import Handler
 from edge.model import Access
+from edge.rates import RateLimits
 from edge.route_wire import SERVICES, route
 from kit.rpc_server import RpcServer
 
@@ -23,12 +24,12 @@ class Endpoint(NamedTuple):
     access: Access
 
 
-def mount(server: RpcServer, endpoints: Mapping[str, Endpoint], auth: Auth) -> RpcServer:
+def mount(server: RpcServer, endpoints: Mapping[str, Endpoint], auth: Auth, rates: RateLimits) -> RpcServer:
     """Serves mesh.edge.v1; `endpoints` by the name of the rpc, such as `Keys.IssueKey`, all of them."""
     ending = Ending()
     server.last_words(ending.come)
     for service in SERVICES:
-        server.add(Door.register, Door(service, endpoints, auth, ending), service.full_name)
+        server.add(Door.register, Door(service, endpoints, auth, rates, ending), service.full_name)
     return server
 
 
@@ -36,11 +37,17 @@ class Door:
     """One public service as grpc wants it."""
 
     def __init__(
-        self, service: ServiceDescriptor, endpoints: Mapping[str, Endpoint], auth: Auth, ending: Ending
+        self,
+        service: ServiceDescriptor,
+        endpoints: Mapping[str, Endpoint],
+        auth: Auth,
+        rates: RateLimits,
+        ending: Ending,
     ) -> None:
         self.service = service
         self._endpoints = endpoints
         self._auth = auth
+        self._rates = rates
         self._ending = ending
 
     @staticmethod
@@ -61,7 +68,7 @@ class Door:
                 part = await context.read()
                 return None if part is grpc.aio.EOF else part
 
-            return await Exchange(*endpoint, where, self._auth, self._ending, context, read).serve()
+            return await Exchange(*endpoint, where, self._auth, self._rates, self._ending, context, read).serve()
 
         def body_part(raw: bytes) -> bytes:
             received: Any = message.FromString(raw)

@@ -63,6 +63,9 @@ class Limits:
     retries: int = 0
     # Of a run under /api/v1.
     api_timeout: timedelta = timedelta(seconds=300)
+    # Calls of it, by everybody; 0: not limited.
+    calls_per_second: int = 0
+    api_calls_per_minute: int = 0
 
 
 @dataclass(frozen=True)

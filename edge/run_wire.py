@@ -223,6 +223,8 @@ def _limits(ours: workflows_pb2.Limits, versions: workflows_pb2.Limits) -> Limit
         request_bytes=ours.max_request_bytes or versions.max_request_bytes or default.request_bytes,
         retries=ours.retries or versions.retries,
         api_timeout=timedelta(milliseconds=sync_ms) if sync_ms else default.api_timeout,
+        calls_per_second=ours.calls_per_second or versions.calls_per_second,
+        api_calls_per_minute=ours.api_calls_per_minute or versions.api_calls_per_minute,
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
+from edge.admitting import Admission
 from edge.calls import Calls
 from edge.contacts import Contacts
 from edge.diff import Diffs
@@ -18,13 +19,12 @@ from edge.results import Results
 from edge.run_clients import BlobsClient, ExecutorClient, LogBus, RunsClient, WorkflowsClient
 from edge.runs import RunHandlers
 from edge.settings import Settings
-from edge.targets import Targets
 from kit.bus import Bus
 from kit.clock import Clock
 
 
 async def running(
-    settings: Settings, stack: AsyncExitStack, channels: Mapping[str, Any], targets: Targets, bus: Bus, clock: Clock
+    settings: Settings, stack: AsyncExitStack, channels: Mapping[str, Any], admission: Admission, bus: Bus, clock: Clock
 ) -> RunHandlers:
     """What they hold is entered on `stack`. `channels` by the names of services."""
     errands = await stack.enter_async_context(Errands(settings.drain_seconds))
@@ -34,7 +34,7 @@ async def running(
     durable = Durable(runs, reading, executor, blobs, clock, errands, settings.public_url)
     versions = WorkflowsClient(channels["scheduler"])
     return RunHandlers(
-        calls=Calls(targets, clock),
+        calls=Calls(admission.targets, admission.rates, clock),
         direct=Direct(executor, clock, errands, settings.public_url),
         durable=durable,
         provisioning=runs,
@@ -42,6 +42,6 @@ async def running(
         history=History(runs, reading),
         logs=Logs(reading, LogBus(bus), blobs, clock),
         contacts=Contacts(reading, blobs, clock),
-        replays=Replays(reading, runs, targets, versions, durable, blobs, clock),
+        replays=Replays(reading, runs, admission.targets, admission.rates, versions, durable, blobs, clock),
         diffs=Diffs(reading, blobs),
     )

@@ -5,6 +5,16 @@ from dataclasses import dataclass
 from kit.addresses import Network, networks
 from kit.settings import MeshSettings, env
 
+MOST_CALLS = 1_000_000
+
+
+def calls(text: str) -> int:
+    """How many calls are let through."""
+    number = int(text)
+    if not 1 <= number <= MOST_CALLS:
+        raise ValueError(f"{text!r} is not a number of calls from 1 to {MOST_CALLS}")
+    return number
+
 
 @dataclass(frozen=True)
 class Settings(MeshSettings):
@@ -13,3 +23,6 @@ class Settings(MeshSettings):
     # Private addresses and networks that records may be delivered to, as workflows may reach them
     # (executor/settings.py reads the same variable): "10.1.0.0/16,192.168.7.7".
     egress_allow_private: tuple[Network, ...] = env("RUNMESH_EGRESS_ALLOW_PRIVATE", (), networks)
+    # Of each key that has no limits of its own: calls under /api/v1, and the others.
+    key_api_rate_per_minute: int = env("RUNMESH_KEY_API_RATE_PER_MINUTE", 100, calls)
+    key_rate_per_second: int = env("RUNMESH_KEY_RATE_PER_SECOND", 1000, calls)

@@ -185,7 +185,7 @@ def _limits(fields: Fields | None) -> dict[str, int]:
     """By name; 0 where it is `null`: the source's own, or the default, is to hold again."""
     if fields is None:
         return {}
-    counts = {"concurrency", "processes", "retries"}
+    counts = {"concurrency", "processes", "retries", "calls_per_second", "api_calls_per_minute"}
     reset = dict.fromkeys(fields.nulls(LIMITS), 0)
     found = {
         name: fields.integer(name, lowest=1, highest=MAX_COUNT if name in counts else MAX_LIMIT) for name in LIMITS

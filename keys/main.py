@@ -2,8 +2,8 @@
 
 from contextlib import AsyncExitStack
 
-from mesh.keys.v1 import keys_pb2_grpc, receipts_pb2_grpc, secrets_pb2_grpc, webhooks_pb2_grpc
-from mesh.ledger.v1 import audit_pb2_grpc, ledger_pb2_grpc
+from mesh.keys.v1 import keys_pb2_grpc, rates_pb2_grpc, receipts_pb2_grpc, secrets_pb2_grpc, webhooks_pb2_grpc
+from mesh.ledger.v1 import audit_pb2_grpc, ledger_pb2_grpc, prices_pb2_grpc
 
 from keys.admin_key import write_admin_key
 from keys.audit import Audit
@@ -15,6 +15,13 @@ from keys.ledger import Ledger
 from keys.ledger_rpc import LedgerServicer
 from keys.ledger_store import SqlBooks
 from keys.organizations import Organizations
+from keys.price_list import fingerprint, price_list
+from keys.prices import Prices
+from keys.prices_rpc import PricesServicer
+from keys.prices_store import SqlPriceStore
+from keys.rates import TakePermits
+from keys.rates_rpc import RateLimitsServicer
+from keys.rates_store import SqlBucketStore
 from keys.receipt_store import SqlReceiptKeyStore
 from keys.receipts import Receipts
 from keys.receipts_rpc import ReceiptsServicer
@@ -51,6 +58,10 @@ async def build(
     store = SqlKeyStore(db)
     organizations = Organizations(store, key_hash, clock, settings.initial_credits)
     await organizations.ensure_first(lambda secret: write_admin_key(settings.home / "admin.key", secret))
+    prices = Prices(SqlPriceStore(db), clock)
+    await prices.bring_along(fingerprint(settings.run_fee), lambda: price_list(settings.run_fee))
+    permits = TakePermits(SqlBucketStore(db), clock)
+    await stack.enter_async_context(background(permits.sweep()))
     if bus is None:
         bus = await stack.enter_async_context(open_bus(settings.nats_url or DEFAULT_NATS_URL, "keys"))
     await stack.enter_async_context(background(relay(db, outbox, bus, gathering=0)))
@@ -70,4 +81,6 @@ async def build(
     server.add(receipts_pb2_grpc.add_ReceiptsServicer_to_server, receipts, "mesh.keys.v1.Receipts")
     server.add(ledger_pb2_grpc.add_LedgerServicer_to_server, ledger, "mesh.ledger.v1.Ledger")
     server.add(audit_pb2_grpc.add_AuditServicer_to_server, audit, "mesh.ledger.v1.Audit")
+    server.add(rates_pb2_grpc.add_RateLimitsServicer_to_server, RateLimitsServicer(permits), "mesh.keys.v1.RateLimits")
+    server.add(prices_pb2_grpc.add_PricesServicer_to_server, PricesServicer(prices), "mesh.ledger.v1.Prices")
     return await stack.enter_async_context(server)

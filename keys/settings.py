@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from keys.money import MOST
 from kit.settings import MeshSettings, env
 
+MOST_FEE = 1_000_000_000
+
 
 def micro_credits(text: str) -> int:
     """An amount, zero or more."""
@@ -13,8 +15,18 @@ def micro_credits(text: str) -> int:
     return int(text)
 
 
+def fee(text: str) -> int:
+    """Up to a thousand credits."""
+    if micro_credits(text) > MOST_FEE:
+        raise ValueError(f"{text!r} is more than {MOST_FEE} micro-credits")
+    return int(text)
+
+
 @dataclass(frozen=True)
 class Settings(MeshSettings):
-    """`initial_credits`: what a new organization has; the first one has 1 000 credits."""
+    """`initial_credits`: what a new organization has; the first one has 1 000 credits. `run_fee`: for each run; an
+    operator's own price of the meter `run` counts before it. Both in micro-credits.
+    """
 
     initial_credits: int = env("RUNMESH_INITIAL_CREDITS", 0, micro_credits)
+    run_fee: int = env("RUNMESH_RUN_FEE", 100, fee)

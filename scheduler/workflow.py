@@ -59,6 +59,9 @@ class Limits:
     disk_bytes: int = 0
     # Of asynchronous runs that the workflow fails.
     retries: int = 0
+    # Calls of it, by everybody, which the edges count.
+    calls_per_second: int = 0
+    api_calls_per_minute: int = 0
 
     def overlaid(self, other: "Limits") -> "Limits":
         """With what `other` sets."""
@@ -75,7 +78,16 @@ class Limits:
 DAY_MS = 24 * 3600 * 1000
 MIB = 1 << 20
 # As executor/header_options.py has them.
-LEAST = Limits(*(1,) * 7, memory_bytes=16 * MIB, cpu_millis=50, processes=8, disk_bytes=MIB, retries=1)
+LEAST = Limits(
+    *(1,) * 7,
+    memory_bytes=16 * MIB,
+    cpu_millis=50,
+    processes=8,
+    disk_bytes=MIB,
+    retries=1,
+    calls_per_second=1,
+    api_calls_per_minute=1,
+)
 MOST = Limits(
     sync_timeout_ms=DAY_MS,
     async_timeout_ms=DAY_MS,
@@ -89,6 +101,8 @@ MOST = Limits(
     processes=100_000,
     disk_bytes=1 << 50,
     retries=100,
+    calls_per_second=1_000_000,
+    api_calls_per_minute=1_000_000,
 )
 
 

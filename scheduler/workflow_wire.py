@@ -70,6 +70,8 @@ def limits(message: workflows_pb2.Limits) -> Limits:
         processes=message.processes,
         disk_bytes=message.disk_bytes,
         retries=message.retries,
+        calls_per_second=message.calls_per_second,
+        api_calls_per_minute=message.api_calls_per_minute,
     )
 
 

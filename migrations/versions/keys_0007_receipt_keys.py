@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "keys_0007"
-down_revision = "keys_0004"
+down_revision = "keys_0006"
 branch_labels = None
 depends_on = None
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mesh.executor.v1 import executor_pb2, executor_pb2_grpc
 from mesh.filestore.v1 import files_pb2, files_pb2_grpc
-from mesh.keys.v1 import keys_pb2, keys_pb2_grpc, secrets_pb2, secrets_pb2_grpc
+from mesh.keys.v1 import keys_pb2, keys_pb2_grpc, rates_pb2, rates_pb2_grpc, secrets_pb2, secrets_pb2_grpc
 from mesh.ledger.v1 import audit_pb2_grpc, ledger_pb2_grpc, prices_pb2_grpc
 from mesh.runs.v1 import run_pb2, runs_pb2, runs_pb2_grpc
 from mesh.schedules.v1 import schedules_pb2, schedules_pb2_grpc
@@ -92,6 +92,18 @@ class FakeSecrets(secrets_pb2_grpc.SecretsServicer):
     async def DeleteSecret(self, request: Any, context: Any) -> secrets_pb2.DeleteSecretResponse:
         self._asked.requests["DeleteSecret"] = request
         return secrets_pb2.DeleteSecretResponse()
+
+
+class FakeRateLimits(rates_pb2_grpc.RateLimitsServicer):
+    """Grants whatever is wanted."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+
+    async def TakePermits(self, request: Any, context: Any) -> rates_pb2.TakePermitsResponse:
+        self._asked.requests["TakePermits"] = request
+        permits = [rates_pb2.Permits(granted=it.want, remaining=it.limit - it.want) for it in request.wanted]
+        return rates_pb2.TakePermitsResponse(permits=permits)
 
 
 class FakeWorkflows(workflows_pb2_grpc.WorkflowsServicer):
@@ -251,6 +263,7 @@ async def fake_mesh(settings: Settings) -> AsyncIterator[Asked]:
     keys.add(prices_pb2_grpc.add_PricesServicer_to_server, FakePrices(asked.requests), "mesh.ledger.v1.Prices")
     keys.add(audit_pb2_grpc.add_AuditServicer_to_server, FakeAudit(asked.requests), "mesh.ledger.v1.Audit")
     keys.add(secrets_pb2_grpc.add_SecretsServicer_to_server, secrets, "mesh.keys.v1.Secrets")
+    keys.add(rates_pb2_grpc.add_RateLimitsServicer_to_server, FakeRateLimits(asked), "mesh.keys.v1.RateLimits")
     filestore.add(files_pb2_grpc.add_FilesServicer_to_server, FakeFiles(), "mesh.filestore.v1.Files")
     executor.add(executor_pb2_grpc.add_ExecutorServicer_to_server, runner, "mesh.executor.v1.Executor")
     scheduler.add(workflows_pb2_grpc.add_WorkflowsServicer_to_server, workflows, "mesh.workflows.v1.Workflows")

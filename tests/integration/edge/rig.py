@@ -19,13 +19,16 @@ from edge.auth import Auth
 from edge.http import Answer, Handler, Request, json_answer
 from edge.identity import identifier
 from edge.model import Access, Principal
+from edge.permits import Stocks
 from edge.platform import PlatformHandlers
+from edge.rates import Defaults, RateLimits
 from edge.route_wire import SERVICES
 from edge.rpc import Endpoint, mount
 from kit.clock import SystemClock
 from kit.errors import Unauthenticated
 from kit.lifecycle import background
 from kit.rpc_server import RpcServer
+from tests.fakes.permits import GENEROUS, FakePermits
 
 BINARY = str(Path(envoy.__file__).parent / "_bin" / "envoy")
 KEY = "cwk-valid"
@@ -53,6 +56,7 @@ class Rig:
     port: int
     handlers: dict[str, Handler]
     keys: FakeKeys
+    permits: FakePermits
     auth: Auth
     door: AsyncExitStack
 
@@ -90,15 +94,17 @@ async def _all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> by
 
 
 @asynccontextmanager
-async def rigged(**settings: Any) -> AsyncIterator[Rig]:
+async def rigged(rates: Defaults = GENEROUS, **settings: Any) -> AsyncIterator[Rig]:
     """Envoy and the door, ready to take calls."""
     run_dir = Path(tempfile.mkdtemp(prefix="edge-"))
     keys = FakeKeys()
     handlers: dict[str, Handler] = {"echo": echo}
     auth = Auth(keys, identifier(MESH_KEY, SystemClock()), clock=SystemClock())
+    permits = FakePermits()
+    limits = RateLimits(Stocks(permits), rates)
 
     async def run(request: Request) -> Answer:
-        return await handlers[request.params["service_id"]](request)
+        return await handlers[request.params.get("service_id") or request.params["workflow_id"]](request)
 
     platform = PlatformHandlers({})
     served = {f"{each.name}.{rpc.name}": Endpoint(run, Access.RUN) for each in SERVICES for rpc in each.methods}
@@ -107,8 +113,10 @@ async def rigged(**settings: Any) -> AsyncIterator[Rig]:
     try:
         async with envoy_running(run_dir, **settings) as port, AsyncExitStack() as door:
             await door.enter_async_context(background(auth.sweep()))
-            await door.enter_async_context(mount(RpcServer(f"unix:{run_dir}/edge.sock", grace=0.2), served, auth))
-            yield Rig(run_dir, port, handlers, keys, auth, door)
+            await door.enter_async_context(
+                mount(RpcServer(f"unix:{run_dir}/edge.sock", grace=0.2), served, auth, limits)
+            )
+            yield Rig(run_dir, port, handlers, keys, permits, auth, door)
     finally:
         shutil.rmtree(run_dir)
 

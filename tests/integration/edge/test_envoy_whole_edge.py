@@ -79,6 +79,9 @@ async def test_workflows(world: World) -> None:
     await world.call("PATCH", "/workflows/hello", json={"limits": {"concurrency": 4, "disk_bytes": 1 << 40}})
     request = world.asked.requests["UpdateWorkflow"]
     assert request.limits == workflows_pb2.Limits(concurrency=4, disk_bytes=1 << 40)
+    await world.call("PATCH", "/workflows/hello", json={"limits": {"calls_per_second": 4, "api_calls_per_minute": 5}})
+    limits = world.asked.requests["UpdateWorkflow"].limits
+    assert limits == workflows_pb2.Limits(calls_per_second=4, api_calls_per_minute=5)
     assert (request.HasField("name"), request.HasField("visibility")) == (False, False)
     await world.call("DELETE", "/workflows/hello")
     assert world.asked.requests["DeleteWorkflow"].service_id == "hello"

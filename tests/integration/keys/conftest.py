@@ -8,8 +8,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from mesh.keys.v1 import keys_pb2, keys_pb2_grpc, secrets_pb2_grpc, webhooks_pb2_grpc
-from mesh.ledger.v1 import audit_pb2_grpc, ledger_pb2_grpc
+from mesh.keys.v1 import keys_pb2, keys_pb2_grpc, rates_pb2_grpc, secrets_pb2_grpc, webhooks_pb2_grpc
+from mesh.ledger.v1 import audit_pb2_grpc, ledger_pb2_grpc, prices_pb2_grpc
 
 from keys.main import build
 from keys.settings import Settings
@@ -34,6 +34,8 @@ class Service:
     webhooks: "webhooks_pb2_grpc.WebhooksAsyncStub"
     ledger: "ledger_pb2_grpc.LedgerAsyncStub"
     audit: "audit_pb2_grpc.AuditAsyncStub"
+    rates: "rates_pb2_grpc.RateLimitsAsyncStub"
+    prices: "prices_pb2_grpc.PricesAsyncStub"
 
     async def verify(self, key: str) -> keys_pb2.Principal:
         return (await unary(self.keys.Verify, keys_pb2.VerifyRequest(key=key))).principal
@@ -55,6 +57,8 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             webhooks_pb2_grpc.WebhooksStub(channel),
             ledger_pb2_grpc.LedgerStub(channel),
             audit_pb2_grpc.AuditStub(channel),
+            rates_pb2_grpc.RateLimitsStub(channel),
+            prices_pb2_grpc.PricesStub(channel),
         )
 
 

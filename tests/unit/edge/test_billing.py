@@ -33,6 +33,7 @@ from tests.fakes.edge_runs import (
     a_request,
     nested,
 )
+from tests.fakes.permits import UNLIMITED
 
 BUDGET = Budget("key:key_0", 50)
 ABOVE = (BUDGET, Budget("run:run_0", 9))
@@ -41,7 +42,7 @@ LIBRARY, OWN = Target(SYSTEM, "greet", "ver_1", "public"), Target(CALLER, "greet
 
 
 async def read(request: Request, target: Target = TARGET, *, synchronous: bool = True) -> Call:
-    return await Calls(FakeWorkflows(greet=target), FakeClock(NOW)).read(request, synchronous=synchronous)
+    return await Calls(FakeWorkflows(greet=target), UNLIMITED, FakeClock(NOW)).read(request, synchronous=synchronous)
 
 
 async def test_a_key_pays_and_its_budget_counts() -> None:

@@ -12,12 +12,13 @@ from kit.clock import FakeClock
 from kit.errors import Denied, Exhausted, Invalid, NotFound
 from kit.names import new_id
 from tests.fakes.edge_runs import CALLER, KEY, NOW, ONE_TIME, OWN_KEY, OWNER, TARGET, FakeWorkflows, a_request, nested
+from tests.fakes.permits import UNLIMITED
 
 TEMPLATE = Target(OWNER, "greet", "ver_1", "template")
 
 
 async def read(request: Request, target: Target = TARGET, *, synchronous: bool = True) -> Call:
-    return await Calls(FakeWorkflows(greet=target), FakeClock(NOW)).read(request, synchronous=synchronous)
+    return await Calls(FakeWorkflows(greet=target), UNLIMITED, FakeClock(NOW)).read(request, synchronous=synchronous)
 
 
 async def test_a_call_says_who_what_and_where() -> None:

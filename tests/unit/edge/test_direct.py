@@ -17,6 +17,7 @@ from kit.clock import FakeClock
 from kit.errors import Invalid, Unavailable
 from kit.names import is_id
 from tests.fakes.edge_runs import NOW, OWNER, FakeExecutor, FakeWorkflows, a_request, body_of
+from tests.fakes.permits import UNLIMITED
 
 OK = AnswerHead(200, (("content-type", "text/plain"),))
 DONE = Outcome(Status.SUCCEEDED)
@@ -42,7 +43,7 @@ async def a_call(*body: bytes, **headers: str) -> Call:
     """A call, its body `announced` unless `headers` say something else."""
     length = str(len(b"".join(body))) if announced else "unknown"
     request = a_request("/", *body, headers={"content-length": length, **headers})
-    return await Calls(FakeWorkflows(), FakeClock(NOW)).read(request, synchronous=True)
+    return await Calls(FakeWorkflows(), UNLIMITED, FakeClock(NOW)).read(request, synchronous=True)
 
 
 async def run(executor: FakeExecutor, errands: Errands, call: Call | None = None, late: float = 0) -> Answer:
@@ -193,7 +194,7 @@ async def test_a_small_body_goes_in_one_message_and_a_long_one_is_streamed(erran
 
 async def test_a_get_has_a_long_body_after_all(errands: Errands) -> None:
     request = replace(a_request("/", b"x" * INLINE_BYTES, b"y", b"z"), method="GET")
-    call = await Calls(FakeWorkflows(), FakeClock(NOW)).read(request, synchronous=True)
+    call = await Calls(FakeWorkflows(), UNLIMITED, FakeClock(NOW)).read(request, synchronous=True)
     executor = FakeExecutor(OK, BodyComplete(), DONE)
     await run(executor, errands, call)
     assert (executor.streamed, executor.bodies) == (1, [b"x" * INLINE_BYTES + b"yz"])
@@ -209,7 +210,7 @@ async def test_an_answer_without_a_length_is_held(errands: Errands) -> None:
 async def test_a_small_body_that_does_not_come_starts_nothing(errands: Errands) -> None:
     limits = Limits(sync_timeout=timedelta(milliseconds=20))
     request = replace(a_request("/", headers={"content-length": "5"}), body=_stalling())
-    calls = Calls(FakeWorkflows(greet=Target(OWNER, "greet", "v", limits=limits)), FakeClock(NOW))
+    calls = Calls(FakeWorkflows(greet=Target(OWNER, "greet", "v", limits=limits)), UNLIMITED, FakeClock(NOW))
     call = await calls.read(request, synchronous=True)
     executor = FakeExecutor(OK)
     status, body = told(await run(executor, errands, call))
@@ -222,7 +223,9 @@ async def _stalling() -> AsyncIterator[bytes]:
 
 
 async def test_a_body_that_grows_too_large(errands: Errands) -> None:
-    calls = Calls(FakeWorkflows(greet=Target(OWNER, "greet", "v", limits=Limits(request_bytes=3))), FakeClock(NOW))
+    calls = Calls(
+        FakeWorkflows(greet=Target(OWNER, "greet", "v", limits=Limits(request_bytes=3))), UNLIMITED, FakeClock(NOW)
+    )
     call = await calls.read(a_request("/", b"12", b"34"), synchronous=True)
     with pytest.raises(Invalid) as refused:
         await run(FakeExecutor(OK), errands, call)

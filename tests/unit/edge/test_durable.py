@@ -28,6 +28,7 @@ from tests.fakes.edge_runs import (
     a_request,
     body_of,
 )
+from tests.fakes.permits import UNLIMITED
 
 OK = AnswerHead(200, (("content-type", "text/plain"),))
 DONE = Outcome(Status.SUCCEEDED)
@@ -46,7 +47,7 @@ class Mesh:
 
     async def call(self, *body: bytes, on_timeout: str = "kill", **headers: str) -> Call:
         request = a_request("/", *body, headers={"x-on-timeout": on_timeout, **headers})
-        return await Calls(FakeWorkflows(), self.clock).read(request, synchronous=True)
+        return await Calls(FakeWorkflows(), UNLIMITED, self.clock).read(request, synchronous=True)
 
     async def run(self, call: Call | None = None) -> Answer:
         call = call or await self.call()

@@ -76,3 +76,15 @@ def test_settings_cannot_break_out_of_their_place() -> None:
     policy = connections(listeners(config)["public"])["route_config"]["virtual_hosts"][0]["typed_per_filter_config"]
     assert policy["envoy.filters.http.cors"]["allow_origin_string_match"] == [{"exact": 'https://a"\n  - exact: "*'}]
     assert listeners(config)["public"]["address"]["socket_address"]["address"] == '0"\n#'
+
+
+def test_floods_are_stopped_on_the_public_listener_only() -> None:
+    found = listeners(rendered(tls_cert="/c", tls_key="/k", flood_per_second=70))
+    filters = {
+        name: {each["name"]: each["typed_config"] for each in connections(listener)["http_filters"]}
+        for name, listener in found.items()
+    }
+    name = "envoy.filters.http.local_ratelimit"
+    assert [listener for listener, its in filters.items() if name in its] == ["public"]
+    assert filters["public"][name]["token_bucket"] == {"max_tokens": 70, "tokens_per_fill": 70, "fill_interval": "1s"}
+    assert "descriptors" not in filters["public"][name]

@@ -46,6 +46,7 @@ from tests.fakes.edge_runs import (
     chunks,
     nested,
 )
+from tests.fakes.permits import UNLIMITED
 
 CODE = Target(OWNER, "greet", "ver_1", "public", published=True)
 PROMPT = replace(CODE, service_id="wf_1", variables=("story", "mood"))
@@ -67,7 +68,7 @@ class Mesh:
         reading = Reading(self.runs, clock)
         durable = Durable(self.runs, reading, self.executor, blobs, clock, errands, "http://public.test")
         self.handlers = RunHandlers(
-            calls=Calls(self.workflows, clock),
+            calls=Calls(self.workflows, UNLIMITED, clock),
             direct=Direct(self.executor, clock, errands, "http://public.test"),
             durable=durable,
             provisioning=self.runs,
@@ -75,7 +76,7 @@ class Mesh:
             history=History(self.runs, reading),
             logs=Logs(reading, FakeLogBus(), blobs, clock),
             contacts=Contacts(reading, blobs, clock),
-            replays=Replays(reading, self.runs, self.workflows, self.workflows, durable, blobs, clock),
+            replays=Replays(reading, self.runs, self.workflows, UNLIMITED, self.workflows, durable, blobs, clock),
             diffs=Diffs(reading, blobs),
         )
 

@@ -31,6 +31,7 @@ from tests.fakes.edge_runs import (
     a_request,
     nested,
 )
+from tests.fakes.permits import UNLIMITED
 
 HEAD = RequestHead("PUT", "/a%20b", "x=1", (("content-type", "text/plain"), ("x-own", "1")))
 GIVEN = Given(HEAD, b"the body")
@@ -45,7 +46,9 @@ class World:
         self.workflows.versions["ver_1"] = VersionOf("wfl_1", 1)
         reading = Reading(self.runs, clock)
         durable = Durable(self.runs, reading, FakeExecutor(), self.blobs, clock, errands, "http://public.test")
-        self.replays = Replays(reading, self.runs, self.workflows, self.workflows, durable, self.blobs, clock)
+        self.replays = Replays(
+            reading, self.runs, self.workflows, UNLIMITED, self.workflows, durable, self.blobs, clock
+        )
 
     def ran(self, given: Given | None = GIVEN, **changes: Any) -> RunRecord:
         record = self.runs.put(a_record(**{"status": Status.FAILED, **changes}))

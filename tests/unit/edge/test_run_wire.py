@@ -131,10 +131,11 @@ def test_limits_are_the_workflows_then_the_versions_then_ours() -> None:
             organization_id="org_1",
             service_id="greet",
             visibility=workflows_pb2.VISIBILITY_TEMPLATE,
-            limits=workflows_pb2.Limits(sync_timeout_ms=1000),
+            limits=workflows_pb2.Limits(sync_timeout_ms=1000, calls_per_second=5),
         ),
         version=workflows_pb2.Version(
-            id="ver_1", limits=workflows_pb2.Limits(sync_timeout_ms=9, async_timeout_ms=2000)
+            id="ver_1",
+            limits=workflows_pb2.Limits(sync_timeout_ms=9, async_timeout_ms=2000, api_calls_per_minute=6),
         ),
     )
     target = wire.from_resolved(reply)
@@ -144,7 +145,14 @@ def test_limits_are_the_workflows_then_the_versions_then_ours() -> None:
         "ver_1",
         "template",
     )
-    limits = Limits(timedelta(seconds=1), timedelta(seconds=2), 10 * 1024 * 1024, api_timeout=timedelta(seconds=1))
+    limits = Limits(
+        timedelta(seconds=1),
+        timedelta(seconds=2),
+        10 * 1024 * 1024,
+        api_timeout=timedelta(seconds=1),
+        calls_per_second=5,
+        api_calls_per_minute=6,
+    )
     assert target.limits == limits
 
 

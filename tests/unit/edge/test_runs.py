@@ -41,6 +41,7 @@ from tests.fakes.edge_runs import (
     body_of,
     made,
 )
+from tests.fakes.permits import UNLIMITED
 
 OK = AnswerHead(200, (("content-type", "text/plain"),))
 
@@ -56,7 +57,7 @@ class Mesh:
         durable = Durable(self.runs, reading, self.executor, blobs, clock, errands, "http://public.test")
         workflows = FakeWorkflows()
         self.handlers = RunHandlers(
-            calls=Calls(workflows, clock),
+            calls=Calls(workflows, UNLIMITED, clock),
             direct=Direct(self.executor, clock, errands, "http://public.test"),
             durable=durable,
             provisioning=self.runs,
@@ -64,7 +65,7 @@ class Mesh:
             history=History(self.runs, reading),
             logs=Logs(reading, self.bus, blobs, clock),
             contacts=Contacts(reading, blobs, clock),
-            replays=Replays(reading, self.runs, workflows, workflows, durable, blobs, clock),
+            replays=Replays(reading, self.runs, workflows, UNLIMITED, workflows, durable, blobs, clock),
             diffs=Diffs(reading, blobs),
         )
 

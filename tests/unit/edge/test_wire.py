@@ -44,6 +44,13 @@ def test_a_keys_times_are_there_or_not() -> None:
     assert wire.from_key(message).revoked_at == moment
 
 
+def test_a_principals_rates_are_there_or_not() -> None:
+    message = keys_pb2.Principal(key_id="key_1", organization_id="org_1", kind=keys_pb2.KEY_KIND_STANDARD)
+    assert wire.from_principal(message).rates == Rates()
+    message.rates.per_second, message.rates.organization_api_per_minute = 0, 7
+    assert wire.from_principal(message).rates == Rates(per_second=0, organization_api_per_minute=7)
+
+
 def test_limits_and_visibilities_are_those_of_the_proto() -> None:
     assert set(LIMITS) == {field.name for field in workflows_pb2.Limits.DESCRIPTOR.fields}
     message = workflows_pb2.Workflow(

@@ -5,6 +5,8 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
 
+import keys.prices_store
+import keys.rates_store
 import keys.receipt_store
 import keys.webhook_store
 import migrations
@@ -15,7 +17,13 @@ from tests.ledger_books import AUDITS
 
 
 def test_the_migrations_make_the_tables_of_the_store(database: Callable[[str], str]) -> None:
-    for table in (keys.webhook_store.webhook_secrets, keys.receipt_store.receipt_keys):
+    for table in (
+        keys.webhook_store.webhook_secrets,
+        keys.receipt_store.receipt_keys,
+        keys.rates_store.permit_buckets,
+        keys.prices_store.prices,
+        keys.prices_store.price_lists,
+    ):
         assert table.metadata is metadata
     assert differences(database("keys"), metadata) == []
 

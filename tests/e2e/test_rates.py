@@ -1,0 +1,51 @@
+"""How often may be called, through the whole mesh."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from tests.e2e.mesh import WORKFLOWS, Mesh, mesh_up, until
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def at_once(client: httpx.Client, calls: int, path: str) -> tuple[list[httpx.Response], float]:
+    """The answers, and how many seconds passed."""
+    began = time.monotonic()
+    with ThreadPoolExecutor(calls) as pool:
+        answers = list(pool.map(lambda _: client.get(path), range(calls)))
+    return answers, time.monotonic() - began
+
+
+def test_a_workflow_is_called_no_more_often_than_its_owner_allows(mesh: Mesh) -> None:
+    mesh.deploy("often", (WORKFLOWS / "bare_asgi.py").read_text())
+    with mesh.http() as client:
+
+        def statuses() -> set[int]:
+            return {answer.status_code for answer in at_once(client, 16, "/run/often")[0]}
+
+        assert statuses() == {200}
+        changed = client.patch("/workflows/often", json={"limits": {"calls_per_second": 2}})
+        assert changed.json()["limits"]["calls_per_second"] == 2
+        until(lambda: 429 in statuses())
+        answers, seconds = at_once(client, 16, "/run/often")
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert 16 - len(refused) <= 2 * (1 + seconds)
+        for answer in refused:
+            assert answer.json()["code"] == "rate_limited"
+            assert "may be called 2 times a second" in answer.json()["detail"]
+            assert answer.headers["retry-after"] == "1"
+        assert client.patch("/workflows/often", json={"limits": {"calls_per_second": 1_000_001}}).status_code == 400
+        assert client.patch("/workflows/often", json={"limits": {"calls_per_second": None}}).status_code == 200
+        until(lambda: statuses() == {200})
+
+
+def test_a_key_calls_no_more_often_than_the_operator_allows() -> None:
+    with mesh_up(env={"RUNMESH_KEY_RATE_PER_SECOND": "5"}) as mesh, mesh.http() as client:
+        answers, seconds = at_once(client, 40, "/requests")
+        served = [answer for answer in answers if answer.status_code == 200]
+        assert 5 <= len(served) <= 5 * (1 + seconds)
+        assert {answer.status_code for answer in answers} == {200, 429}
+        assert client.get("/healthz").status_code == 200
