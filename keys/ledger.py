@@ -34,6 +34,7 @@ from keys.money import (
 )
 from kit.clock import Clock
 from kit.errors import Conflict, Invalid, NotFound
+from kit.lifecycle import failpoint
 from kit.telemetry import log
 
 
@@ -168,6 +169,7 @@ class Ledger:
             amount = amount_to_draw(draw, held[source].balance, budgets)
             await tx.post([Posting(key, draw.organization_id, {source: -amount, purse: amount})])
             await tx.use_budgets({budget.id: amount for budget in budgets})
+        failpoint("drawn")
         return amount
 
     async def _into(self, tx: Change, draw: Draw, *, new: bool) -> None:
@@ -239,6 +241,7 @@ class Ledger:
             if new := [known[key] for key in sorted(fresh)]:
                 await tx.add_bills(new)
                 await self._book(tx, new)
+        failpoint("booked")
 
     async def _book(self, tx: Change, bills: Sequence[Bill]) -> None:
         payers = {organization_account(bill.organization_id) for bill in bills}

@@ -25,7 +25,6 @@ from keys.money import (
     purse_account,
 )
 from kit.db import Database
-from kit.lifecycle import failpoint
 
 _BUDGET = (budgets.c.id, budgets.c.limit, budgets.c.used)
 _USE = update(budgets).where(budgets.c.id == bindparam("which")).values(used=budgets.c.used + bindparam("more"))
@@ -41,7 +40,6 @@ class SqlBooks:
     async def change(self) -> AsyncIterator["SqlBooksChange"]:
         async with self._db.write() as tx:
             yield SqlBooksChange(tx)
-        failpoint("booked")
 
     async def account(self, organization_id: str) -> Account | None:
         query = select(accounts.c.balance, accounts.c.organization_id, accounts.c.reserved)
