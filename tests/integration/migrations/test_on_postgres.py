@@ -17,7 +17,7 @@ from tests.databases import with_connection
 from tests.postgres import PASSWORD, Server, elsewhere
 
 ROOT = Path(__file__).parent.parent.parent.parent
-HEADS = {"filestore": "filestore_0002", "keys": "keys_0002", "scheduler": "scheduler_0008"}
+HEADS = {"filestore": "filestore_0002", "keys": "keys_0002", "scheduler": "scheduler_0009"}
 
 
 def migrating(url: str, home: Path) -> "subprocess.Popen[str]":
