@@ -48,6 +48,8 @@ class Outcome:
 TIMED_OUT = Outcome(Status.TIMED_OUT, "timeout", "the run passed its time limit and was killed")
 # Codes of failures that are no doing of the workflow's.
 OURS = frozenset({"runtime_error", "unavailable"})
+# Ends that the next attempt would come to as well.
+FINAL = frozenset({"payment_required"})
 HUNG_UP = Outcome(Status.CANCELLED, "cancelled", "the caller hung up")
 
 

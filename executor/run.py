@@ -20,7 +20,7 @@ from executor.egress.rules import parse as parse_rules
 from executor.failure import outcome_of
 from executor.keep import BlobStore, keep_answer, keep_egress, keep_log, keep_recording
 from executor.metering import Metering
-from executor.model import HUNG_UP, OURS, TIMED_OUT, KeptAnswer, Limits, Outcome, Spec, Status, Version
+from executor.model import FINAL, HUNG_UP, OURS, TIMED_OUT, KeptAnswer, Limits, Outcome, Spec, Status, Version
 from executor.model import Usage as RunUsage
 from executor.output import LineSink, Output
 from executor.receive import Receiver
@@ -352,7 +352,7 @@ class Run:
         """
         if self.spec.synchronous or outcome.status is not Status.FAILED:
             return False
-        return outcome.code in OURS or self.spec.retries > 0
+        return outcome.code in OURS or (self.spec.retries > 0 and outcome.code not in FINAL)
 
     def _tell(
         self,

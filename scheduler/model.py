@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from kit.errors import NotFound
 from scheduler.billing import UNBILLED, Billing
 from scheduler.result import NOTHING, Answer, Earlier, Result
-from scheduler.retry import MOST_LOSSES, OURS, pause
+from scheduler.retry import FINAL, MOST_LOSSES, OURS, pause
 from scheduler.usage import Usage
 
 INLINE_BYTES = 64 * 1024
@@ -227,7 +227,7 @@ class Run:
                 return self._again(outcome, at, result, at + pause(self.losses + 1), losses=self.losses + 1)
             detail = f"given up after {self.attempt} attempts; the last one: {outcome.detail}"
             return self.ended(replace(outcome, status=Status.DEAD, detail=detail), at=at, result=result)
-        if self.retries:
+        if self.retries and outcome.code not in FINAL:
             tried = self.attempt - self.losses
             return self._again(outcome, at, result, at + pause(tried), retries=self.retries - 1)
         return self.ended(outcome, at=at, result=result)

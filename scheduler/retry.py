@@ -4,6 +4,8 @@ from datetime import timedelta
 
 # Ends of an attempt that are no doing of the workflow's: an asynchronous run gets another attempt.
 OURS = frozenset({"runtime_error", "unavailable"})
+# Ends that the next attempt would come to as well.
+FINAL = frozenset({"payment_required"})
 # So often a run may lose its attempt to us; one time more, and it is dead.
 MOST_LOSSES = 5
 FIRST_PAUSE = timedelta(seconds=1)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from executor.cgroups import Usage
 from executor.driver import open_driver
 from executor.gvisor import find_runsc
 from executor.gvisor_driver import open_gvisor
@@ -115,3 +116,14 @@ async def test_the_pipes_belong_to_whoever_started_it(driver: Driver) -> None:
     await sandbox.close()
     assert os.fstat(sandbox.process.stdout)
     await end(sandbox)
+
+
+async def test_what_it_has_used_is_told_while_it_lives(driver: Driver) -> None:
+    """Nothing at all where that can't be told; else never more than in the end."""
+    sandbox = await start(driver)
+    await sandbox.ready(READY_SECONDS)
+    used = sandbox.usage()
+    exited = await end(sandbox)
+    assert used.cpu_seconds <= exited.used.cpu_seconds
+    assert used.memory_peak <= exited.used.memory_peak
+    assert (used == Usage()) == (exited.used == Usage())

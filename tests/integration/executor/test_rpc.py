@@ -105,6 +105,25 @@ async def test_runs_are_paid_from_what_the_ledger_gives(priced: Mesh) -> None:
         assert bill.HasField("at")
 
 
+async def test_what_wasnt_used_goes_back_when_the_executor_stops(
+    tmp_path: Path, nats_url: str, driver: FakeDriver
+) -> None:
+    settings = Settings(home=tmp_path, nats_url=nats_url, drain_seconds=0.2)
+    sandboxes = Sandboxes(driver, FakeEnvironments(), cast(Validate, fake_validate))
+    since = Timestamp(seconds=1)
+    prices = [
+        prices_pb2.Price(meter=meter, micro_credits_per_million=each, valid_from=since)
+        for meter, each in (("run", 5_000_000), ("cpu", 1_000_000))
+    ]
+    async with mesh_up(settings, sandboxes, prices=prices, credit=100_000) as mesh:
+        spec = mesh.spec(mesh.neighbours.deploy(SOURCE), synchronous=True)
+        await unary(mesh.stub.Call, executor_pb2.CallRequest(spec=spec))
+        await mesh.ended(spec.run_id)
+        (drawn,) = mesh.neighbours.purses.values()
+        assert drawn == 5005  # a fee, and five seconds of a processor
+    assert (list(mesh.neighbours.purses.values()), mesh.neighbours.credit) == ([5], 99_995)
+
+
 async def test_the_direct_way_in_one_message(mesh: Mesh, driver: FakeDriver) -> None:
     driver.app = echo
     spec = mesh.spec(mesh.neighbours.deploy(SOURCE), synchronous=True)

@@ -7,11 +7,14 @@ import json
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from mesh.events.v1 import events_pb2
 from mesh.executor.v1 import executor_pb2
+from mesh.ledger.v1 import prices_pb2
 from mesh.runs.v1 import identity_pb2, run_pb2
 
 from executor.settings import Settings
@@ -68,6 +71,11 @@ async def leave():
 @app.post("/sleep")
 async def sleep():
     await asyncio.sleep(60)
+
+@app.post("/burn")
+def burn():
+    while True:
+        pass
 
 @app.post("/log")
 async def log():
@@ -360,3 +368,20 @@ def is_alive(pid: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
+
+
+async def test_a_run_that_spends_its_budget_is_stopped(settings: Settings, nats_url: str, tmp_path: Path) -> None:
+    """A millisecond of a processor costs 1: it is stopped when it has used about 7 s of one, and pays for 7000."""
+    priced = replace(settings, home=tmp_path)
+    prices = [prices_pb2.Price(meter="cpu", micro_credits_per_million=1_000_000, valid_from=Timestamp(seconds=1))]
+    async with mesh_up(priced, None, prices=prices, credit=7000) as mesh, executor_beside(priced):
+        mesh.neighbours.secrets["TOKEN"] = CANARY
+        spec = mesh.spec(await deployed(mesh), path="/burn", synchronous=True)
+        seen = await mesh.run(spec)
+        assert seen.outcome.code == "payment_required"
+        ended = await mesh.ended(spec.run_id)
+    assert 6.5 < ended.usage.cpu_seconds < 10
+    assert ended.bill.charge == sum(line.amount for line in ended.bill.lines) == 7000
+    (line,) = (line for line in ended.bill.lines if line.meter == "cpu")
+    assert line.quantity == round(ended.usage.cpu_seconds * 1000)
+    assert mesh.neighbours.credit == 0

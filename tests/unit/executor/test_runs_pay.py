@@ -72,9 +72,11 @@ async def test_what_cant_be_paid_leaves_no_record(world: World) -> None:
 
 async def test_on_the_durable_way_it_ends_without_a_sandbox(world: World) -> None:
     world.ledger.credit[ORG] = 10_999
-    Runs(world.host).start(make_spec(), chunks(), LIFE)
+    spec = make_spec(synchronous=False, retries=3)
+    Runs(world.host).start(spec, chunks(), LIFE)
     await until(lambda: world.reporter.ended)
     assert (world.outcome.status, world.outcome.code) == (Status.FAILED, "payment_required")
+    assert world.lines.ended == [spec.run_id]  # no other attempt follows
     assert world.reporter.ended[0].bill is None
     assert world.driver.started == []
     assert spent(world) == 0

@@ -10,6 +10,7 @@ from mesh.runs.v1 import identity_pb2, run_pb2
 from mesh.workflows.v1 import workflows_pb2
 
 from executor import wire
+from executor.bill import Budget
 from executor.model import AnswerHead, BodyComplete, KeptAnswer, Limits, LogLine, Outcome, Status, Usage, Version
 from executor.report import Ended, Started
 from executor.validate import Report
@@ -219,3 +220,16 @@ def test_a_recorded_spec_and_its_recording() -> None:
     assert (spec.record, spec.offline_digest) == (True, "d" * 64)
     ended = replace(Ended("run_1", 1, 0, Outcome(Status.FAILED), None, "", START), recording_digest="e" * 64)
     assert wire.to_report("x", "i", [ended]).ended[0].recording_digest == "e" * 64
+
+
+def test_who_pays_travels_with_the_run_and_below_it() -> None:
+    given = message()
+    given.budgets.add(id="key:key_1", limit=2**40)
+    given.paying_key_id, given.charged_on_success = "key_1", True
+    spec = wire.from_spec(given)
+    assert (spec.budgets, spec.paying_key_id) == ((Budget("key:key_1", 2**40),), "key_1")
+    assert spec.charged_on_success
+    token = wire.to_identity(b"key", spec, "00-tp").split(b".")[0]
+    identity = identity_pb2.RunIdentity.FromString(base64.urlsafe_b64decode(token + b"=" * (-len(token) % 4)))
+    assert (list(identity.budgets), identity.paying_key_id) == (list(given.budgets), "key_1")
+    assert identity.charged_on_success

@@ -76,6 +76,12 @@ async def test_each_attempt_that_the_workflow_failed_is_charged(scheduler: Sched
     assert [charge for charge, _ in bills(scheduler).values()] == [3, 0, 5, 9]
 
 
+async def test_what_cant_be_paid_isnt_tried_again(scheduler: Scheduler) -> None:
+    await scheduler.accepted(run := a_run(retries=2))
+    await scheduler.report(batch(ended(run, BROKE)))
+    assert (scheduler.run(run.id).status, scheduler.run(run.id).code) == (Status.FAILED, "payment_required")
+
+
 async def test_a_report_that_comes_twice_is_charged_once(scheduler: Scheduler) -> None:
     await scheduler.accepted(run := a_run())
     for _ in range(2):
