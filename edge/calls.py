@@ -193,8 +193,10 @@ def _continues(request: Request, *, provisioned: bool) -> bool:
 
 
 def _idempotency_key(request: Request) -> str:
+    """Empty: there is none. One that is there but empty is refused: its sender relies on a promise that nobody made."""
     text = request.header("idempotency-key")
-    if text and not _KEY.fullmatch(text):
+    sent = any(name == "idempotency-key" for name, _ in request.headers)
+    if sent and not _KEY.fullmatch(text):
         raise Invalid("Idempotency-Key must be 1 to 255 printable ASCII characters")
     return text
 
