@@ -135,8 +135,8 @@ class WorkflowHandlers:
 async def _code(request: Request) -> tuple[Fields, str]:
     """The body, and `code` out of it. Errors: Invalid (too_large where that is too long)."""
     too_long = Invalid(
-        f"a workflow's code has at most {MAX_CODE_LENGTH} characters, the whole body {MAX_JSON_BYTES} bytes: it must be"
-        " smaller; let it fetch data that it needs while it runs, from a file (POST /file) for example",
+        f"a workflow's code has at most {MAX_CODE_LENGTH} bytes (1 MiB), the whole body {MAX_JSON_BYTES}: it must be"
+        " smaller; let it fetch large data while it runs, from a file (POST /file) for example",
         code="too_large",
     )
     try:

@@ -234,7 +234,7 @@ async def test_what_cannot_be_deployed(workflows: WorkflowHandlers, given: dict[
 async def test_code_that_is_too_long(workflows: WorkflowHandlers, code: str) -> None:
     """Both as text and with all that its JSON adds."""
     for handler in (workflows.deploy, workflows.validate):
-        with pytest.raises(Invalid, match=f"at most {MAX_CODE_LENGTH} characters.*must be smaller") as refused:
+        with pytest.raises(Invalid, match=f"at most {MAX_CODE_LENGTH} bytes.*must be smaller") as refused:
             await handler(request({"code": code}))
         assert refused.value.code == "too_large"
 
