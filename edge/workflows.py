@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from edge.fields import Fields
-from edge.http import Answer, Request, json_answer
+from edge.http import MAX_JSON_BYTES, Answer, Request, json_answer
 from edge.model import LIMITS, VISIBILITIES, Check, Workflow, iso
 from kit.errors import Invalid
 
@@ -57,15 +57,13 @@ class WorkflowHandlers:
         self._public_url = public_url
 
     async def validate(self, request: Request) -> Answer:
-        fields = Fields(await request.json())
-        code = fields.needed("code", longest=MAX_CODE_LENGTH)
+        fields, code = await _code(request)
         fields.done()
         all_passed, report = await self._workflows.validate(request.who.organization_id, code)
         return json_answer({"all_passed": all_passed, "report": [_line(check) for check in report]})
 
     async def deploy(self, request: Request) -> Answer:
-        fields = Fields(await request.json())
-        code = fields.needed("code", longest=MAX_CODE_LENGTH)
+        fields, code = await _code(request)
         service_id = fields.text("service_id", longest=200)
         name = fields.text("name", longest=200) or service_id
         fields.choice("kind", ("code",))
@@ -132,6 +130,23 @@ class WorkflowHandlers:
             "created_at": iso(workflow.created_at),
             "updated_at": iso(workflow.updated_at),
         }
+
+
+async def _code(request: Request) -> tuple[Fields, str]:
+    """The body, and `code` out of it. Errors: Invalid (too_large where that is too long)."""
+    too_long = Invalid(
+        f"a workflow's code has at most {MAX_CODE_LENGTH} bytes (1 MiB), the whole body {MAX_JSON_BYTES}: it must be"
+        " smaller; let it fetch large data while it runs, from a file (POST /file) for example",
+        code="too_large",
+    )
+    try:
+        fields = Fields(await request.json())
+    except Invalid as problem:
+        raise too_long if problem.code == "too_large" else problem from None
+    code = fields.needed("code", longest=MAX_JSON_BYTES)
+    if len(code) > MAX_CODE_LENGTH:
+        raise too_long
+    return fields, code
 
 
 def _line(check: Check) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from scheduler.workflow import (
     Version,
     Visibility,
     Workflow,
+    no_version,
     unknown_workflow,
 )
 
@@ -76,7 +77,7 @@ class Catalog:
         workflow = await self._find(organization_id, reference)
         version = await self._shelf.find_version(workflow.id, reference.number or workflow.version)
         if version is None:
-            raise unknown_workflow()
+            raise no_version(reference)
         return workflow, version
 
     async def _find(self, organization_id: str, reference: Reference) -> Workflow:
@@ -105,7 +106,7 @@ class Catalog:
         if version is not None:
             return replace(workflow, limits=version.limits), version.openapi
         if reference.number:
-            raise unknown_workflow()
+            raise no_version(reference)
         return workflow, ""
 
     async def page(
