@@ -6,7 +6,7 @@ BIN := .venv/bin
 .PHONY: help setup fmt lint test test-all soak escape-gvisor proto bench up down
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .venv/.ready: pyproject.toml deploy/setup.sh
 	@PYTHON=$(PYTHON) sh deploy/setup.sh

@@ -24,7 +24,8 @@ def locked(home: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InUse(f"a mesh already runs on {home} (process {owner(home)}); `make down` stops it") from None
+            text = f"a mesh already runs on {home} (process {owner(home)}); `make down` stops it"
+            raise InUse(f"{text}. For a second one set RUNMESH_HOME and RUNMESH_PORT") from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -181,18 +181,26 @@ async def _until_ready(settings: Settings) -> None:
 
 
 async def _deploy_example(settings: Settings, key: str) -> bool:
-    """Deploys `hello` unless it is there. A machine without a package index still gets a running mesh."""
+    """Deploys `hello`, once in the life of `home`: whoever deletes it doesn't want it back. Whether it is there. A
+    machine without a package index still gets a running mesh.
+    """
+    deployed = settings.home / "example.deployed"
     async with _client(settings, Authorization=f"Bearer {key}") as client:
         try:
             if (await client.get("/workflows/hello")).status_code == 200:
+                deployed.touch()
                 return True
+            if deployed.exists():
+                return False
             answer = await client.post("/deploy", json={"code": EXAMPLE.read_text(), "name": "hello"})
         except httpx.HTTPError as error:
             say("runmesh", f"the example was not deployed: {error!r}")
             return False
     if answer.status_code != 200:
         say("runmesh", f"the example was not deployed: {answer.text[:500]}")
-    return answer.status_code == 200
+        return False
+    deployed.touch()
+    return True
 
 
 def _welcome(settings: Settings, key: str, example: bool) -> None:

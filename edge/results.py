@@ -66,7 +66,7 @@ def _patience(request: Request) -> timedelta | None:
 
 def pending(request: Request, record: RunRecord) -> Answer:
     """408 for a run that goes on; of a queued one its place, and when it may start."""
-    remedy = "ask again, or wait for it with ?timeout=SECONDS"
+    remedy = f"ask again, or wait for it with GET /result/{request_id(request)}?timeout=SECONDS"
     if not record.position:
         detail = f"the run hasn't finished; {remedy}"
         return failure("pending", detail, request_id=request_id(request), retry_after=1)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from edge.fields import Fields
-from edge.http import Answer, Request, json_answer
+from edge.http import MAX_JSON_BYTES, Answer, Request, json_answer
 from edge.model import LIMITS, VISIBILITIES, Check, Prompt, Workflow, iso
 from kit.errors import Invalid, NotFound
 
@@ -67,16 +67,16 @@ class WorkflowHandlers:
         self._public_url = public_url
 
     async def validate(self, request: Request) -> Answer:
-        fields = Fields(await request.json())
-        code = fields.needed("code", longest=MAX_CODE_LENGTH)
+        fields = await _fields(request)
+        code = _code(fields)
         fields.done()
         all_passed, report = await self._workflows.validate(request.who.organization_id, code)
         return json_answer({"all_passed": all_passed, "report": [_line(check) for check in report]})
 
     async def deploy(self, request: Request) -> Answer:
-        fields = Fields(await request.json())
+        fields = await _fields(request)
         kind = fields.choice("kind", ("code", "prompt"))
-        source = _prompt(fields) if kind == "prompt" else fields.needed("code", longest=MAX_CODE_LENGTH)
+        source = _prompt(fields) if kind == "prompt" else _code(fields)
         service_id = fields.text("service_id", longest=200)
         name = fields.text("name", longest=200) or service_id
         fields.done()
@@ -175,6 +175,30 @@ def _prompt(fields: Fields) -> Prompt:
     template = fields.needed("template", longest=MAX_CODE_LENGTH)
     model, parameters = fields.needed("model", longest=300), fields.mapping("parameters")
     return Prompt(template, model, json.dumps(parameters, ensure_ascii=False), fields.flag("web_search"))
+
+
+async def _fields(request: Request) -> Fields:
+    """The body. Errors: Invalid (too_large where the code must be what is too long)."""
+    try:
+        return Fields(await request.json())
+    except Invalid as problem:
+        raise _too_long() if problem.code == "too_large" else problem from None
+
+
+def _code(fields: Fields) -> str:
+    """Errors: Invalid (too_large)."""
+    code = fields.needed("code", longest=MAX_JSON_BYTES)
+    if len(code) > MAX_CODE_LENGTH:
+        raise _too_long()
+    return code
+
+
+def _too_long() -> Invalid:
+    return Invalid(
+        f"a workflow's code has at most {MAX_CODE_LENGTH} bytes (1 MiB), the whole body {MAX_JSON_BYTES}: it must be"
+        " smaller; let it fetch large data while it runs, from a file (POST /file) for example",
+        code="too_large",
+    )
 
 
 def _line(check: Check) -> dict[str, Any]:

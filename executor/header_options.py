@@ -1,5 +1,6 @@
 """`[tool.runmesh]` of a header: how a workflow wants to be run. Pure."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ MAX_TIMEOUT = timedelta(hours=24)
 LEAST_CPU, MOST_CPU = 0.05, 1024
 LEAST_PROCESSES, MOST_PROCESSES = 8, 100_000
 LEAST_MEMORY_MIB, LEAST_DISK_MIB = 16, 1
+MIB = 1 << 20
+# As PATCH /workflows/{id} has it.
+MOST_CONCURRENCY = 10_000
 
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?) ?(ms|s|m|h)")
 _NUMBER = re.compile(r"\d{1,9}(?:\.\d{1,6})?")
@@ -58,13 +62,13 @@ class Options:
         """Errors: BadOption for what is more than the operator allows, 0 in `most` being no ceiling."""
         for key, asked, allowed, told in (
             ("memory", self.memory, most.memory_bytes, _mib),
-            ("cpu", self.cpu, most.cpu, str),
-            ("processes", self.processes, most.processes, str),
+            ("cpu", self.cpu, most.cpu, _plain),
+            ("processes", self.processes, most.processes, _plain),
             ("disk", self.disk, most.disk_bytes, _mib),
         ):
             if asked and allowed and asked > allowed:
-                text = f"{told(asked)} is more than the {told(allowed)} that a run may have on this installation"
-                raise BadOption(f"[tool.runmesh] {key}: {text}", key)
+                text = f"{told(asked, math.ceil)} is more than the {told(allowed, math.floor)} that a run may have"
+                raise BadOption(f"[tool.runmesh] {key}: {text} on this installation", key)
 
 
 def options(table: dict[str, Any]) -> Options:
@@ -80,8 +84,13 @@ def options(table: dict[str, Any]) -> Options:
     return Options(**given)
 
 
-def _mib(size: float) -> str:
-    return f"{size / (1 << 20):,.10g} MiB"
+def _plain(number: float, _whole: Callable[[float], int]) -> str:
+    return f"{number:,}"
+
+
+def _mib(size: float, whole: Callable[[float], int]) -> str:
+    """Rounded so that what is told as allowed may be asked for, and is less than what was asked."""
+    return f"{whole(size / MIB):,} MiB"
 
 
 def _isolation(value: Any) -> str:
@@ -155,5 +164,5 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "disk": _size(LEAST_DISK_MIB),
     "egress": _egress,
     "retries": _whole(0, 100),
-    "concurrency": _whole(1, 100_000),
+    "concurrency": _whole(1, MOST_CONCURRENCY),
 }

@@ -46,6 +46,10 @@ class Outcome:
 
 
 TIMED_OUT = Outcome(Status.TIMED_OUT, "timeout", "the run passed its time limit and was killed")
+# Of a run that may have waited, or had attempts before.
+TIMED_OUT_ASYNC = Outcome(
+    Status.TIMED_OUT, "timeout", "the run passed its time limit (it counts from when it was accepted) and was killed"
+)
 # Codes of failures that are no doing of the workflow's.
 OURS = frozenset({"runtime_error", "unavailable"})
 # Ends that the next attempt would come to as well.

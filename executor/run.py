@@ -20,7 +20,19 @@ from executor.egress.rules import parse as parse_rules
 from executor.failure import outcome_of
 from executor.keep import BlobStore, keep_answer, keep_egress, keep_log, keep_recording
 from executor.metering import Metering
-from executor.model import FINAL, HUNG_UP, OURS, TIMED_OUT, KeptAnswer, Limits, Outcome, Spec, Status, Version
+from executor.model import (
+    FINAL,
+    HUNG_UP,
+    OURS,
+    TIMED_OUT,
+    TIMED_OUT_ASYNC,
+    KeptAnswer,
+    Limits,
+    Outcome,
+    Spec,
+    Status,
+    Version,
+)
 from executor.model import Usage as RunUsage
 from executor.output import LineSink, Output
 from executor.receive import Receiver
@@ -177,10 +189,10 @@ class Run:
 
     async def _outcome(self) -> Outcome:
         """The attempt's own outcome, or that of whatever ends it before: a stop, the deadline."""
-        clock = self._host.clock
+        clock, timed_out = self._host.clock, TIMED_OUT if self.spec.synchronous else TIMED_OUT_ASYNC
         left = (self.spec.deadline - clock.now()).total_seconds()
         if left <= 0:
-            return TIMED_OUT
+            return timed_out
         work = asyncio.create_task(self._attempt())
         timer = asyncio.create_task(clock.sleep(left))
         ends: set[asyncio.Future[Any]] = {work, timer, self._stopped}
@@ -188,7 +200,7 @@ class Run:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 return work.result()
-            return self._stopped.result() if self._stopped.done() else TIMED_OUT
+            return self._stopped.result() if self._stopped.done() else timed_out
         finally:
             timer.cancel()
             work.cancel()  # leaving `_attempt` closes the sandbox

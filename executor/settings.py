@@ -1,14 +1,17 @@
 """What the executor can be told."""
 
+import math
 import os
+import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from executor.header_options import LEAST_CPU, LEAST_DISK_MIB, LEAST_MEMORY_MIB, LEAST_PROCESSES, MOST_CPU
 from executor.model import Limits
 from executor.reach import Target, targets
 from kit.addresses import Network, networks
-from kit.settings import MeshSettings, env, load
+from kit.settings import MeshSettings, env, load, seconds
 
 MIB = 1024 * 1024
 _HOST_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -18,17 +21,20 @@ def above(least: int) -> Callable[[str], int]:
     """A parser of whole numbers of at least `least`."""
 
     def parse(text: str) -> int:
-        number = int(text)
-        if number < least:
-            raise ValueError(f"{number} is less than {least}")
-        return number
+        if not re.fullmatch(r"-?[0-9]{1,18}", text):
+            raise ValueError(f"{text!r} must be a whole number")
+        if int(text) < least:
+            raise ValueError(f"{text} is less than {least}")
+        return int(text)
 
     return parse
 
 
 def cpus(text: str) -> float:
     """A number of processors, at least LEAST_CPU."""
-    number = float(text)
+    number = math.nan
+    with suppress(ValueError):
+        number = float(text)
     if not LEAST_CPU <= number <= MOST_CPU:
         raise ValueError(f"{text!r} is not a number of processors from {LEAST_CPU} to {MOST_CPU}")
     return number
@@ -48,7 +54,7 @@ class Settings(MeshSettings):
     starts: int = env("RUNMESH_EXECUTOR_STARTS", os.cpu_count() or 1, above(1))
     # Memory of all templates together: loaded workflows that wait for calls. The least recently used go first.
     template_bytes: int = env("RUNMESH_TEMPLATE_BYTES", _HOST_MEMORY // 4, above(0))
-    start_seconds: float = env("RUNMESH_START_SECONDS", 60.0, float)
+    start_seconds: float = env("RUNMESH_START_SECONDS", 60.0, seconds)
     max_request_bytes: int = env("RUNMESH_MAX_REQUEST_BYTES", 10 * MIB, above(1))
     max_response_bytes: int = env("RUNMESH_MAX_RESPONSE_BYTES", 10 * MIB, above(1))
     max_stream_bytes: int = env("RUNMESH_MAX_STREAM_BYTES", 100 * MIB, above(1))

@@ -131,10 +131,11 @@ async def _problem(_request: Request, problem: Problem) -> Response:
     return _error(status, problem.code, problem.message, headers)
 
 
-async def _http_exception(_request: Request, error: HTTPException) -> Response:
+async def _http_exception(request: Request, error: HTTPException) -> Response:
     headers = dict(error.headers or {})
     if error.status_code == 405:
-        return _error(405, "method_not_allowed", f"use {headers.get('Allow', 'another method')} here", headers)
+        headers["Allow"] = allowed = ", ".join(sorted(headers["Allow"].split(", ")))
+        return _error(405, "method_not_allowed", f"{request.method[:20]} isn't possible here; {allowed} is", headers)
     if error.status_code == 404:
         return _error(404, "not_found", "no such address", headers)
     return _error(error.status_code, "bad_request", error.detail, headers)

@@ -1,5 +1,8 @@
 """What the filestore reads from the environment."""
 
+import math
+import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,10 +17,11 @@ MIB = 1024 * 1024
 
 def positive(text: str) -> int:
     """A number of at least 1."""
-    number = int(text)
-    if number < 1:
+    if not re.fullmatch(r"-?[0-9]{1,18}", text):
+        raise ValueError(f"{text!r} must be a whole number")
+    if int(text) < 1:
         raise ValueError(f"{text} is less than 1")
-    return number
+    return int(text)
 
 
 def files_url(text: str) -> Path | Place:
@@ -32,7 +36,9 @@ def files_url(text: str) -> Path | Place:
 
 def days(text: str) -> float:
     """A number of days above zero."""
-    value = float(text)
+    value = math.nan
+    with suppress(ValueError):
+        value = float(text)
     if not value > 0:
         raise ValueError(f"{text!r} is not a number of days above 0")
     return value

@@ -16,6 +16,7 @@ from scheduler.workflow import (
     Version,
     Visibility,
     Workflow,
+    no_version,
     unknown_workflow,
 )
 
@@ -78,7 +79,7 @@ class Catalog:
         workflow = await self._find(organization_id, reference)
         version = await self._shelf.find_version(workflow.id, reference.number or workflow.version)
         if version is None:
-            raise unknown_workflow()
+            raise no_version(reference)
         return workflow, version
 
     async def _find(self, organization_id: str, reference: Reference) -> Workflow:
@@ -107,7 +108,7 @@ class Catalog:
         if version is not None:
             return replace(workflow, limits=version.limits), version.openapi
         if reference.number:
-            raise unknown_workflow()
+            raise no_version(reference)
         return workflow, ""
 
     async def page(

@@ -26,7 +26,8 @@ class Cron:
             raise Invalid(f"cron_expression has more than {MOST_EXPRESSION} characters, or others than ASCII: {FIELDS}")
         fields = expression.split()
         if len(fields) != 5:
-            raise Invalid(f"cron_expression {expression[:60]!r} has {len(fields)} fields, not five: {FIELDS}")
+            counted = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
+            raise Invalid(f"cron_expression {expression[:60]!r} has {counted}, not five: {FIELDS}")
         self.expression = " ".join(fields)
         self.timezone = timezone or "UTC"
         if self.timezone not in _zones():
@@ -36,6 +37,8 @@ class Cron:
             CronSim(self.expression, datetime.now(UTC))
         except CronSimError as error:
             told = str(error)[:1].lower() + str(error)[1:]
+            if _may_be(" ".join([*fields[:3], "*", fields[4]])):
+                told = "there is no such day in the month that it names" if _may_be(f"* * * {fields[3]} *") else told
             raise Invalid(f"cron_expression {self.expression!r}: {told}; five fields: {FIELDS}") from None
 
     def after(self, moment: datetime) -> datetime | None:
@@ -61,6 +64,14 @@ class Cron:
             if at > last:
                 yield at
                 last = at
+
+
+def _may_be(expression: str) -> bool:
+    try:
+        CronSim(expression, datetime.now(UTC))
+    except CronSimError:
+        return False
+    return True
 
 
 @cache

@@ -1,7 +1,10 @@
 """What the scheduler can be told."""
 
+import math
 import os
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +19,9 @@ _HOST_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 def days(text: str) -> float:
     """A number of days above zero."""
-    value = float(text)
+    value = math.nan
+    with suppress(ValueError):
+        value = float(text)
     if not value > 0:
         raise ValueError(f"{text!r} is not a number of days above 0")
     return value
@@ -26,17 +31,20 @@ def above(least: int) -> Callable[[str], int]:
     """A parser of whole numbers of at least `least`."""
 
     def parse(text: str) -> int:
-        number = int(text)
-        if number < least:
-            raise ValueError(f"{number} is less than {least}")
-        return number
+        if not re.fullmatch(r"-?[0-9]{1,18}", text):
+            raise ValueError(f"{text!r} must be a whole number")
+        if int(text) < least:
+            raise ValueError(f"{text} is less than {least}")
+        return int(text)
 
     return parse
 
 
 def millis(text: str) -> int:
     """A number of processors, in thousandths."""
-    number = float(text) * 1000
+    number = math.nan
+    with suppress(ValueError):
+        number = float(text) * 1000
     if not LEAST.cpu_millis <= number <= MOST.cpu_millis:
         raise ValueError(f"{text!r} is not a number of processors from {LEAST.cpu_millis / 1000} to 1024")
     return round(number)
@@ -44,7 +52,7 @@ def millis(text: str) -> int:
 
 def lateness(text: str) -> float:
     """Seconds, a minute to a day."""
-    number = float(text)
+    number = seconds(text)
     if not 60 <= number <= 86_400:
         raise ValueError(f"{text!r} is not a number of seconds from 60 to 86400")
     return number
@@ -67,7 +75,7 @@ class Settings(MeshSettings):
     organization_runs: int = env("RUNMESH_ORGANIZATION_RUNS", 100, above(1))
     organization_queue: int = env("RUNMESH_ORGANIZATION_QUEUE", 10_000, above(1))
     # A deploy waits that long for the executor: it may have to fetch and build a whole dependency environment.
-    validate_seconds: float = env("RUNMESH_VALIDATE_SECONDS", 600.0, float)
+    validate_seconds: float = env("RUNMESH_VALIDATE_SECONDS", 600.0, seconds)
     # A scheduled run that the mesh missed is started if it is late by less, once; else it is skipped.
     schedule_late_seconds: float = env("RUNMESH_SCHEDULE_LATE_SECONDS", 3600.0, lateness)
     # Of one organization.

@@ -250,3 +250,10 @@ def refusal(checks: Iterable[Check]) -> str:
 def unknown_workflow() -> NotFound:
     """Alike for unknown, private and deleted."""
     return NotFound("no such workflow: check the service id, and that it is yours, public or a library service")
+
+
+def no_version(reference: Reference) -> NotFound:
+    """Of a workflow that whoever asks may call. Number 0: it is about the one that is served."""
+    if reference.number:
+        return NotFound(f"workflow {reference.service_id!r} has no version {reference.number}")
+    return NotFound(f"workflow {reference.service_id!r} serves no version yet")

@@ -199,16 +199,19 @@ class Egress:
         return dns.reply(question, *await self._look_up(name))
 
     async def _look_up(self, name: str) -> tuple[int, ipaddress.IPv4Address | None]:
+        """Nobody connects to a name that isn't found: what went wrong is written down here, or nowhere."""
+        verdict, reason, code = "failed", "too many names", dns.FAILED
         try:
             if not await self._gate.knows(name):
-                return dns.NO_SUCH_NAME, None
+                reason, code = "there is no such name", dns.NO_SUCH_NAME
+            elif address := self._names.address_of(name):
+                return dns.OK, address
         except Denied as denied:
-            self._contacts.add(Contact(self._clock.now(), name, 0, verdict="denied", reason=str(denied)))
-            return dns.NO_SUCH_NAME, None
-        except Failed:
-            return dns.FAILED, None
-        address = self._names.address_of(name)
-        return (dns.OK if address else dns.FAILED), address
+            verdict, reason, code = "denied", str(denied), dns.NO_SUCH_NAME
+        except Failed as failed:
+            reason = str(failed)
+        self._contacts.add(Contact(self._clock.now(), name, 0, verdict=verdict, reason=reason))
+        return code, None
 
 
 def _hear(task: asyncio.Task[None]) -> None:

@@ -52,11 +52,11 @@ class EgressLog:
         self._hidden = re.compile("|".join(long), re.IGNORECASE) if long else None
 
     def add(self, contact: Contact) -> None:
-        """Once it is over. The same refusal counts each time, but is written down once."""
+        """Once it is over. The same refusal, and the same look-up in vain, is written down once."""
         if self._hidden:
             contact.host = self._hidden.sub("***", contact.host)
             contact.reason = self._hidden.sub("***", contact.reason)
-        if contact.verdict == "denied":
+        if contact.verdict == "denied" or not contact.port:
             refusal = (contact.host, contact.port)
             if refusal in self._refused:
                 return

@@ -229,7 +229,11 @@ result = [known.index(ask("missing.example")), known.index(ask("unknown.example"
     assert result[:3] == [0, 1, "127.0.0.1"] or result[:3] == [0, 1, "::1"]
     assert result[3] == "ConnectionResetError"
     assert result[4] == "ConnectionRefusedError"
-    assert [(each["verdict"], each["reason"]) for each in contacts] == [("failed", "Connection refused")]
+    assert [(each["host"], each["port"], each["verdict"], each["reason"]) for each in contacts] == [
+        ("missing.example", 0, "failed", "there is no such name"),
+        ("unknown.example", 0, "failed", "its name can't be looked up: the servers are silent"),
+        ("closed.example", 80, "failed", "Connection refused"),
+    ]
 
 
 async def test_much_goes_through_both_ways(driver: BubblewrapDriver) -> None:

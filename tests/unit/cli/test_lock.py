@@ -28,7 +28,10 @@ def test_two_meshes_on_one_directory(tmp_path: Path) -> None:
     other = holder(tmp_path, "import time; time.sleep(60)")
     try:
         assert owner(tmp_path) == other.pid
-        with pytest.raises(InUse, match=rf"process {other.pid}\).*make down"), locked(tmp_path):
+        with (
+            pytest.raises(InUse, match=rf"process {other.pid}\).*make down.*RUNMESH_HOME and RUNMESH_PORT"),
+            locked(tmp_path),
+        ):
             pass
     finally:
         other.kill()

@@ -178,6 +178,8 @@ async def test_retries_and_priority() -> None:
     "headers",
     [
         {"idempotency-key": "x" * 256},
+        {"idempotency-key": ""},
+        {"idempotency-key": "  "},
         {"idempotency-key": "caf\xe9"},
         {"x-retries": "101"},
         {"x-retries": "-1"},
@@ -192,6 +194,18 @@ async def test_retries_and_priority() -> None:
 async def test_a_malformed_header_is_a_bad_request(headers: dict[str, str]) -> None:
     with pytest.raises(Invalid):
         await read(a_request(headers=headers))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x-retries", "x-priority", "x-callback-url", "x-record", "x-on-timeout", "x-correlation-id", "run-as-template",
+        "x-provisioned-request-id",
+    ],
+)  # fmt: skip
+async def test_other_empty_headers_mean_the_same_as_none(name: str) -> None:
+    told, untold = await read(a_request(headers={name: " "})), await read(a_request())
+    assert (told.spec, told.continues, told.durable) == (untold.spec, untold.continues, untold.durable)
 
 
 @pytest.mark.parametrize("text", ["log.>", "run_", "run_" + "U" * 26, "*"])

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from edge.files import FileHandlers
-from edge.http import Answer, Request
+from edge.http import MAX_JSON_BYTES, Answer, Request
 from edge.keys import KeyHandlers
 from edge.model import LIMITS, ApiKey, Binding, Check, KeyWish, Principal, Prompt, Rates, SecretInfo, Upload, Workflow
 from edge.platform import PlatformHandlers, merged
 from edge.secrets import SecretHandlers
-from edge.workflows import WorkflowHandlers
+from edge.workflows import MAX_CODE_LENGTH, WorkflowHandlers
 from kit.errors import Invalid, NotFound
 
 WHO = Principal("key_1", "org_1", "standard", frozenset({"admin", "deploy", "files"}))
@@ -342,6 +342,15 @@ async def test_deploying(workflows: WorkflowHandlers, catalogue: FakeWorkflows) 
 async def test_what_cannot_be_deployed(workflows: WorkflowHandlers, given: dict[str, Any], query: str) -> None:
     with pytest.raises(Invalid):
         await workflows.deploy(request(given, query=query))
+
+
+@pytest.mark.parametrize("code", ["x" * (MAX_CODE_LENGTH + 1), "\n" * MAX_JSON_BYTES])
+async def test_code_that_is_too_long(workflows: WorkflowHandlers, code: str) -> None:
+    """Both as text and with all that its JSON adds."""
+    for handler in (workflows.deploy, workflows.validate):
+        with pytest.raises(Invalid, match=f"at most {MAX_CODE_LENGTH} bytes.*must be smaller") as refused:
+            await handler(request({"code": code}))
+        assert refused.value.code == "too_large"
 
 
 async def test_reading_and_changing_workflows(workflows: WorkflowHandlers, catalogue: FakeWorkflows) -> None:

@@ -69,6 +69,7 @@ async def test_without_a_timeout_an_unfinished_run_is_pending(status: Status) ->
     mesh = Mesh(a_record(status))
     answer = await mesh.result()
     assert (answer.status, told(answer)["code"], told(answer)["request_id"]) == (408, "pending", mesh.record.id)
+    assert f"GET /result/{mesh.record.id}?timeout=SECONDS" in str(told(answer)["detail"])  # of /egress and /diff too
     assert int(dict(answer.headers)["retry-after"]) >= 1
 
 

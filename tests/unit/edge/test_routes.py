@@ -1,6 +1,10 @@
 """edge.routes: paths of the public protos."""
 
+import re
+from pathlib import Path
+
 import pytest
+from google.api import annotations_pb2
 
 from edge.route_wire import SERVICES, allowed_methods, route
 
@@ -47,3 +51,26 @@ def test_head_stands_for_get_where_get_is_all_there_is() -> None:
     assert not by_name["Run"].takes("HEAD")
     assert not by_name["IssueKey"].takes("HEAD")
     assert by_name["Refuse"].takes("ANYTHING")
+
+
+def test_every_path_is_in_the_list_of_the_api() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
+    listed = {
+        (method, _bare(target))
+        for methods, target in re.findall(r"^\| `([A-Z ]+) (/[^` ]*)`", text, re.MULTILINE)
+        for method in methods.split()
+    }
+    methods = [method for service in SERVICES for method in service.methods if method.name != "Refuse"]
+    rules = [method.GetOptions().Extensions[annotations_pb2.http] for method in methods]
+    offered = {
+        (kind.upper(), _bare(getattr(each, kind)))
+        for rule in rules
+        for each in [rule, *rule.additional_bindings]
+        if (kind := each.WhichOneof("pattern"))
+    }
+    assert listed == offered
+
+
+def _bare(path: str) -> str:
+    """Without the names of parameters, and what may be left out."""
+    return re.sub(r"\{[^}]*\}", "{}", re.sub(r"\[.*|\?.*|/\{path=\*\*\}", "", path))

@@ -168,7 +168,10 @@ def test_the_same_refusal_is_written_down_once() -> None:
         log.add(Contact(NOW, "10.0.0.1", 5432, verdict="denied", reason="a private address"))
     log.add(Contact(NOW, "fd00::1", 80, verdict="denied", reason="no"))
     log.add(Contact(NOW, "a.example", 0, verdict="denied", reason="not listed"))
-    assert len(log.lines().splitlines()) == 3
+    for _ in range(2 * MAX_ENTRIES):
+        log.add(Contact(NOW, "gone.example", 0, verdict="failed", reason="there is no such name"))
+        log.add(Contact(NOW, "10.0.0.1", 5432, verdict="denied", reason="a private address"))
+    assert len(log.lines().splitlines()) == 4
     assert log.refusals == [
         "a connection to 10.0.0.1:5432 was refused: a private address",
         "a connection to [fd00::1]:80 was refused: no",

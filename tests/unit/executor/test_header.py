@@ -8,6 +8,7 @@ import pytest
 from executor.header import MAX_SOURCE, EnvVar, Header, HeaderError, check_requirement, parse
 from executor.header_options import Options
 from executor.model import Limits
+from scheduler.workflow import MOST
 
 WHOLE = """\
 #!/usr/bin/env python3
@@ -185,6 +186,12 @@ def test_sizes(value: str, size: int) -> None:
     assert parse(block(f"[tool.runmesh]\nmemory = {value}")).options.memory == size
 
 
+def test_concurrency_has_the_ceiling_that_a_change_of_limits_has() -> None:
+    assert parse(block(f"[tool.runmesh]\nconcurrency = {MOST.concurrency}")).options.concurrency == 10_000
+    with pytest.raises(HeaderError, match="10001 is not a whole number from 1 to 10000"):
+        parse(block(f"[tool.runmesh]\nconcurrency = {MOST.concurrency + 1}"))
+
+
 @pytest.mark.parametrize(("value", "cpu"), [("1", 1.0), ("0.05", 0.05), ('" 1.5 "', 1.5), ("0.33333", 0.333)])
 def test_processors(value: str, cpu: float) -> None:
     assert parse(block(f"[tool.runmesh]\ncpu = {value}")).options.cpu == cpu
@@ -194,6 +201,7 @@ def test_processors(value: str, cpu: float) -> None:
     ("option", "told"),
     [
         ('memory = "4G"', "memory: 4,096 MiB is more than the 2,048 MiB"),
+        (f"memory = {(2 << 30) + 1001}", "memory: 2,049 MiB is more than the 2,048 MiB"),
         ("cpu = 2.5", "cpu: 2.5 is more than the 2"),
         ("processes = 101", "processes: 101 is more than the 100"),
         ('disk = "3 MiB"', "disk: 3 MiB is more than the 2 MiB"),
@@ -201,7 +209,7 @@ def test_processors(value: str, cpu: float) -> None:
 )
 def test_what_the_operator_doesnt_allow(option: str, told: str) -> None:
     header = parse(block(f"[tool.runmesh]\ntimeout = 5\n{option}"))
-    most = Limits(memory_bytes=2 << 30, cpu=2, processes=100, disk_bytes=2 << 20)
+    most = Limits(memory_bytes=(2 << 30) + 1000, cpu=2, processes=100, disk_bytes=2 << 20)
     with pytest.raises(HeaderError) as raised:
         header.check(most)
     assert told in raised.value.message

@@ -331,7 +331,14 @@ async def test_the_deadline_kills(world: World) -> None:
     await world.clock.advance(0.2)
     await task
     assert (world.outcome.status, world.outcome.code) == (Status.TIMED_OUT, "timeout")
+    assert world.outcome.detail == "the run passed its time limit and was killed"
     assert world.driver.running == 0
+
+
+async def test_a_run_that_may_have_waited_is_told_since_when_its_time_counts(world: World) -> None:
+    await run(world, make_spec(synchronous=False, deadline=START - timedelta(seconds=1)))
+    assert world.outcome.code == "timeout"
+    assert "(it counts from when it was accepted)" in world.outcome.detail
 
 
 async def test_a_deadline_that_is_past_starts_nothing(world: World) -> None:

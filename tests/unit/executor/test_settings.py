@@ -1,12 +1,16 @@
 """Limits as the operator sets them."""
 
 import os
+import re
+from dataclasses import fields
 
 import pytest
 
+import filestore.settings
+import scheduler.settings
 from executor.model import Limits
 from executor.settings import MIB, Settings
-from kit.settings import BadSettings, load
+from kit.settings import BadSettings, MeshSettings, load
 
 HOST = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -49,3 +53,14 @@ def test_a_run_may_have_what_the_host_has_unless_told_otherwise() -> None:
 def test_what_makes_no_sense(name: str, value: str) -> None:
     with pytest.raises(BadSettings, match=name):
         load(Settings, {name: value})
+
+
+@pytest.mark.parametrize("service", [Settings, scheduler.settings.Settings, filestore.settings.Settings])
+def test_a_number_that_is_none_is_told_in_plain_words(service: type[MeshSettings]) -> None:
+    read = [item.metadata["env"] for item in fields(service) if item.type in {"int", "float", int, float}]
+    assert len(read) > 3
+    with pytest.raises(BadSettings) as bad:
+        load(service, dict.fromkeys(read, "lots"))
+    assert [fault.split(":")[0] for fault in bad.value.faults] == read
+    for fault in bad.value.faults:
+        assert re.search(r"must be a whole number$|is not a (number of|port)", fault), fault

@@ -129,11 +129,13 @@ async def test_a_run_that_the_executor_has_already_is_running(scheduler: Schedul
 
 
 async def test_a_run_whose_time_is_up_doesnt_start(scheduler: Scheduler) -> None:
-    await scheduler.accepted(run := a_run(deadline=START))
+    await scheduler.accepted(run := a_run(deadline=START), again := a_run(deadline=START, attempt=2))
     async with dispatching(scheduler):
         await settled()
         assert scheduler.executors.started == []
         assert (scheduler.run(run.id).status, scheduler.run(run.id).code) == (Status.TIMED_OUT, "timeout")
+        assert "before an executor had room" in scheduler.run(run.id).detail
+        assert "before it could start again" in scheduler.run(again.id).detail
 
 
 async def test_a_run_that_was_cancelled_while_it_started_is_stopped(scheduler: Scheduler) -> None:

@@ -54,7 +54,7 @@ async def test_it_is_kept_and_fires_next_when_it_should(planning: Planning) -> N
         ({"input": b" " * (MOST_INPUT_BYTES + 1)}, Invalid, "/file"),
         ({"reference": "nothing"}, NotFound, "no such workflow"),
         ({"reference": "../hello"}, NotFound, "no such workflow"),
-        ({"reference": "hello@7"}, NotFound, "no such workflow"),
+        ({"reference": "hello@7"}, NotFound, "has no version 7"),
         ({"organization_id": "org_caller"}, NotFound, "no such workflow"),
         ({"organization_id": "org_caller", "reference": "org_owner.hello"}, NotFound, "no such workflow"),
     ],

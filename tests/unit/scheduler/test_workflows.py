@@ -63,6 +63,16 @@ async def test_the_same_again_makes_the_next_version(workflows: Workflows) -> No
     assert (await workflows.catalog.resolve("org_a", "svc@3"))[1].number == 3
 
 
+async def test_a_version_that_isnt_there(workflows: Workflows) -> None:
+    """Told only to those who may know of the workflow."""
+    await workflows.deploy()
+    for ask in (workflows.catalog.resolve, workflows.catalog.get):
+        with pytest.raises(NotFound, match="workflow 'svc' has no version 99"):
+            await ask("org_a", "svc@99")
+        with pytest.raises(NotFound, match="no such workflow"):
+            await ask("org_b", "org_a.svc@99")
+
+
 async def test_an_unpublished_workflow_is_there_but_doesnt_run(workflows: Workflows) -> None:
     await workflows.deploy(publish=False)
     assert (await workflows.catalog.get("org_a", "svc"))[0].version == 0
