@@ -9,6 +9,8 @@ from datetime import datetime
 from executor.egress.fill import placeholder
 
 INLINE_BYTES = 64 * 1024
+# Owns the library services.
+SYSTEM = "org_system"
 
 
 class Status(enum.IntEnum):
@@ -106,6 +108,11 @@ class Spec:
     # Whether what it contacts is to be recorded; and the recording (SHA-256) that answers in place of the internet.
     record: bool = False
     offline_digest: str = ""
+
+    @property
+    def library(self) -> str:
+        """The name of the library service that it is a run of, if of any."""
+        return self.service_id if self.owner_id == SYSTEM else ""
 
 
 @dataclass(frozen=True)
