@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from executor.bubblewrap import CERTIFICATES
 from executor.egress.authority import BUNDLE
 from executor.egress.fill import FillIn, fill_in
-from executor.egress.fixed import plain_host
+from executor.egress.fixed import NEAR, is_near, plain_host
 from executor.model import Secret, Version
 from kit.clock import Clock
 from kit.errors import Precondition
@@ -112,9 +112,12 @@ class Variables:
         outside = {name: found[name] for name in declared if name in found and found[name].hosts}
         fill_ins = tuple(fill_in(name, secret.value, secret.hosts) for name, secret in outside.items())
         secrets = tuple((name, found[name].value) for name in declared if name in found)
+        reach = []
+        for name in [name for name in settings if name.endswith("_BASE_URL")]:
+            target, settings[name] = _target(name, settings[name])
+            reach.append(target)
         env = environment(inside | settings, intercepted=intercepted or bool(fill_ins))
-        reach = tuple(_target(name, value) for name, value in settings.items() if name.endswith("_BASE_URL"))
-        return Given(env, fill_ins, secrets, reach)
+        return Given(env, fill_ins, secrets, tuple(reach))
 
     def _of_operator(self, declared: Mapping[str, str | None], service_id: str) -> dict[str, str]:
         """Errors: Precondition missing_secret."""
@@ -131,15 +134,15 @@ class Variables:
         return {name: value for name, value in found.items() if value is not None}
 
 
-def _target(name: str, url: str) -> tuple[str, int]:
-    """Where this address leads. Errors: Precondition missing_secret."""
+def _target(name: str, url: str) -> tuple[tuple[str, int], str]:
+    """Where this address leads, and how the sandbox is told. Errors: Precondition missing_secret."""
     try:
         parts = urlsplit(url)
         host, port = plain_host(parts.hostname or ""), parts.port or {"http": 80, "https": 443}[parts.scheme]
     except (ValueError, KeyError):
         told = f"the operator's setting {name} is no address such as https://api.example.com/v1"
         raise Precondition(told, code="missing_secret") from None
-    return host, port
+    return (host, port), parts._replace(netloc=f"{NEAR}:{port}").geturl() if is_near(host) else url
 
 
 def environment(declared: Mapping[str, str], *, intercepted: bool = False) -> dict[str, str]:

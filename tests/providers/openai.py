@@ -152,7 +152,7 @@ async def chat_events(body: dict[str, Any], plan: Plan, call: dict[str, Any] | N
 async def responses(body: dict[str, Any]) -> Response:
     """The newer API."""
     given = body["input"]
-    last = given if isinstance(given, str) else given[-1]
+    last: Any = given if isinstance(given, str) else given[-1]
     plan = plan_of(given if isinstance(given, str) else text_of(last.get("content", last.get("output", ""))))
     if plan.status != 200:
         return error(plan.status, f"status {plan.status}", "made_up")
