@@ -13,10 +13,10 @@ API is under /v1. A call starts only if its worst case can be paid; tokens are c
 """
 
 import json
-import math
 import os
 import re
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -121,7 +121,6 @@ def error_of(refused: "Refused") -> dict[str, Any]:
 # ---- The rest is the same in all services of models (tests/unit/library compares) ---------------------------------
 
 IMAGE_BYTES = 150_000  # above this an image costs no more tokens
-DEFAULT_OUT = 4096  # as the platform grants where it meters
 KEPT_BACK = {"set-cookie", "connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding"}
 END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
@@ -135,10 +134,18 @@ class Refused(Exception):
     message: str
 
 
+class Stream(StreamingResponse):
+    """Its parts come to an end also when the caller leaves."""
+
+    async def __call__(self, *asgi: Any) -> None:
+        async with aclosing(self.body_iterator):
+            await super().__call__(*asgi)
+
+
 @dataclass
 class Spending:
-    """One call's tokens; without a meter nobody minds. `cached` are among `tokens_in`; `text`: bytes produced so far;
-    `counted`: the vendor has told all; `failed`: it has told an error.
+    """A call's tokens, `cached` are among `tokens_in`; `text`: bytes that have come; `counted`: the vendor has told all;
+    `failed`: it has told an error.
     """
 
     meter: Any
@@ -154,7 +161,7 @@ class Spending:
     async def afford(self, model: str, tokens_out: int | None) -> int:
         """How many tokens may be produced. Errors: Refused."""
         if self.meter is None:
-            return DEFAULT_OUT if tokens_out is None else tokens_out
+            return 4096 if tokens_out is None else tokens_out
         answer = await self.meter.afford(model, self.most_in, tokens_out)
         if "refused" in answer:
             raise Refused(402 if answer["code"] == "payment_required" else 400, answer["code"], answer["refused"])
@@ -163,7 +170,7 @@ class Spending:
 
     def known(self) -> tuple[int, int]:
         """Tokens in and out, as the vendor says, else by an estimate."""
-        return self.tokens_in, self.tokens_out if self.counted else max(self.tokens_out, math.ceil(self.text / 4))
+        return self.tokens_in, self.tokens_out if self.counted else max(self.tokens_out, -(-self.text // 4))
 
     async def note(self) -> None:
         """What is known counts if nothing better comes."""
@@ -201,9 +208,9 @@ async def passed_on(request: Request, path: str) -> Response:
     if kind == "free":
         answer, spending, hides = await send(request, path, raw), Spending(None, 0, 0), False
     else:
-        answer, spending, hides = await spend(request, kind, path, object_in(raw))
+        answer, spending, hides = await spend(request, kind, path, parsed(raw, is_request=True))
     if answer.status_code < 300 and answer.headers.get("content-type", "").startswith("text/event-stream"):
-        return StreamingResponse(streamed(answer, spending, hides), answer.status_code, kept(answer))
+        return Stream(streamed(answer, spending, hides), answer.status_code, kept(answer))
     return Response(await counted(answer, spending), answer.status_code, kept(answer))
 
 
@@ -212,7 +219,7 @@ async def spend(request: Request, kind: str, path: str, body: dict[str, Any]) ->
     most, answers = wanted(kind, body)
     size = len(json.dumps(body, ensure_ascii=False)) - spared(body)
     meter = (request.scope.get("extensions") or {}).get("runmesh.meter")
-    spending = Spending(meter, math.ceil(size / 3), math.ceil(size / 4))
+    spending = Spending(meter, -(-size // 3), -(-size // 4))
     granted = await spending.afford(model_of(path, body), None if most is None else most * answers)
     try:
         if granted < answers and most is None:
@@ -237,8 +244,7 @@ async def send(request: Request, path: str, body: bytes) -> httpx.Response:
     left = (datetime.fromisoformat(deadline) - datetime.now(UTC)).total_seconds() if deadline else 600
     timeout = httpx.Timeout(max(0.5, left - 1), connect=10)  # we can say so before the run is killed
     # Each call has a network of its own: no connection outlives it.
-    limits = httpx.Limits(max_keepalive_connections=0)
-    client = httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False)
+    client = httpx.AsyncClient(timeout=timeout, limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
     try:
         asked = client.build_request(request.method, BASE + path, headers=headers, content=body or None)
         return await client.send(asked, stream=True)
@@ -297,7 +303,7 @@ async def events(answer: httpx.Response) -> AsyncIterator[bytes]:
 
 async def prompted(request: Request) -> Response:
     """{"model", "prompt", "example_output"?} → {"response"}. Errors: Refused."""
-    asked = object_in(await request.body())
+    asked = parsed(await request.body(), is_request=True)
     named = all(isinstance(asked.get(name), str) and asked[name] for name in ("model", "prompt"))
     if not named or asked.keys() - {"model", "prompt", "example_output"}:
         raise Refused(400, "bad_request", 'send {"model": "…", "prompt": "…"}, and "example_output" if you like')
@@ -352,20 +358,15 @@ def text_in(value: Any) -> int:
     return len(value.encode("utf-8", "replace")) if isinstance(value, str) else 0
 
 
-def object_in(raw: bytes) -> dict[str, Any]:
-    """Errors: Refused."""
-    value = parsed(raw)
-    if not isinstance(value, dict):
+def parsed(raw: bytes, *, is_request: bool = False) -> Any:
+    """JSON, or None. Errors: Refused for a request that is no object."""
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        value = None
+    if is_request and not isinstance(value, dict):
         raise Refused(400, "bad_request", "the body must be a JSON object")
     return value
-
-
-def parsed(raw: bytes) -> Any:
-    """JSON, or None."""
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
 
 
 def positive(name: str, value: Any) -> int:
@@ -376,7 +377,6 @@ def positive(name: str, value: Any) -> int:
 
 
 def number(value: Any) -> int:
-    """0 for anything else."""
     return value if type(value) is int and 0 <= value < 10**9 else 0
 
 

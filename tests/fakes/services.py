@@ -3,8 +3,7 @@
 import asyncio
 import importlib.util
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -47,12 +46,13 @@ class Service:
     line: Line
 
     async def ask(self, method: str, path: str, body: Any = None, **options: Any) -> httpx.Response:
-        """The whole answer. Errors: whatever the app raises, with what had come in `.part`."""
-        transport = httpx.ASGITransport(app=self._app)
+        """The whole answer. Errors: whatever the app raises."""
+        transport = httpx.ASGITransport(app=self.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
             return await client.request(method, path, **({} if body is None else {"json": body}), **options)
 
-    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        """With a meter, as in a sandbox."""
         await self.module.app({**scope, "extensions": {"runmesh.meter": self.line.meter}}, receive, send)
 
     @property
@@ -71,7 +71,7 @@ def service(name: str, vendor: Vendor, monkeypatch: pytest.MonkeyPatch, tab: Fak
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, spec.name, module)  # dataclasses look it up
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look it up
     spec.loader.exec_module(module)
     tab = tab or FakeTab()
     line = Line(ModelCalls(tab, name))
@@ -79,34 +79,26 @@ def service(name: str, vendor: Vendor, monkeypatch: pytest.MonkeyPatch, tab: Fak
     return Service(module, name, tab, line)
 
 
-@asynccontextmanager
-async def leaving(service: Service, path: str, body: Any, after: int) -> AsyncIterator[bytes]:
-    """A caller that has gone once it has seen so many parts of the answer: what it saw."""
-    seen, gone = bytearray(), asyncio.Event()
-    raw = json.dumps(body).encode()
+async def leave(service: Service, path: str, body: Any, parts: int) -> bytes:
+    """A caller that goes once it has seen so many parts of the answer: what it saw."""
+    seen, gone, told = bytearray(), asyncio.Event(), iter([json.dumps(body).encode()])
 
     async def receive() -> dict[str, Any]:
-        if raw and not gone.is_set() and not hasattr(receive, "told"):
-            receive.told = True  # type: ignore[attr-defined]
+        for raw in told:
             return {"type": "http.request", "body": raw, "more_body": False}
         await gone.wait()
         return {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:
-        nonlocal after
+        nonlocal parts
         seen.extend(message.get("body", b""))
-        after -= bool(message.get("body"))
-        if after <= 0:
+        parts -= bool(message.get("body"))
+        if parts <= 0:
             gone.set()
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)
 
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "headers": [],
-    }
-    await service._app({**scope, "asgi": {"spec_version": "2.3"}}, receive, send)
-    yield bytes(seen)
+    path, _, query = path.partition("?")
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": query.encode()}
+    asgi = {"version": "3.0", "spec_version": "2.3"}
+    await service.app({**scope, "headers": [], "asgi": asgi, "server": ("service", 80)}, receive, send)
+    return bytes(seen)

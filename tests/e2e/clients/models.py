@@ -15,8 +15,7 @@ from agents import Agent, OpenAIChatCompletionsModel, OpenAIResponsesModel, Runn
 from google import genai
 from google.genai import types
 
-URL, KEY, HOW = os.environ["MESH_URL"], os.environ["MESH_KEY"], os.environ.get("MESH_HOW", "")
-RUN = "/run" if HOW == "run" else ""
+URL, KEY = os.environ["MESH_URL"], os.environ["MESH_KEY"]
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABh6FO1AAAAABJRU5ErkJggg=="
 RESULTS: dict[str, object] = {}
 set_tracing_disabled(True)
@@ -41,9 +40,9 @@ def result(name):
     return run
 
 
-o = openai.OpenAI(base_url=f"{URL}{RUN}/openai" + ("" if HOW == "bare" else "/v1"), api_key=KEY, max_retries=0)
-a = anthropic.Anthropic(base_url=f"{URL}{RUN}/anthropic", api_key=KEY, max_retries=0)
-g = genai.Client(api_key=KEY, http_options=types.HttpOptions(base_url=f"{URL}{RUN}/gemini"))
+o = openai.OpenAI(base_url=f"{URL}/openai/v1", api_key=KEY, max_retries=0)
+a = anthropic.Anthropic(base_url=f"{URL}/anthropic", api_key=KEY, max_retries=0)
+g = genai.Client(api_key=KEY, http_options=types.HttpOptions(base_url=f"{URL}/run/gemini"))
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
 
@@ -125,7 +124,7 @@ result("openai.stranger")(lambda: openai.OpenAI(base_url=f"{URL}/openai/v1", api
 
 
 async def ask_async():
-    async with openai.AsyncOpenAI(base_url=f"{URL}{RUN}/openai/v1", api_key=KEY, max_retries=0) as client:
+    async with openai.AsyncOpenAI(base_url=f"{URL}/openai/v1", api_key=KEY, max_retries=0) as client:
         answers = await asyncio.gather(
             *(client.chat.completions.create(model="gpt-test", messages=says(f"number {n}")) for n in range(5))
         )
@@ -142,7 +141,7 @@ def weather(city: str) -> str:
 
 
 async def run_agent(model_class, stream):
-    client = openai.AsyncOpenAI(base_url=f"{URL}{RUN}/openai/v1", api_key=KEY, max_retries=0)
+    client = openai.AsyncOpenAI(base_url=f"{URL}/openai/v1", api_key=KEY, max_retries=0)
     agent = Agent(name="a", instructions="Help.", tools=[weather], model=model_class("gpt-test", openai_client=client))
     if not stream:
         return (await Runner.run(agent, "hello")).final_output
