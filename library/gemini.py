@@ -154,7 +154,7 @@ class Stream(StreamingResponse):
 
 @dataclass
 class Spending:
-    """A call's tokens, `cached` are among `tokens_in`; `text`: bytes that have come; `counted`: the vendor has told all;
+    """A call's tokens, `cached` are among `tokens_in`; `text`: bytes that came; `counted`: the vendor has told all;
     `failed`: it has told an error.
     """
 
