@@ -309,9 +309,9 @@ class Run:
     async def _conclude(self, outcome: Outcome) -> None:
         """Ends log and answer, keeps what is to be kept, reports."""
         host = self._host
-        output = self._output or self._log()
+        output, estimates = self._output or self._log(), self._calls.close()
         await output.drain()
-        for estimate in self._calls.close():
+        for estimate in estimates:
             log().warning("run.tokens_estimated", run_id=self.spec.run_id, reason=estimate)
             await output.system(estimate, "warning")
         for refusal in self._contacts.refusals:

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from executor.egress.fixed import NEAR
 from tests.e2e.mesh import ROOT, Mesh, mesh_up, until
 from tests.providers.provider import KEYS, Vendor, provider
 
@@ -184,6 +185,19 @@ def test_a_vendors_error_keeps_its_headers_but_the_operators_account(mesh: Mesh)
     assert answer.headers["x-request-id"].startswith("run_")
 
 
+def test_a_caller_that_leaves_a_stream_is_charged_by_an_estimate(mesh: Mesh, vendor: Vendor) -> None:
+    body = {"model": "gpt-test", "messages": [{"role": "user", "content": "[slow=0.1] [long=500]"}], "stream": True}
+    with mesh.http() as client, client.stream("POST", "/openai/v1/chat/completions", json=body) as answer:
+        assert answer.status_code == 200
+        lines = answer.iter_lines()
+        while "word" not in next(lines):
+            pass
+        run_id = answer.headers["x-request-id"]
+    assert mesh.finished(run_id)["status"] == "cancelled"
+    (told,) = until(lambda: [line for line in mesh.output if "run.tokens_estimated" in line and run_id in line])
+    assert "openai/gpt-test" in told
+
+
 INSIDE = """\
 # /// script
 # requires-python = ">=3.11"
@@ -211,13 +225,19 @@ async def ask(request):
     return JSONResponse([plain.choices[0].message.content, text, message.content[0].text])
 
 async def look(request):
-    host, port = (await request.json())
-    try:
-        with socket.create_connection((host, port), 5):
-            reached = "reached"
-    except OSError as error:
-        reached = type(error).__name__
-    seen = [open(f"/proc/{pid}/environ").read() for pid in os.listdir("/proc") if pid.isdigit()]
+    reached = []
+    for host, port in await request.json():
+        try:
+            with socket.create_connection((host, port), 5):
+                reached.append("reached")
+        except OSError as error:
+            reached.append(type(error).__name__)
+    seen = []
+    for pid in [name for name in os.listdir("/proc") if name.isdigit()]:
+        try:
+            seen.append(open(f"/proc/{pid}/environ").read())
+        except OSError as error:
+            seen.append(repr(error))
     return JSONResponse({"environ": dict(os.environ), "others": seen, "reached": reached})
 
 app = Starlette(routes=[Route("/ask", ask, methods=["POST"]), Route("/look", look, methods=["POST"])])
@@ -227,10 +247,11 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def inside(mesh: Mesh) -> httpx.Client:
+def inside(mesh: Mesh) -> Iterator[httpx.Client]:
     """A workflow that has the SDKs among its dependencies."""
     mesh.deploy("inside", INSIDE)
-    return mesh.http()
+    with mesh.http() as client:
+        yield client
 
 
 def test_from_inside_a_workflow(inside: httpx.Client) -> None:
@@ -239,9 +260,10 @@ def test_from_inside_a_workflow(inside: httpx.Client) -> None:
 
 
 def test_no_other_run_sees_a_vendors_key_or_reaches_the_vendor(inside: httpx.Client, vendor: Vendor) -> None:
-    answer = inside.post("/run/inside/look", json=[vendor.host, vendor.port])
+    answer = inside.post("/run/inside/look", json=[[host, vendor.port] for host in (vendor.host, NEAR)])
     assert answer.status_code == 200, answer.text
-    assert answer.json()["reached"] != "reached"
+    assert len(answer.json()["reached"]) == 2
+    assert "reached" not in answer.json()["reached"]
     assert answer.json()["environ"]["RUNMESH_OPENAI_API_KEY"] == "none"
     assert not [key for key in KEYS.values() if key in answer.text]
 
