@@ -8,6 +8,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -29,6 +30,8 @@ BIN = Path(sys.executable).parent
 EXAMPLE = Path(__file__).parent.parent / "deploy" / "examples" / "hello.py"
 MODULES = {name: name for name in ("filestore", "keys", "scheduler", "executor", "edge")}
 HAVE_A_DATABASE = ("filestore", "keys", "scheduler")
+# What the library's services need of the operator: for the executor alone, which hands each to its service.
+PROVIDER_KEY = re.compile(r"RUNMESH_\w+_API_KEY")
 SERVICE_READY = '"event": "service.ready"'
 
 
@@ -95,7 +98,8 @@ async def start(
     mesh_env = {**environ, "RUNMESH_HOME": str(settings.home), "PYTHONUNBUFFERED": "1"}
     database = mesh_env.pop("RUNMESH_DATABASE_URL", "")  # its password is nobody else's business
     mesh_env.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling every import again would cost seconds at each start
-    files_env, mesh_env = mesh_env, {name: value for name, value in mesh_env.items() if not name.startswith("AWS_")}
+    bucket_env = {name: mesh_env.pop(name) for name in list(mesh_env) if name.startswith("AWS_")}
+    provider_env = {name: mesh_env.pop(name) for name in list(mesh_env) if PROVIDER_KEY.fullmatch(name)}
     if not settings.nats_url:
         port = _free_port()
         token = read_key(settings.key_file("nats")).hex()
@@ -104,7 +108,8 @@ async def start(
     with_database = mesh_env | ({"RUNMESH_DATABASE_URL": database} if database else {})
     await supervisor.finish(Program("migrate", [sys.executable, "-m", "migrations"], with_database))
     own = dict.fromkeys(HAVE_A_DATABASE, with_database)
-    own["filestore"] = {**files_env, **with_database}  # the credentials of its bucket are for it alone
+    own["executor"] = mesh_env | provider_env
+    own["filestore"] = with_database | bucket_env  # the credentials of its bucket are for it alone
     services = {name: _service(name, module, own.get(name, mesh_env)) for name, module in modules.items()}
     edge = services.pop("edge")
     await supervisor.start(*services.values())

@@ -33,6 +33,9 @@ def endpoints(
     """By the names of the rpcs of mesh.edge.v1."""
     return {
         "Runs.Run": Endpoint(runs.run, Access.START),
+        "Runs.RunOpenai": Endpoint(runs.library("openai"), Access.START),
+        "Runs.RunAnthropic": Endpoint(runs.library("anthropic"), Access.START),
+        "Runs.RunGemini": Endpoint(runs.library("gemini"), Access.START),
         "Runs.RunAsync": Endpoint(runs.run_async, Access.START),
         "Runs.ProvisionRequest": Endpoint(runs.provision, Access.START),
         "Runs.ReadResult": Endpoint(runs.result, Access.READ),

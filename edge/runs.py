@@ -4,6 +4,7 @@ loglines, logs, history; replay, diff.
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Protocol
 
 from edge.calls import Call, Calls
@@ -12,7 +13,7 @@ from edge.diff import Diffs
 from edge.direct import Direct
 from edge.durable import Durable
 from edge.history import History
-from edge.http import Answer, Request, json_answer
+from edge.http import Answer, Handler, Request, json_answer
 from edge.logs import Logs
 from edge.problems import refusal
 from edge.published import Published
@@ -78,6 +79,14 @@ class RunHandlers:
             answer = refusal(problem, request_id=run_id)
             answer.headers += ids(call, run_id)
             return call, answer
+
+    def library(self, service_id: str) -> Handler:
+        """`run` of a library service that has a path of its own."""
+
+        async def run(request: Request) -> Answer:
+            return await self.run(replace(request, params={"path": "/", **request.params, "service_id": service_id}))
+
+        return run
 
     async def run_async(self, request: Request) -> Answer:
         """The run's id, once it is durably accepted."""

@@ -121,7 +121,7 @@ class BubblewrapSandbox:
         """Errors: Crashed; StartFailed `lifespan` when the app's startup failed; whatever `body` raises."""
         ours, inner = socket.socketpair()
         self._request = frames = FrameSocket(ours)
-        answer = AnswerFrames(frames)
+        answer = AnswerFrames(frames, metered=request.metered)
         pump = asyncio.create_task(_send(request, body, frames))
         try:
             with inner:
@@ -141,6 +141,11 @@ class BubblewrapSandbox:
             await asyncio.gather(pump, *self._words, return_exceptions=True)
             self._request = None
             frames.close()
+
+    async def tell(self, payload: bytes) -> None:
+        """Errors: Gone."""
+        if self._request is not None:
+            await self._request.send(frame(b"M", payload))
 
     async def caller_gone(self) -> None:
         """Tells the app (http.disconnect), as soon as it has read what was sent before."""

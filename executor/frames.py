@@ -14,13 +14,14 @@ from typing import Any
 from urllib.parse import unquote
 
 from executor.loglines import clean
-from executor.sandbox import AnswerEnd, Crashed, Event, Finished, Head
+from executor.sandbox import AnswerEnd, Crashed, Event, Finished, Head, Said
 
 MAX_CONTROL = 1 << 20
 MAX_DATA = 256 << 10
 MAX_HEAD = 256 << 10
 MAX_HEADERS = 1000
 MAX_ERROR = 1000
+MAX_SAID = 16 << 10
 # A body in very small frames: so many are taken at once, and after as many the other runs get their turn.
 MAX_PIECES = 256
 FLOOD_PAUSE_SECONDS = 0.005
@@ -55,6 +56,7 @@ def request_frame(request: Head) -> bytes:
         "client": _CLIENT,
         "server": _SERVER,
         "scheme": "http",
+        "metered": request.metered,
     }
     return json_frame(b"H", content)
 
@@ -145,15 +147,20 @@ class ControlChannel:
 
 
 class AnswerFrames:
-    """What the shim sends on a request's socket, checked: Head, bytes …, AnswerEnd, Finished, in this order."""
+    """What the shim sends on a request's socket, checked: Head, bytes …, AnswerEnd, Finished, in this order; and Said,
+    anywhere between, where it is metered.
+    """
 
-    def __init__(self, frames: FrameSocket) -> None:
+    def __init__(self, frames: FrameSocket, *, metered: bool = False) -> None:
         self._frames = frames
+        self._metered = metered
         self._expected = b"HZ"
 
     async def next(self) -> Event:
         """Errors: Crashed, Gone."""
         kind, payload = await self._frames.receive(self._limit)
+        if kind == b"M":
+            return Said(payload)
         return await self._joined(payload) if kind == b"D" else self._event(kind, payload)
 
     async def _joined(self, payload: bytes) -> bytes:
@@ -167,6 +174,8 @@ class AnswerFrames:
         return b"".join(pieces)
 
     def _limit(self, kind: bytes) -> int:
+        if kind == b"M" and self._metered and self._expected:
+            return MAX_SAID
         if kind not in self._expected:
             raise Crashed(f"the sandbox broke the protocol: a frame {kind!r} out of turn")
         return _LENGTHS[kind]

@@ -58,6 +58,10 @@ class Turn:
         """Errors: as the instance's."""
         return self._instance.serve(request, body)
 
+    async def tell(self, payload: bytes) -> None:
+        """Errors: as the instance's."""
+        await self._instance.tell(payload)
+
     async def caller_gone(self) -> None:
         """Tells the app."""
         await self._instance.caller_gone()

@@ -70,7 +70,7 @@ async def build(
             driver=sandboxes.driver,
             environments=sandboxes.environments,
             versions=versions,
-            variables=Variables(secrets),
+            variables=Variables(secrets, settings.environ),
             capacity=capacity,
             lines=BusLines(bus),
             reporter=reporter,

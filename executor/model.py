@@ -10,6 +10,8 @@ from executor.bill import Budget
 from executor.egress.fill import placeholder
 
 INLINE_BYTES = 64 * 1024
+# Owns the library services.
+SYSTEM = "org_system"
 
 
 class Status(enum.IntEnum):
@@ -117,6 +119,11 @@ class Spec:
     budgets: tuple[Budget, ...] = ()
     paying_key_id: str = ""
     charged_on_success: bool = False
+
+    @property
+    def library(self) -> str:
+        """The name of the library service that it is a run of, if of any."""
+        return self.service_id if self.owner_id == SYSTEM else ""
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,13 @@
 Named by the settings of uv that say which index, proxy and certificates to use.
 """
 
-import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from executor.egress.fixed import LOCALHOST, plain_host
+from executor.egress.fixed import LOCALHOST, is_near, plain_host
 
 PYPI = "https://pypi.org/simple"
 _FILES_OF = {"pypi.org": ("files.pythonhosted.org", 443), "test.pypi.org": ("test-files.pythonhosted.org", 443)}
@@ -49,7 +48,7 @@ class Reach:
     @property
     def doors(self) -> list[tuple[str, int]]:
         """Those on this host's loopback, each at an address of the sandbox's own loopback."""
-        near = [(host, port) for host, port in self.targets if _is_near(host)]
+        near = [(host, port) for host, port in self.targets if is_near(host)]
         return sorted({(_LOOPBACK if host == LOCALHOST else host, port) for host, port in near})
 
 
@@ -86,10 +85,3 @@ def _target(url: SplitResult) -> Target | None:
         return plain_host(url.hostname), url.port or _PORTS[url.scheme]
     except ValueError:
         return None
-
-
-def _is_near(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == LOCALHOST

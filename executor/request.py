@@ -23,7 +23,8 @@ def head_for(spec: Spec, traceparent: str) -> Head:
     }
     headers = [(name.encode("latin-1"), value) for name, value in spec.request.headers if name not in ours]
     headers += [(name.encode(), value.encode()) for name, value in ours.items()]
-    return Head(headers, method=spec.request.method, path=spec.request.path, query=spec.request.query)
+    request = spec.request
+    return Head(headers, method=request.method, path=request.path, query=request.query, metered=bool(spec.library))
 
 
 class Digest:

@@ -13,7 +13,8 @@ from executor.capacity import Capacity, Place
 from executor.cgroups import Bounds, Usage
 from executor.egress.authority import Authority
 from executor.egress.egress import Egress
-from executor.egress.gate import Internet
+from executor.egress.fixed import FixedGate
+from executor.egress.gate import Gate, Internet
 from executor.egress.intercept import Interception
 from executor.egress.log import EgressLog
 from executor.egress.rules import parse as parse_rules
@@ -34,6 +35,7 @@ from executor.model import (
     Version,
 )
 from executor.model import Usage as RunUsage
+from executor.model_calls import ModelCalls
 from executor.output import LineSink, Output
 from executor.receive import Receiver
 from executor.recording import Recording, recording_for
@@ -63,6 +65,7 @@ from kit.telemetry import current_traceparent, log, span
 
 # More lines than any log can have (SPEC §3: 10 MiB).
 LINES_AN_ATTEMPT = 1_000_000_000
+ELSEWHERE = "the operator's settings lead this service to its provider only"
 SANDBOX_LOST = Outcome.failed("runtime_error", "the executor lost its sandboxes")
 
 
@@ -137,6 +140,7 @@ class Run:
         self._recording: Recording | None = None
         self._bounds = DEFAULT_BOUNDS
         self._sandbox: Sandbox | None = None
+        self._calls = ModelCalls(tab, spec.library)
         self._used = Usage()
         self._wall_seconds = 0.0
         self._traceparent = ""
@@ -232,7 +236,8 @@ class Run:
         turn = host.capacity.turn(version.workflow_id, version.concurrency, wait=not spec.synchronous)
         await stack.enter_async_context(turn)
         self._output = self._log()
-        given = await host.variables.of(version, spec.acting_id, intercepted=spec.record or bool(spec.offline_digest))
+        intercepted = spec.record or bool(spec.offline_digest)
+        given = await host.variables.of(version, spec.acting_id, intercepted=intercepted, library=spec.library)
         self._recording = recording = await recording_for(spec, version, given, host.authority, host.clock, host.blobs)
         self._contacts.hide(one.value for one in given.fill_ins)
         launch = Launch(
@@ -271,7 +276,8 @@ class Run:
     def _egress(self, process: Process, version: Version, given: Given) -> Egress:
         host, rules, recording = self._host, parse_rules(version.egress), self._recording
         interception = Interception(host.authority, given.fill_ins) if given.fill_ins else None
-        gate = offline = None
+        gate: Gate | None = FixedGate(host.internet, given.reach, ELSEWHERE) if given.reach else None
+        offline = None
         if recording:
             interception, gate, offline = recording.interception(), recording.gate(host.internet), recording.offline
         way = (process.egress, process.names, host.internet, rules, self._contacts, host.clock)
@@ -304,8 +310,9 @@ class Run:
             if self._recording:
                 request, body = self._recording.begin(request), self._recording.heard(body)
             events = cast(AsyncGenerator[Event, None], sandbox.serve(request, body))
-            async with aclosing(events):
-                async for event in events:
+            parts = self._calls.heard(events, sandbox)
+            async with aclosing(parts):
+                async for event in parts:
                     if isinstance(event, Finished):
                         return self._finished(event)
                     self._take(event)
@@ -335,8 +342,11 @@ class Run:
     async def _conclude(self, outcome: Outcome) -> None:
         """Ends log and answer, keeps what is to be kept, reports."""
         host = self._host
-        output = self._output or self._log()
+        output, estimates = self._output or self._log(), self._calls.close()
         await output.drain()
+        for estimate in estimates:
+            log().warning("run.tokens_estimated", run_id=self.spec.run_id, reason=estimate)
+            await output.system(estimate, "warning")
         for refusal in self._contacts.refusals:
             await output.system(refusal, "warning")
         outcome = outcome.with_tail(output.tail)

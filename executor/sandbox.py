@@ -66,6 +66,8 @@ class Head:
     status: int = 0
     # Of a request of a run that is recorded or repeats another: what the sandbox needs for it (shim_replay.py).
     repeat: Mapping[str, Any] = field(default_factory=dict)
+    # Of a request: whether the app may say what it uses of models.
+    metered: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,15 @@ class Finished:
     error: str = ""
 
 
-Event = Head | bytes | AnswerEnd | Finished
+@dataclass(frozen=True)
+class Said:
+    """Something about the use of models (model_calls.py); it may be answered by `Sandbox.tell`."""
+
+    payload: bytes
+
+
+AnswerPart = Head | bytes | AnswerEnd | Finished
+Event = AnswerPart | Said
 
 
 @dataclass(frozen=True)
@@ -146,9 +156,12 @@ class Sandbox(Protocol):
         """The app's OpenAPI document as JSON, empty where it gives none. After `ready`. Errors: Crashed."""
 
     def serve(self, request: Head, body: AsyncIterator[bytes]) -> AsyncIterator[Event]:
-        """Sends one request; yields Head, bytes …, AnswerEnd, Finished. Errors, at any point: Crashed;
-        StartFailed `lifespan` when the app's own startup failed; whatever `body` raises.
+        """Sends one request; yields Head, bytes …, AnswerEnd, Finished; where it is metered Said, before Finished.
+        Errors, at any point: Crashed; StartFailed `lifespan` when the app's own startup failed; whatever `body` raises.
         """
+
+    async def tell(self, payload: bytes) -> None:
+        """Answers what the app said of its use of models. Errors: Crashed."""
 
     async def caller_gone(self) -> None:
         """Tells the app (http.disconnect)."""

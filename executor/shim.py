@@ -15,8 +15,10 @@ a template's (mode)     in   F fork {slot, directory, filter, warm: is there tim
                              + [the slot's control socket, one to the spawner]; a base's {slot, directory, mapped:
                              are its ids, from outside}, and the template goes on with its own S
                         out  W a slot ended {slot, status, error}
-request socket (from V) in   H {method, path, raw_path, query, headers, client, server, scheme} · D bytes · E · G gone
-                        out  H {status, headers} · D bytes · E · Z {ok, error}
+request socket (from V) in   H {method, path, raw_path, query, headers, client, server, scheme, metered} · D bytes · E
+                             G gone · M as out
+                        out  H {status, headers} · D bytes · E · Z {ok, error} · M where it is metered, before Z: about
+                             the use of models (model_calls.py)
 
 uvicorn doesn't listen: `Server.serve`, to which all its entry points lead, serves in place and returns, so that what
 the script does after it runs too. Nothing here is a boundary: user code may do to it whatever it likes.

@@ -44,6 +44,60 @@ def openapi_of(app: Any) -> dict[str, Any]:
     return {"document": None, "error": ""}
 
 
+class Meter:
+    """`scope["extensions"]["runmesh.meter"]` of the library's services: what they may use of models, and have used."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._last = 0
+        self._closed = False
+
+    async def afford(self, model: str, tokens_in: int, tokens_out: int | None) -> dict[str, Any]:
+        """{"call", "granted": the most tokens to be produced} or {"refused": why, "code"}. Errors: ConnectionError."""
+        said = {"op": "afford", "model": model, "tokens_in": tokens_in, "tokens_out": tokens_out}
+        answer = await self._ask(said)
+        return {"call": answer.pop("id"), **answer}
+
+    async def so_far(self, call: int, tokens_in: int, tokens_out: int) -> None:
+        """An estimate that counts if nothing better comes."""
+        await self._exchange.frame(b"M", json.dumps(_so_far(call, tokens_in, tokens_out)).encode())
+
+    async def used(self, call: int, tokens_in: int, tokens_out: int, cached: int = 0) -> None:
+        """As the provider counts; `cached` are part of `tokens_in`. Errors: ConnectionError."""
+        await self._ask({**_so_far(call, tokens_in, tokens_out), "op": "used", "cached": cached})
+
+    async def _ask(self, said: dict[str, Any]) -> dict[str, Any]:
+        if self._closed:
+            raise ConnectionError("the executor is gone")
+        self._last += 1
+        number = self._last
+        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        try:
+            await self._exchange.frame(b"M", json.dumps({"id": number, **said}).encode())
+            return dict(await answer)
+        finally:
+            del self._asked[number]
+
+    def hear(self, payload: bytes) -> None:
+        """An answer of the executor's."""
+        told = json.loads(payload)
+        waiting = self._asked.get(told["id"])
+        if waiting is not None and not waiting.done():
+            waiting.set_result(told)
+
+    def hang_up(self) -> None:
+        """None comes any more."""
+        self._closed = True
+        for waiting in self._asked.values():
+            if not waiting.done():
+                waiting.set_exception(ConnectionError("the executor is gone"))
+
+
+def _so_far(call: int, tokens_in: int, tokens_out: int) -> dict[str, Any]:
+    return {"op": "so_far", "call": call, "in": tokens_in, "out": tokens_out}
+
+
 class Exchange:
     """One request and its answer by ASGI; follows uvicorn's httptools protocol in what is an error."""
 
@@ -71,6 +125,7 @@ class Exchange:
         self._held = b""  # the head of such an answer: it goes out with the body, where that comes at once
         self._unsent = bytearray()
         self._flushing: asyncio.Future[None] | None = None
+        self._meter = Meter(self)
 
     async def run(self) -> str:
         """Calls the app. Returns what it raised, in one line, else nothing."""
@@ -123,7 +178,9 @@ class Exchange:
         self._received += data
         self._take_frames()
         self._gone = self._gone or not data
-        if self._gone or len(self._body) > BODY_AHEAD:  # the app reads slowly, or never
+        if not data:
+            self._meter.hang_up()
+        if not data or len(self._body) > BODY_AHEAD:  # the app reads slowly, or never
             self._pause()
         self._changed.set()
 
@@ -143,6 +200,8 @@ class Exchange:
                 self._more_body = False
             elif kind == b"G":
                 self._gone = True
+            elif kind == b"M":
+                self._meter.hear(payload)
 
     async def _change(self) -> None:
         self._changed.clear()
@@ -165,6 +224,7 @@ class Exchange:
             "raw_path": config.root_path.encode("ascii") + head["raw_path"].encode("latin-1"),
             "query_string": head["query"].encode("latin-1"),
             "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head["headers"]],
+            **({"extensions": {"runmesh.meter": self._meter}} if head.get("metered") else {}),
             **({} if state is None else {"state": state.copy()}),
         }
 

@@ -1,16 +1,20 @@
 """A run's environment variables: what its header declares, filled from secrets and defaults, and the platform's own."""
 
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from executor.bubblewrap import CERTIFICATES
 from executor.egress.authority import BUNDLE
 from executor.egress.fill import FillIn, fill_in
+from executor.egress.fixed import NEAR, is_near, plain_host
 from executor.model import Secret, Version
 from kit.clock import Clock
 from kit.errors import Precondition
@@ -72,20 +76,28 @@ class Given:
     fill_ins: tuple[FillIn, ...] = ()
     # (name, value) of all secrets among them, inside or outside.
     secrets: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    # (host, port) of the only places that it may connect to, wherever they are; none: as its egress list says.
+    reach: tuple[tuple[str, int], ...] = ()
 
 
 class Variables:
-    """What runs are given."""
+    """What runs are given. `settings`: the operator's environment."""
 
-    def __init__(self, secrets: SecretValues) -> None:
+    def __init__(self, secrets: SecretValues, settings: Mapping[str, str] = MappingProxyType({})) -> None:
         self._secrets = secrets
+        self._settings = settings
 
-    async def of(self, version: Version, organization_id: str, *, intercepted: bool = False) -> Given:
-        """For a run that uses this organization's secrets; `intercepted`, whatever these are.
+    async def of(
+        self, version: Version, organization_id: str, *, intercepted: bool = False, library: str = ""
+    ) -> Given:
+        """For a run that uses this organization's secrets; `intercepted`, whatever these are. `library`: it is a
+        run of that service, for which RUNMESH_<SERVICE>_… are the operator's settings, not secrets.
 
         Errors: Precondition missing_secret, Unavailable.
         """
         declared = {name: value for name, value in version.env_vars.items() if name not in PLATFORM_NAMES}
+        settings = self._of_operator(declared, library) if library else {}
+        declared = {name: default for name, default in declared.items() if name not in settings}
         found = await self._secrets.values(organization_id, sorted(declared)) if declared else {}
         missing = [name for name, default in declared.items() if default is None and name not in found]
         if missing:
@@ -100,7 +112,37 @@ class Variables:
         outside = {name: found[name] for name in declared if name in found and found[name].hosts}
         fill_ins = tuple(fill_in(name, secret.value, secret.hosts) for name, secret in outside.items())
         secrets = tuple((name, found[name].value) for name in declared if name in found)
-        return Given(environment(inside, intercepted=intercepted or bool(fill_ins)), fill_ins, secrets)
+        reach = []
+        for name in [name for name in settings if name.endswith("_BASE_URL")]:
+            target, settings[name] = _target(name, settings[name])
+            reach.append(target)
+        env = environment(inside | settings, intercepted=intercepted or bool(fill_ins))
+        return Given(env, fill_ins, secrets, tuple(reach))
+
+    def _of_operator(self, declared: Mapping[str, str | None], service_id: str) -> dict[str, str]:
+        """Errors: Precondition missing_secret."""
+        prefix = f"RUNMESH_{re.sub('[^A-Z0-9]', '_', service_id.upper())}_"
+        ours = {name: default for name, default in declared.items() if name.startswith(prefix)}
+        found = {name: self._settings.get(name) or default for name, default in ours.items()}
+        missing = [name for name, value in found.items() if value is None]
+        if missing:
+            raise Precondition(
+                f"the operator of this platform hasn't configured {service_id}: set {', '.join(missing)} in the "
+                "environment of `runmesh up`, and start it again",
+                code="missing_secret",
+            )
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def _target(name: str, url: str) -> tuple[tuple[str, int], str]:
+    """Where this address leads, and how the sandbox is told. Errors: Precondition missing_secret."""
+    try:
+        parts = urlsplit(url)
+        host, port = plain_host(parts.hostname or ""), parts.port or {"http": 80, "https": 443}[parts.scheme]
+    except (ValueError, KeyError):
+        told = f"the operator's setting {name} is no address such as https://api.example.com/v1"
+        raise Precondition(told, code="missing_secret") from None
+    return (host, port), parts._replace(netloc=f"{NEAR}:{port}").geturl() if is_near(host) else url
 
 
 def environment(declared: Mapping[str, str], *, intercepted: bool = False) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What a driver of sandboxes promises (executor/sandbox.py): the fake that other tests use, none, bubblewrap, its
 slots, gVisor."""
 
+import json
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,11 +13,11 @@ from executor.driver import open_driver
 from executor.gvisor import find_runsc
 from executor.gvisor_driver import open_gvisor
 from executor.none_driver import open_none
-from executor.sandbox import AnswerEnd, Crashed, Driver, Exit, Finished, Head, Launch, Sandbox, StartFailed
+from executor.sandbox import AnswerEnd, Crashed, Driver, Event, Exit, Finished, Head, Launch, Said, Sandbox, StartFailed
 from executor.templates import open_templates
 from kit.clock import SystemClock
 from tests.fakes.real_sandboxes import OUR_ENVIRONMENT, PUBLIC_URL, READY_SECONDS, chunks, drain
-from tests.fakes.sandbox import FakeDriver, echo
+from tests.fakes.sandbox import FakeDriver, FakeSandbox, echo
 
 ECHO = b"""
 import uvicorn
@@ -29,6 +30,25 @@ async def app(scope, receive, send):
         body += message["body"]
     body += message["body"]
     headers = [*scope["headers"], (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+uvicorn.run(app)
+"""
+METERED = b"""
+import json, uvicorn
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        return
+    while (await receive())["more_body"]:
+        pass
+    meter = (scope.get("extensions") or {}).get("runmesh.meter")
+    told = []
+    if meter:
+        told = [await meter.afford("m", 10, None), await meter.so_far(1, 2, 3), await meter.used(1, 4, 5, 1)]
+    body = json.dumps(told).encode()
+    headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
@@ -127,3 +147,45 @@ async def test_what_it_has_used_is_told_while_it_lives(driver: Driver) -> None:
     assert used.cpu_seconds <= exited.used.cpu_seconds
     assert used.memory_peak <= exited.used.memory_peak
     assert (used == Usage()) == (exited.used == Usage())
+
+
+async def metered(sandbox: FakeSandbox, request: Head, body: AsyncIterator[bytes]) -> AsyncIterator[Event]:
+    """METERED, for the fake."""
+    told: list[object] = []
+    if request.metered:
+        yield Said(json.dumps({"id": 1, "op": "afford", "model": "m", "tokens_in": 10, "tokens_out": None}).encode())
+        granted = json.loads(sandbox.told[-1])
+        yield Said(json.dumps({"op": "so_far", "call": 1, "in": 2, "out": 3}).encode())
+        yield Said(json.dumps({"id": 2, "op": "used", "call": 1, "in": 4, "out": 5, "cached": 1}).encode())
+        told = [{"call": granted.pop("id"), **granted}, None, None]
+    answer = json.dumps(told).encode()
+    yield Head([(b"content-length", str(len(answer)).encode())], status=200)
+    yield answer
+    yield AnswerEnd()
+    yield Finished()
+
+
+@pytest.mark.parametrize("is_metered", [True, False])
+async def test_a_metered_request_says_what_it_uses_and_is_told(driver: Driver, *, is_metered: bool) -> None:
+    if isinstance(driver, FakeDriver):
+        driver.app = metered
+    sandbox = await start(driver, METERED)
+    await sandbox.ready(READY_SECONDS)
+    said, body = [], b""
+    async for event in sandbox.serve(Head([], method="POST", metered=is_metered), chunks(b"abc")):
+        if isinstance(event, Said):
+            said.append(json.loads(event.payload))
+            if "id" in said[-1]:
+                await sandbox.tell(json.dumps({"id": said[-1]["id"], "granted": 7}).encode())
+        body += event if isinstance(event, bytes) else b""
+    assert json.loads(body) == ([{"call": 1, "granted": 7}, None, None] if is_metered else [])
+    assert said == (
+        [
+            {"id": 1, "op": "afford", "model": "m", "tokens_in": 10, "tokens_out": None},
+            {"op": "so_far", "call": 1, "in": 2, "out": 3},
+            {"id": 2, "op": "used", "call": 1, "in": 4, "out": 5, "cached": 1},
+        ]
+        if is_metered
+        else []
+    )
+    await end(sandbox)

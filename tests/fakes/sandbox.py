@@ -75,6 +75,7 @@ class FakeSandbox:
     def __init__(self, driver: FakeDriver, launch: Launch) -> None:
         self.launch = launch
         self.closed = False
+        self.told: list[bytes] = []
         self._driver = driver
         stdout, self._stdout = os.pipe()
         stderr, self._stderr = os.pipe()
@@ -98,6 +99,9 @@ class FakeSandbox:
             raise Crashed("closed")
         async for event in self._driver.app(self, request, body):
             yield event
+
+    async def tell(self, payload: bytes) -> None:
+        self.told.append(payload)
 
     async def caller_gone(self) -> None:
         return None

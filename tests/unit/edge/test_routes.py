@@ -33,6 +33,15 @@ def test_runs(path: str, expected: dict[str, str] | None) -> None:
     assert parameters("Runs.Run", path) == expected
 
 
+@pytest.mark.parametrize("name", ["openai", "anthropic", "gemini"])
+def test_services_of_models_have_paths_of_their_own(name: str) -> None:
+    rpc = f"Runs.Run{name.capitalize()}"
+    assert parameters(rpc, f"/{name}") == {"path": "/"}
+    assert parameters(rpc, f"/{name}/v1/models/a%2Fb:what") == {"path": "/v1/models/a%2Fb:what"}
+    assert parameters(rpc, f"/{name}s") is None
+    assert allowed_methods(f"/{name}/v1/x") == ["DELETE", "GET", "POST"]
+
+
 def test_a_slash_at_the_end_is_optional() -> None:
     assert parameters("Keys.RotateKey", "/keys/key_1/rotate/") == {"key_id": "key_1"}
     assert parameters("Keys.IssueKey", "/keys/") == {}

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from executor.arrivals import Pace
+from executor.egress.fixed import NEAR, FixedGate
 from executor.egress.gate import MAX_CONNECTIONS, Denied, Failed, Gate
 from executor.egress.log import MAX_ENTRIES, Contact, EgressLog
 from executor.egress.resolve import MAX_KEPT, NoSuchName, Resolver, ask_host
@@ -184,3 +185,35 @@ def test_the_pace() -> None:
     assert [pace.step(10.0), pace.step(10.1), pace.step(10.2)] == [0, 0, 0]
     assert pace.step(10.4) == pytest.approx(0.6)
     assert pace.step(11.0) == 0
+
+
+async def test_a_fixed_gate_leads_to_its_targets_wherever_they_are_and_nowhere_else() -> None:
+    world = FakeInternet({"private.example": [["10.0.0.1"]], "a.example": [[PUBLIC]]})
+    fixed = FixedGate(world.open(FakeClock(NOW)), [("private.example", 443), ("192.168.1.1", 80)], "not there")
+    for name, literal, port in (("private.example", None, 443), ("", ipaddress.ip_address("192.168.1.1"), 80)):
+        with pytest.raises(Failed, match="refused"):  # nobody listens in this world, but it was tried
+            await fixed.reach(name, literal, port)
+    assert world.connected == [("10.0.0.1", 443), ("192.168.1.1", 80)]
+    for name, literal, port in (
+        ("private.example", None, 80),
+        ("a.example", None, 443),
+        ("", ipaddress.ip_address("10.0.0.1"), 443),
+        (NEAR, None, 443),
+    ):
+        with pytest.raises(Denied, match="not there"):
+            await fixed.reach(name, literal, port)
+    with pytest.raises(Denied):
+        await fixed.knows(NEAR)
+    assert len(world.connected) == 2
+
+
+@pytest.mark.parametrize(("host", "found"), [("127.0.0.1", "127.0.0.1"), ("localhost", "127.0.0.1"), ("::1", "::1")])
+async def test_a_target_on_this_hosts_loopback_has_a_name_inside(host: str, found: str) -> None:
+    world = FakeInternet({"localhost": [["127.0.0.1"]]})
+    fixed = FixedGate(world.open(FakeClock(NOW)), [(host, 8000)])
+    assert await fixed.knows(NEAR)
+    with pytest.raises(Failed, match="refused"):
+        await fixed.reach(NEAR, None, 8000)
+    assert world.connected == [(found, 8000)]
+    with pytest.raises(Denied):
+        await fixed.reach(NEAR, None, 8001)

@@ -12,10 +12,11 @@ import pytest
 from executor.cgroups import Usage
 from executor.model import HUNG_UP, OURS, AnswerEvent, BodyComplete, Limits, Outcome, Spec, Status
 from executor.run import SANDBOX_LOST, Run
-from executor.sandbox import AnswerEnd, Crashed, Event, Finished, Head, StartFailed
+from executor.sandbox import AnswerEnd, Crashed, Event, Finished, Head, Said, StartFailed
 from kit.errors import Invalid, Unavailable
 from tests.fakes.executor import START, VERSION, World, chunks, make_spec
-from tests.fakes.sandbox import FakeSandbox, answering, echo, hang
+from tests.fakes.sandbox import App, FakeSandbox, answering, echo, hang
+from tests.fakes.tab import FakeTab
 
 
 @pytest.fixture
@@ -407,3 +408,58 @@ async def test_a_run_ends_for_its_caller_whatever_breaks(world: World, monkeypat
     assert (await collect(attempt))[-1] == world.outcome
     assert world.outcome.code == "runtime_error"
     assert world.capacity.running == 0
+
+
+def metered(*said: dict[str, object], whole: bool = True) -> App:
+    async def app(sandbox: FakeSandbox, request: Head, body: AsyncIterator[bytes]) -> AsyncIterator[Event]:
+        assert request.metered
+        for each in said:
+            yield Said(json.dumps(each).encode())
+        if not whole:
+            await asyncio.Event().wait()
+        async for event in answering()(sandbox, request, body):
+            yield event
+
+    return app
+
+
+AFFORD = {"id": 1, "op": "afford", "model": "m", "tokens_in": 10, "tokens_out": 5}
+LIBRARY = {"owner_id": "org_system", "acting_id": "org_system", "service_id": "openai"}
+
+
+async def test_a_library_service_is_answered_and_what_it_used_is_booked(world: World) -> None:
+    tab = FakeTab()
+    world.host = replace(world.host, tab=lambda _: tab)
+    world.driver.app = metered(AFFORD, {"id": 2, "op": "used", "call": 1, "in": 9, "out": 4, "cached": 0})
+    assert body_of(await run(world, make_spec(**LIBRARY))) == b"hello"
+    assert [json.loads(told) for told in world.driver.started[0].told] == [{"id": 1, "granted": 5}, {"id": 2}]
+    assert (tab.lines, tab.promised) == ({"tokens:openai/m:in": 9, "tokens:openai/m:out": 4}, 0)
+
+
+async def test_what_its_caller_leaves_is_charged_by_an_estimate_and_said_so(world: World) -> None:
+    tab = FakeTab()
+    world.host = replace(world.host, tab=lambda _: tab)
+    world.driver.app = metered(AFFORD, {"op": "so_far", "call": 1, "in": 8, "out": 3}, whole=False)
+    attempt = begin(world, make_spec(**LIBRARY))
+    running = asyncio.create_task(attempt.execute())
+    await until(lambda: world.driver.started and world.driver.started[0].told)
+    attempt.hang_up()
+    await running
+    assert world.outcome == replace(HUNG_UP, log_tail=world.outcome.log_tail)
+    assert (tab.lines, tab.promised) == ({"tokens:openai/m:in": 8, "tokens:openai/m:out": 3}, 0)
+    assert [line.message for line in world.lines.lines if "estimate of 8 tokens in, 3 out" in line.message]
+
+
+async def test_an_ordinary_workflow_isnt_metered_so(world: World) -> None:
+    seen: list[bool] = []
+
+    async def app(sandbox: FakeSandbox, request: Head, body: AsyncIterator[bytes]) -> AsyncIterator[Event]:
+        seen.append(request.metered)
+        yield Said(json.dumps(AFFORD).encode())
+
+    tab = FakeTab()
+    world.host = replace(world.host, tab=lambda _: tab)
+    world.driver.app = app
+    await run(world, make_spec(owner_id="org_other", service_id="openai"))
+    assert (seen, tab.asked, world.driver.started[0].told) == ([False], [], [])
+    assert world.outcome.code == "workflow_crashed"

@@ -8,14 +8,14 @@ from contextlib import suppress
 
 import pytest
 
-from executor.frames import MAX_DATA, AnswerFrames, FrameSocket, Gone, frame, json_frame, request_frame
-from executor.sandbox import AnswerEnd, Crashed, Event, Finished, Head
+from executor.frames import MAX_DATA, MAX_SAID, AnswerFrames, FrameSocket, Gone, frame, json_frame, request_frame
+from executor.sandbox import AnswerEnd, Crashed, Event, Finished, Head, Said
 
 HEAD = json_frame(b"H", {"status": 200, "headers": [["x-a", "\xe9"]]})
 END = json_frame(b"Z", {"ok": True, "error": ""})
 
 
-async def read(*frames: bytes) -> list[Event]:
+async def read(*frames: bytes, metered: bool = False) -> list[Event]:
     """All events of a socket that then closes, with something unread."""
     ours, its = socket.socketpair()
     its.setblocking(False)
@@ -26,7 +26,7 @@ async def read(*frames: bytes) -> list[Event]:
             await asyncio.get_running_loop().sock_sendall(its, b"".join(frames))
 
     sending = asyncio.create_task(inside())
-    source = AnswerFrames(FrameSocket(ours))
+    source = AnswerFrames(FrameSocket(ours), metered=metered)
     events: list[Event] = []
     with ours:
         while not events or not isinstance(events[-1], Finished):
@@ -92,3 +92,18 @@ def test_the_request_as_the_shim_wants_it() -> None:
     content = json.loads(data[5:])
     assert (content["path"], content["raw_path"], content["query"]) == ("/x/é", "/x%2F%C3%A9", "q=%20")
     assert content["headers"] == [["a", "\xff"]]
+
+
+async def test_a_metered_one_may_speak_of_its_use_until_it_is_finished() -> None:
+    said = frame(b"M", b"x" * MAX_SAID)
+    events = await read(said, HEAD, said, frame(b"D", b"body"), said, frame(b"E"), said, END, metered=True)
+    assert [event for event in events if isinstance(event, Said)] == [Said(b"x" * MAX_SAID)] * 4
+    assert [event for event in events if not isinstance(event, Said)] == await read(
+        HEAD, frame(b"D", b"body"), frame(b"E"), END
+    )
+
+
+@pytest.mark.parametrize(("length", "metered"), [(2, False), (MAX_SAID + 1, True)])
+async def test_nobody_else_may_and_nobody_at_length(length: int, metered: bool) -> None:
+    with pytest.raises(Crashed, match="broke the protocol"):
+        await read(HEAD, frame(b"M", b"x" * length), frame(b"E"), END, metered=metered)

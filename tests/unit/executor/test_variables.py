@@ -76,3 +76,62 @@ async def test_what_changed_while_it_was_read_isnt_remembered() -> None:
     fresh.forget("org_1")
     await reading
     assert await fresh.values("org_1", ["K"]) == {"K": Secret("2")}
+
+
+SERVICE = replace(
+    VERSION,
+    env_vars={"RUNMESH_OPENAI_API_KEY": None, "RUNMESH_OPENAI_BASE_URL": "https://api.openai.com/v1", "OTHER": "x"},
+)
+OPERATOR = {"RUNMESH_OPENAI_API_KEY": "sk-operator", "RUNMESH_HOME": "/secret"}
+
+
+async def test_a_library_service_has_its_own_settings_of_the_operators() -> None:
+    secrets = FakeSecrets({("org_system", "RUNMESH_OPENAI_API_KEY"): "no", ("org_system", "OTHER"): "a secret"})
+    given = await Variables(secrets, OPERATOR).of(SERVICE, "org_system", library="openai")
+    assert given.env["RUNMESH_OPENAI_API_KEY"] == "sk-operator"
+    assert given.env["RUNMESH_OPENAI_BASE_URL"] == "https://api.openai.com/v1"
+    assert given.env["OTHER"] == "a secret"
+    assert given.reach == (("api.openai.com", 443),)
+    assert "sk-operator" not in repr(given)
+
+
+@pytest.mark.parametrize("library", ["", "anthropic", "open"])
+async def test_nobody_else_has_them(library: str) -> None:
+    """Neither an ordinary workflow that declares their names nor another service."""
+    for version in (SERVICE, replace(VERSION, env_vars={"RUNMESH_HOME": None})):
+        with pytest.raises(Precondition) as missing:
+            await Variables(FakeSecrets(), OPERATOR).of(version, "org_1", library=library)
+        assert missing.value.code == "missing_secret"
+    own = FakeSecrets({("org_1", "RUNMESH_OPENAI_API_KEY"): "own"})
+    given = await Variables(own, OPERATOR).of(SERVICE, "org_1", library=library)
+    assert given.env["RUNMESH_OPENAI_API_KEY"] == "own"
+    assert given.reach == ()
+
+
+async def test_a_setting_that_is_missing_is_named() -> None:
+    with pytest.raises(Precondition, match="set RUNMESH_OPENAI_API_KEY in the environment") as missing:
+        await Variables(FakeSecrets(), {"RUNMESH_OPENAI_API_KEY": ""}).of(SERVICE, "org_system", library="openai")
+    assert missing.value.code == "missing_secret"
+
+
+@pytest.mark.parametrize(
+    ("url", "target", "told"),
+    [
+        ("http://10.1.2.3:9000/v1", ("10.1.2.3", 9000), "http://10.1.2.3:9000/v1"),
+        ("http://127.0.0.1:11434/v1", ("127.0.0.1", 11434), "http://provider.internal:11434/v1"),
+        ("http://localhost/v1", ("localhost", 80), "http://provider.internal:80/v1"),
+        ("http://[::1]:81", ("::1", 81), "http://provider.internal:81"),
+        ("https://Models.Example./v1", ("models.example", 443), "https://Models.Example./v1"),
+    ],
+)
+async def test_where_the_operator_has_its_provider(url: str, target: tuple[str, int], told: str) -> None:
+    settings = OPERATOR | {"RUNMESH_OPENAI_BASE_URL": url}
+    given = await Variables(FakeSecrets(), settings).of(SERVICE, "org_system", library="openai")
+    assert (given.reach, given.env["RUNMESH_OPENAI_BASE_URL"]) == ((target,), told)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://a.example", "http://", "http://a.example:x", "http://a b/"])
+async def test_an_address_that_is_none_is_named_without_it(url: str) -> None:
+    settings = OPERATOR | {"RUNMESH_OPENAI_BASE_URL": url}
+    with pytest.raises(Precondition, match="RUNMESH_OPENAI_BASE_URL is no address"):
+        await Variables(FakeSecrets(), settings).of(SERVICE, "org_system", library="openai")

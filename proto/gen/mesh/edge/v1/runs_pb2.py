@@ -26,7 +26,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mesh/edge/v1/runs.proto\x12\x0cmesh.edge.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"R\n\nRunRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nservice_id\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\"W\n\x0fRunAsyncRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nservice_id\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\"=\n\x17ProvisionRequestRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\"K\n\x11ReadResultRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"L\n\x12ReadRequestRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"K\n\x11ReadEgressRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"O\n\x15ListDeliveriesRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"N\n\x14ReplayRequestRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"I\n\x0fReadDiffRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"N\n\x14\x43\x61ncelRequestRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"9\n\x13ListRequestsRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\"L\n\x12ReadReceiptRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"N\n\x13RunPublishedRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\"Q\n\x16StreamPublishedRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\"I\n\x0fReadLogsRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nrequest_id\x18\x02 \x01(\t2\xe0\x0e\n\x04Runs\x12\xfa\x01\n\x03Run\x12\x18.mesh.edge.v1.RunRequest\x1a\x14.google.api.HttpBody\"\xbe\x01\x82\xd3\xe4\x93\x02\xb7\x01\"\x1b/run/{service_id}/{path=**}:\x04\x62odyZ#\x12\x1b/run/{service_id}/{path=**}:\x04\x62odyZ#\x1a\x1b/run/{service_id}/{path=**}:\x04\x62odyZ#2\x1b/run/{service_id}/{path=**}:\x04\x62odyZ#*\x1b/run/{service_id}/{path=**}:\x04\x62ody(\x01\x30\x01\x12t\n\x08RunAsync\x12\x1d.mesh.edge.v1.RunAsyncRequest\x1a\x14.google.api.HttpBody\"/\x82\xd3\xe4\x93\x02)\"!/run_async/{service_id}/{path=**}:\x04\x62ody(\x01\x30\x01\x12u\n\x10ProvisionRequest\x12%.mesh.edge.v1.ProvisionRequestRequest\x1a\x14.google.api.HttpBody\" \x82\xd3\xe4\x93\x02\x1a\"\x12/provision-request:\x04\x62ody(\x01\x30\x01\x12k\n\nReadResult\x12\x1f.mesh.edge.v1.ReadResultRequest\x1a\x14.google.api.HttpBody\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x14/result/{request_id}:\x04\x62ody(\x01\x30\x01\x12n\n\x0bReadRequest\x12 .mesh.edge.v1.ReadRequestRequest\x1a\x14.google.api.HttpBody\"#\x82\xd3\xe4\x93\x02\x1d\x12\x15/request/{request_id}:\x04\x62ody(\x01\x30\x01\x12r\n\rCancelRequest\x12\".mesh.edge.v1.CancelRequestRequest\x1a\x14.google.api.HttpBody\"#\x82\xd3\xe4\x93\x02\x1d*\x15/request/{request_id}:\x04\x62ody(\x01\x30\x01\x12\x64\n\x0cListRequests\x12!.mesh.edge.v1.ListRequestsRequest\x1a\x14.google.api.HttpBody\"\x17\x82\xd3\xe4\x93\x02\x11\x12\t/requests:\x04\x62ody(\x01\x30\x01\x12s\n\nReadEgress\x12\x1f.mesh.edge.v1.ReadEgressRequest\x1a\x14.google.api.HttpBody\"*\x82\xd3\xe4\x93\x02$\x12\x1c/request/{request_id}/egress:\x04\x62ody(\x01\x30\x01\x12\x7f\n\x0eListDeliveries\x12#.mesh.edge.v1.ListDeliveriesRequest\x1a\x14.google.api.HttpBody\".\x82\xd3\xe4\x93\x02(\x12 /request/{request_id}/deliveries:\x04\x62ody(\x01\x30\x01\x12y\n\rReplayRequest\x12\".mesh.edge.v1.ReplayRequestRequest\x1a\x14.google.api.HttpBody\"*\x82\xd3\xe4\x93\x02$\"\x1c/request/{request_id}/replay:\x04\x62ody(\x01\x30\x01\x12m\n\x08ReadDiff\x12\x1d.mesh.edge.v1.ReadDiffRequest\x1a\x14.google.api.HttpBody\"(\x82\xd3\xe4\x93\x02\"\x12\x1a/request/{request_id}/diff:\x04\x62ody(\x01\x30\x01\x12v\n\x0bReadReceipt\x12 .mesh.edge.v1.ReadReceiptRequest\x1a\x14.google.api.HttpBody\"+\x82\xd3\xe4\x93\x02%\x12\x1d/request/{request_id}/receipt:\x04\x62ody(\x01\x30\x01\x12t\n\x0cRunPublished\x12!.mesh.edge.v1.RunPublishedRequest\x1a\x14.google.api.HttpBody\"\'\x82\xd3\xe4\x93\x02!\"\x19/api/v1/run/{workflow_id}:\x04\x62ody(\x01\x30\x01\x12\x81\x01\n\x0fStreamPublished\x12$.mesh.edge.v1.StreamPublishedRequest\x1a\x14.google.api.HttpBody\".\x82\xd3\xe4\x93\x02(\" /api/v1/run/{workflow_id}/stream:\x04\x62ody(\x01\x30\x01\x12\x65\n\x08ReadLogs\x12\x1d.mesh.edge.v1.ReadLogsRequest\x1a\x14.google.api.HttpBody\" \x82\xd3\xe4\x93\x02\x1a\x12\x12/logs/{request_id}:\x04\x62ody(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mesh/edge/v1/runs.proto\x12\x0cmesh.edge.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"R\n\nRunRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nservice_id\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\"D\n\x10RunOpenaiRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x0c\n\x04path\x18\x02 \x01(\t\"G\n\x13RunAnthropicRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x0c\n\x04path\x18\x02 \x01(\t\"D\n\x10RunGeminiRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x0c\n\x04path\x18\x02 \x01(\t\"W\n\x0fRunAsyncRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nservice_id\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\"=\n\x17ProvisionRequestRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\"K\n\x11ReadResultRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"L\n\x12ReadRequestRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"K\n\x11ReadEgressRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"O\n\x15ListDeliveriesRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"N\n\x14ReplayRequestRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"I\n\x0fReadDiffRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"N\n\x14\x43\x61ncelRequestRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"9\n\x13ListRequestsRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\"L\n\x12ReadReceiptRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"N\n\x13RunPublishedRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\"Q\n\x16StreamPublishedRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\"I\n\x0fReadLogsRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x12\n\nrequest_id\x18\x02 \x01(\t2\xcc\x12\n\x04Runs\x12\xfa\x01\n\x03Run\x12\x18.mesh.edge.v1.RunRequest\x1a\x14.google.api.HttpBody\"\xbe\x01\x82\xd3\xe4\x93\x02\xb7\x01\"\x1b/run/{service_id}/{path=**}:\x04\x62odyZ#\x12\x1b/run/{service_id}/{path=**}:\x04\x62odyZ#\x1a\x1b/run/{service_id}/{path=**}:\x04\x62odyZ#2\x1b/run/{service_id}/{path=**}:\x04\x62odyZ#*\x1b/run/{service_id}/{path=**}:\x04\x62ody(\x01\x30\x01\x12\x9c\x01\n\tRunOpenai\x12\x1e.mesh.edge.v1.RunOpenaiRequest\x1a\x14.google.api.HttpBody\"U\x82\xd3\xe4\x93\x02O\"\x11/openai/{path=**}:\x04\x62odyZ\x19\x12\x11/openai/{path=**}:\x04\x62odyZ\x19*\x11/openai/{path=**}:\x04\x62ody(\x01\x30\x01\x12\xab\x01\n\x0cRunAnthropic\x12!.mesh.edge.v1.RunAnthropicRequest\x1a\x14.google.api.HttpBody\"^\x82\xd3\xe4\x93\x02X\"\x14/anthropic/{path=**}:\x04\x62odyZ\x1c\x12\x14/anthropic/{path=**}:\x04\x62odyZ\x1c*\x14/anthropic/{path=**}:\x04\x62ody(\x01\x30\x01\x12\x9c\x01\n\tRunGemini\x12\x1e.mesh.edge.v1.RunGeminiRequest\x1a\x14.google.api.HttpBody\"U\x82\xd3\xe4\x93\x02O\"\x11/gemini/{path=**}:\x04\x62odyZ\x19\x12\x11/gemini/{path=**}:\x04\x62odyZ\x19*\x11/gemini/{path=**}:\x04\x62ody(\x01\x30\x01\x12t\n\x08RunAsync\x12\x1d.mesh.edge.v1.RunAsyncRequest\x1a\x14.google.api.HttpBody\"/\x82\xd3\xe4\x93\x02)\"!/run_async/{service_id}/{path=**}:\x04\x62ody(\x01\x30\x01\x12u\n\x10ProvisionRequest\x12%.mesh.edge.v1.ProvisionRequestRequest\x1a\x14.google.api.HttpBody\" \x82\xd3\xe4\x93\x02\x1a\"\x12/provision-request:\x04\x62ody(\x01\x30\x01\x12k\n\nReadResult\x12\x1f.mesh.edge.v1.ReadResultRequest\x1a\x14.google.api.HttpBody\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x14/result/{request_id}:\x04\x62ody(\x01\x30\x01\x12n\n\x0bReadRequest\x12 .mesh.edge.v1.ReadRequestRequest\x1a\x14.google.api.HttpBody\"#\x82\xd3\xe4\x93\x02\x1d\x12\x15/request/{request_id}:\x04\x62ody(\x01\x30\x01\x12r\n\rCancelRequest\x12\".mesh.edge.v1.CancelRequestRequest\x1a\x14.google.api.HttpBody\"#\x82\xd3\xe4\x93\x02\x1d*\x15/request/{request_id}:\x04\x62ody(\x01\x30\x01\x12\x64\n\x0cListRequests\x12!.mesh.edge.v1.ListRequestsRequest\x1a\x14.google.api.HttpBody\"\x17\x82\xd3\xe4\x93\x02\x11\x12\t/requests:\x04\x62ody(\x01\x30\x01\x12s\n\nReadEgress\x12\x1f.mesh.edge.v1.ReadEgressRequest\x1a\x14.google.api.HttpBody\"*\x82\xd3\xe4\x93\x02$\x12\x1c/request/{request_id}/egress:\x04\x62ody(\x01\x30\x01\x12\x7f\n\x0eListDeliveries\x12#.mesh.edge.v1.ListDeliveriesRequest\x1a\x14.google.api.HttpBody\".\x82\xd3\xe4\x93\x02(\x12 /request/{request_id}/deliveries:\x04\x62ody(\x01\x30\x01\x12y\n\rReplayRequest\x12\".mesh.edge.v1.ReplayRequestRequest\x1a\x14.google.api.HttpBody\"*\x82\xd3\xe4\x93\x02$\"\x1c/request/{request_id}/replay:\x04\x62ody(\x01\x30\x01\x12m\n\x08ReadDiff\x12\x1d.mesh.edge.v1.ReadDiffRequest\x1a\x14.google.api.HttpBody\"(\x82\xd3\xe4\x93\x02\"\x12\x1a/request/{request_id}/diff:\x04\x62ody(\x01\x30\x01\x12v\n\x0bReadReceipt\x12 .mesh.edge.v1.ReadReceiptRequest\x1a\x14.google.api.HttpBody\"+\x82\xd3\xe4\x93\x02%\x12\x1d/request/{request_id}/receipt:\x04\x62ody(\x01\x30\x01\x12t\n\x0cRunPublished\x12!.mesh.edge.v1.RunPublishedRequest\x1a\x14.google.api.HttpBody\"\'\x82\xd3\xe4\x93\x02!\"\x19/api/v1/run/{workflow_id}:\x04\x62ody(\x01\x30\x01\x12\x81\x01\n\x0fStreamPublished\x12$.mesh.edge.v1.StreamPublishedRequest\x1a\x14.google.api.HttpBody\".\x82\xd3\xe4\x93\x02(\" /api/v1/run/{workflow_id}/stream:\x04\x62ody(\x01\x30\x01\x12\x65\n\x08ReadLogs\x12\x1d.mesh.edge.v1.ReadLogsRequest\x1a\x14.google.api.HttpBody\" \x82\xd3\xe4\x93\x02\x1a\x12\x12/logs/{request_id}:\x04\x62ody(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RUNS'].methods_by_name['Run']._loaded_options = None
   _globals['_RUNS'].methods_by_name['Run']._serialized_options = b'\202\323\344\223\002\267\001\"\033/run/{service_id}/{path=**}:\004bodyZ#\022\033/run/{service_id}/{path=**}:\004bodyZ#\032\033/run/{service_id}/{path=**}:\004bodyZ#2\033/run/{service_id}/{path=**}:\004bodyZ#*\033/run/{service_id}/{path=**}:\004body'
+  _globals['_RUNS'].methods_by_name['RunOpenai']._loaded_options = None
+  _globals['_RUNS'].methods_by_name['RunOpenai']._serialized_options = b'\202\323\344\223\002O\"\021/openai/{path=**}:\004bodyZ\031\022\021/openai/{path=**}:\004bodyZ\031*\021/openai/{path=**}:\004body'
+  _globals['_RUNS'].methods_by_name['RunAnthropic']._loaded_options = None
+  _globals['_RUNS'].methods_by_name['RunAnthropic']._serialized_options = b'\202\323\344\223\002X\"\024/anthropic/{path=**}:\004bodyZ\034\022\024/anthropic/{path=**}:\004bodyZ\034*\024/anthropic/{path=**}:\004body'
+  _globals['_RUNS'].methods_by_name['RunGemini']._loaded_options = None
+  _globals['_RUNS'].methods_by_name['RunGemini']._serialized_options = b'\202\323\344\223\002O\"\021/gemini/{path=**}:\004bodyZ\031\022\021/gemini/{path=**}:\004bodyZ\031*\021/gemini/{path=**}:\004body'
   _globals['_RUNS'].methods_by_name['RunAsync']._loaded_options = None
   _globals['_RUNS'].methods_by_name['RunAsync']._serialized_options = b'\202\323\344\223\002)\"!/run_async/{service_id}/{path=**}:\004body'
   _globals['_RUNS'].methods_by_name['ProvisionRequest']._loaded_options = None
@@ -65,34 +71,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNS'].methods_by_name['ReadLogs']._serialized_options = b'\202\323\344\223\002\032\022\022/logs/{request_id}:\004body'
   _globals['_RUNREQUEST']._serialized_start=98
   _globals['_RUNREQUEST']._serialized_end=180
-  _globals['_RUNASYNCREQUEST']._serialized_start=182
-  _globals['_RUNASYNCREQUEST']._serialized_end=269
-  _globals['_PROVISIONREQUESTREQUEST']._serialized_start=271
-  _globals['_PROVISIONREQUESTREQUEST']._serialized_end=332
-  _globals['_READRESULTREQUEST']._serialized_start=334
-  _globals['_READRESULTREQUEST']._serialized_end=409
-  _globals['_READREQUESTREQUEST']._serialized_start=411
-  _globals['_READREQUESTREQUEST']._serialized_end=487
-  _globals['_READEGRESSREQUEST']._serialized_start=489
-  _globals['_READEGRESSREQUEST']._serialized_end=564
-  _globals['_LISTDELIVERIESREQUEST']._serialized_start=566
-  _globals['_LISTDELIVERIESREQUEST']._serialized_end=645
-  _globals['_REPLAYREQUESTREQUEST']._serialized_start=647
-  _globals['_REPLAYREQUESTREQUEST']._serialized_end=725
-  _globals['_READDIFFREQUEST']._serialized_start=727
-  _globals['_READDIFFREQUEST']._serialized_end=800
-  _globals['_CANCELREQUESTREQUEST']._serialized_start=802
-  _globals['_CANCELREQUESTREQUEST']._serialized_end=880
-  _globals['_LISTREQUESTSREQUEST']._serialized_start=882
-  _globals['_LISTREQUESTSREQUEST']._serialized_end=939
-  _globals['_READRECEIPTREQUEST']._serialized_start=941
-  _globals['_READRECEIPTREQUEST']._serialized_end=1017
-  _globals['_RUNPUBLISHEDREQUEST']._serialized_start=1019
-  _globals['_RUNPUBLISHEDREQUEST']._serialized_end=1097
-  _globals['_STREAMPUBLISHEDREQUEST']._serialized_start=1099
-  _globals['_STREAMPUBLISHEDREQUEST']._serialized_end=1180
-  _globals['_READLOGSREQUEST']._serialized_start=1182
-  _globals['_READLOGSREQUEST']._serialized_end=1255
-  _globals['_RUNS']._serialized_start=1258
-  _globals['_RUNS']._serialized_end=3146
+  _globals['_RUNOPENAIREQUEST']._serialized_start=182
+  _globals['_RUNOPENAIREQUEST']._serialized_end=250
+  _globals['_RUNANTHROPICREQUEST']._serialized_start=252
+  _globals['_RUNANTHROPICREQUEST']._serialized_end=323
+  _globals['_RUNGEMINIREQUEST']._serialized_start=325
+  _globals['_RUNGEMINIREQUEST']._serialized_end=393
+  _globals['_RUNASYNCREQUEST']._serialized_start=395
+  _globals['_RUNASYNCREQUEST']._serialized_end=482
+  _globals['_PROVISIONREQUESTREQUEST']._serialized_start=484
+  _globals['_PROVISIONREQUESTREQUEST']._serialized_end=545
+  _globals['_READRESULTREQUEST']._serialized_start=547
+  _globals['_READRESULTREQUEST']._serialized_end=622
+  _globals['_READREQUESTREQUEST']._serialized_start=624
+  _globals['_READREQUESTREQUEST']._serialized_end=700
+  _globals['_READEGRESSREQUEST']._serialized_start=702
+  _globals['_READEGRESSREQUEST']._serialized_end=777
+  _globals['_LISTDELIVERIESREQUEST']._serialized_start=779
+  _globals['_LISTDELIVERIESREQUEST']._serialized_end=858
+  _globals['_REPLAYREQUESTREQUEST']._serialized_start=860
+  _globals['_REPLAYREQUESTREQUEST']._serialized_end=938
+  _globals['_READDIFFREQUEST']._serialized_start=940
+  _globals['_READDIFFREQUEST']._serialized_end=1013
+  _globals['_CANCELREQUESTREQUEST']._serialized_start=1015
+  _globals['_CANCELREQUESTREQUEST']._serialized_end=1093
+  _globals['_LISTREQUESTSREQUEST']._serialized_start=1095
+  _globals['_LISTREQUESTSREQUEST']._serialized_end=1152
+  _globals['_READRECEIPTREQUEST']._serialized_start=1154
+  _globals['_READRECEIPTREQUEST']._serialized_end=1230
+  _globals['_RUNPUBLISHEDREQUEST']._serialized_start=1232
+  _globals['_RUNPUBLISHEDREQUEST']._serialized_end=1310
+  _globals['_STREAMPUBLISHEDREQUEST']._serialized_start=1312
+  _globals['_STREAMPUBLISHEDREQUEST']._serialized_end=1393
+  _globals['_READLOGSREQUEST']._serialized_start=1395
+  _globals['_READLOGSREQUEST']._serialized_end=1468
+  _globals['_RUNS']._serialized_start=1471
+  _globals['_RUNS']._serialized_end=3851
 # @@protoc_insertion_point(module_scope)

@@ -42,6 +42,21 @@ class RunsStub:
                 request_serializer=mesh_dot_edge_dot_v1_dot_runs__pb2.RunRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.RunOpenai = channel.stream_stream(
+                '/mesh.edge.v1.Runs/RunOpenai',
+                request_serializer=mesh_dot_edge_dot_v1_dot_runs__pb2.RunOpenaiRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.RunAnthropic = channel.stream_stream(
+                '/mesh.edge.v1.Runs/RunAnthropic',
+                request_serializer=mesh_dot_edge_dot_v1_dot_runs__pb2.RunAnthropicRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.RunGemini = channel.stream_stream(
+                '/mesh.edge.v1.Runs/RunGemini',
+                request_serializer=mesh_dot_edge_dot_v1_dot_runs__pb2.RunGeminiRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
         self.RunAsync = channel.stream_stream(
                 '/mesh.edge.v1.Runs/RunAsync',
                 request_serializer=mesh_dot_edge_dot_v1_dot_runs__pb2.RunAsyncRequest.SerializeToString,
@@ -122,6 +137,25 @@ class RunsServicer:
     def Run(self, request_iterator, context):
         """Any answer: the workflow's own.
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunOpenai(self, request_iterator, context):
+        """A model service of the library under a path of its own: as /run/NAME/….
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunAnthropic(self, request_iterator, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunGemini(self, request_iterator, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -231,6 +265,21 @@ def add_RunsServicer_to_server(servicer, server):
                     request_deserializer=mesh_dot_edge_dot_v1_dot_runs__pb2.RunRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
+            'RunOpenai': grpc.stream_stream_rpc_method_handler(
+                    servicer.RunOpenai,
+                    request_deserializer=mesh_dot_edge_dot_v1_dot_runs__pb2.RunOpenaiRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'RunAnthropic': grpc.stream_stream_rpc_method_handler(
+                    servicer.RunAnthropic,
+                    request_deserializer=mesh_dot_edge_dot_v1_dot_runs__pb2.RunAnthropicRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'RunGemini': grpc.stream_stream_rpc_method_handler(
+                    servicer.RunGemini,
+                    request_deserializer=mesh_dot_edge_dot_v1_dot_runs__pb2.RunGeminiRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
             'RunAsync': grpc.stream_stream_rpc_method_handler(
                     servicer.RunAsync,
                     request_deserializer=mesh_dot_edge_dot_v1_dot_runs__pb2.RunAsyncRequest.FromString,
@@ -330,6 +379,87 @@ class Runs:
             target,
             '/mesh.edge.v1.Runs/Run',
             mesh_dot_edge_dot_v1_dot_runs__pb2.RunRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunOpenai(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mesh.edge.v1.Runs/RunOpenai',
+            mesh_dot_edge_dot_v1_dot_runs__pb2.RunOpenaiRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunAnthropic(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mesh.edge.v1.Runs/RunAnthropic',
+            mesh_dot_edge_dot_v1_dot_runs__pb2.RunAnthropicRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunGemini(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mesh.edge.v1.Runs/RunGemini',
+            mesh_dot_edge_dot_v1_dot_runs__pb2.RunGeminiRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,

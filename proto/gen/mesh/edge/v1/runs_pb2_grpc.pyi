@@ -38,6 +38,10 @@ class RunsStub:
     def __new__(cls, channel: _aio.Channel) -> RunsAsyncStub: ...
     Run: _grpc.StreamStreamMultiCallable[_runs_pb2.RunRequest, _httpbody_pb2.HttpBody]
     """Any answer: the workflow's own."""
+    RunOpenai: _grpc.StreamStreamMultiCallable[_runs_pb2.RunOpenaiRequest, _httpbody_pb2.HttpBody]
+    """A model service of the library under a path of its own: as /run/NAME/…."""
+    RunAnthropic: _grpc.StreamStreamMultiCallable[_runs_pb2.RunAnthropicRequest, _httpbody_pb2.HttpBody]
+    RunGemini: _grpc.StreamStreamMultiCallable[_runs_pb2.RunGeminiRequest, _httpbody_pb2.HttpBody]
     RunAsync: _grpc.StreamStreamMultiCallable[_runs_pb2.RunAsyncRequest, _httpbody_pb2.HttpBody]
     """{"request_id"}"""
     ProvisionRequest: _grpc.StreamStreamMultiCallable[_runs_pb2.ProvisionRequestRequest, _httpbody_pb2.HttpBody]
@@ -75,6 +79,10 @@ class RunsAsyncStub(RunsStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Run: _aio.StreamStreamMultiCallable[_runs_pb2.RunRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """Any answer: the workflow's own."""
+    RunOpenai: _aio.StreamStreamMultiCallable[_runs_pb2.RunOpenaiRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """A model service of the library under a path of its own: as /run/NAME/…."""
+    RunAnthropic: _aio.StreamStreamMultiCallable[_runs_pb2.RunAnthropicRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    RunGemini: _aio.StreamStreamMultiCallable[_runs_pb2.RunGeminiRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     RunAsync: _aio.StreamStreamMultiCallable[_runs_pb2.RunAsyncRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """{"request_id"}"""
     ProvisionRequest: _aio.StreamStreamMultiCallable[_runs_pb2.ProvisionRequestRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
@@ -115,6 +123,28 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
         """Any answer: the workflow's own."""
+
+    @_abc_1.abstractmethod
+    def RunOpenai(
+        self,
+        request_iterator: _MaybeAsyncIterator[_runs_pb2.RunOpenaiRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """A model service of the library under a path of its own: as /run/NAME/…."""
+
+    @_abc_1.abstractmethod
+    def RunAnthropic(
+        self,
+        request_iterator: _MaybeAsyncIterator[_runs_pb2.RunAnthropicRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+
+    @_abc_1.abstractmethod
+    def RunGemini(
+        self,
+        request_iterator: _MaybeAsyncIterator[_runs_pb2.RunGeminiRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
 
     @_abc_1.abstractmethod
     def RunAsync(

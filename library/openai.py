@@ -1,0 +1,400 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["starlette>=0.45", "uvicorn[standard]>=0.34", "httpx>=0.28"]
+# [tool.env-checker]
+# env_vars = ["RUNMESH_OPENAI_API_KEY", "RUNMESH_OPENAI_BASE_URL=https://api.openai.com/v1"]
+# [tool.runmesh]
+# isolation = "instance"
+# timeout = "10m"
+# egress = []
+# ///
+"""OpenAI's models by the operator's key: {"model", "prompt", "example_output"?} gives {"response"}; OpenAI's own API is
+under /v1 or without it. A call starts only if its worst case can be paid; tokens are charged as OpenAI counts them.
+"""
+
+import json
+import os
+import re
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+BASE = os.environ["RUNMESH_OPENAI_BASE_URL"].rstrip("/")
+CREDENTIALS = {"authorization": f"Bearer {os.environ['RUNMESH_OPENAI_API_KEY']}"}
+KINDS = {"/chat/completions": "chat", "/responses": "responses", "/embeddings": "embeddings"}
+MODELS = re.compile(r"/models(/(?!\.)[\w.:@-]+)*")
+USUAL = {"accept-encoding": "identity"}
+PASSED_ON = {"accept", "user-agent", "openai-beta"}
+QUERY = {"limit", "after", "order"}
+ACCOUNT = {"openai-organization", "openai-project", "x-request-id"}
+IMAGE_KEYS = {"url", "image_url"}
+# What has a price of its own, or what others have left in the operator's account.
+TOOLS = {"file_search", "code_interpreter", "image_generation"}
+STORED = ("previous_response_id", "conversation", "background")
+
+
+def place(method: str, path: str) -> tuple[str, str]:
+    """The kind of call, `free` where no tokens are used, and its path below BASE. Errors: Refused."""
+    path = path.removeprefix("/v1").rstrip("/")
+    if method == "GET" and MODELS.fullmatch(path):
+        return "free", path
+    if method == "POST" and path in KINDS:
+        return KINDS[path], path
+    raise Refused(404, "not_found", f"{method} {path} isn't offered: POST {', '.join(KINDS)} and GET /models are")
+
+
+def model_of(path: str, body: dict[str, Any]) -> str:
+    """Errors: Refused."""
+    model = body.get("model")
+    if not isinstance(model, str) or not 0 < len(model) <= 200:
+        raise Refused(400, "bad_request", "model is missing")
+    return model
+
+
+def wanted(kind: str, body: dict[str, Any]) -> tuple[int | None, int]:
+    """How many tokens each of how many answers may have; None: the caller doesn't say. Errors: Refused."""
+    if kind == "embeddings":
+        return 0, 1
+    tools = body.get("tools") if isinstance(body.get("tools"), list) else []
+    refused = [tool["type"] for tool in tools if isinstance(tool, dict) and tool.get("type") in TOOLS]
+    refused += [name for name in STORED if kind == "responses" and body.get(name)]
+    if refused:
+        raise Refused(400, "not_supported", f"{refused[0]} isn't supported here: nothing is kept between two calls")
+    if body.get("service_tier") not in {None, "auto", "default", "flex"}:
+        raise Refused(400, "not_supported", "service_tier must be auto, default or flex")
+    names = ("max_output_tokens",) if kind == "responses" else ("max_completion_tokens", "max_tokens")
+    limits = [positive(name, body[name]) for name in names if body.get(name) is not None]
+    answers = 1 if kind == "responses" or body.get("n") is None else positive("n", body["n"])
+    return max(limits, default=None), answers
+
+
+def prepare(kind: str, body: dict[str, Any], most: int | None) -> bool:
+    """Sets what the caller leaves open. Whether a stream's event without choices is for us alone."""
+    if most is not None:
+        body["max_output_tokens" if kind == "responses" else "max_completion_tokens"] = most
+    options = body.get("stream_options") if isinstance(body.get("stream_options"), dict) else {}
+    if kind != "chat" or not body.get("stream") or options.get("include_usage"):
+        return False
+    body["stream_options"] = {**options, "include_usage": True}
+    return True
+
+
+def hear(spending: "Spending", said: dict[str, Any]) -> None:
+    """An answer, or an event of one."""
+    spending.failed |= bool(said.get("error")) or said.get("type") in {"error", "response.failed"}
+    delta = said.get("delta") if isinstance(said.get("delta"), str) else ""
+    choices = [each for each in said.get("choices") or [] if isinstance(each, dict)]
+    parts = [part for each in choices if isinstance(part := each.get("delta") or each.get("message"), dict)]
+    spending.text += text_in([delta, *({name: part[name] for name in part if name != "role"} for part in parts)])
+    usage = (said.get("response") if isinstance(said.get("response"), dict) else said).get("usage")
+    if isinstance(usage, dict):
+        details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+        spending.tokens_in = number(usage.get("prompt_tokens", usage.get("input_tokens")))
+        spending.tokens_out = number(usage.get("completion_tokens", usage.get("output_tokens")))
+        spending.cached = number(details.get("cached_tokens"))
+        spending.counted = True
+
+
+def question(model: str, prompt: str, example: Any) -> tuple[str, str, dict[str, Any]]:
+    """The kind, path and body of the call that answers a prompt."""
+    body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": prompt}]}
+    if example is not None:
+        schema = schema_of({"response": example})
+        text = json.dumps(schema)  # only what is closed and typed can be strict
+        strict = not any(loose in text for loose in ("{}", '{"type": "object"}', '{"type": "array"}'))
+        form = {"name": "answer", "schema": schema, "strict": strict}
+        body["response_format"] = {"type": "json_schema", "json_schema": form}
+    return "chat", "/chat/completions", body
+
+
+def reply(answer: Any, *, as_object: bool) -> Any:
+    """What the model says to `question`. Errors: ValueError, LookupError, TypeError."""
+    text = answer["choices"][0]["message"]["content"]
+    return json.loads(text)["response"] if as_object else str(text)
+
+
+def error_of(refused: "Refused") -> dict[str, Any]:
+    """As OpenAI's."""
+    return {"error": {"message": refused.message, "type": refused.code, "param": None, "code": refused.code}}
+
+
+# ---- The rest is the same in all services of models (tests/unit/library compares) ---------------------------------
+
+IMAGE_BYTES = 150_000  # above this an image costs no more tokens
+KEPT_BACK = {"set-cookie", "connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding"}
+END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+
+
+@dataclass(eq=False)
+class Refused(Exception):
+    """What the caller is told in place of the vendor's answer."""
+
+    status: int
+    code: str
+    message: str
+
+
+class Stream(StreamingResponse):
+    """Its parts come to an end also when the caller leaves."""
+
+    async def __call__(self, *asgi: Any) -> None:
+        async with aclosing(self.body_iterator):
+            await super().__call__(*asgi)
+
+
+@dataclass
+class Spending:
+    """A call's tokens, `cached` are among `tokens_in`; `text`: bytes that came; `counted`: the vendor has told all;
+    `failed`: it has told an error.
+    """
+
+    meter: Any
+    most_in: int
+    tokens_in: int
+    tokens_out: int = 0
+    cached: int = 0
+    text: int = 0
+    counted: bool = False
+    failed: bool = False
+    call: int = 0
+
+    async def afford(self, model: str, tokens_out: int | None) -> int:
+        """How many tokens may be produced. Errors: Refused."""
+        if self.meter is None:
+            return 4096 if tokens_out is None else tokens_out
+        answer = await self.meter.afford(model, self.most_in, tokens_out)
+        if "refused" in answer:
+            raise Refused(402 if answer["code"] == "payment_required" else 400, answer["code"], answer["refused"])
+        self.call = answer["call"]
+        return answer["granted"]
+
+    def known(self) -> tuple[int, int]:
+        """Tokens in and out, as the vendor says, else by an estimate."""
+        return self.tokens_in, self.tokens_out if self.counted else max(self.tokens_out, -(-self.text // 4))
+
+    async def note(self) -> None:
+        """What is known counts if nothing better comes."""
+        if self.meter is not None:
+            await self.meter.so_far(self.call, *self.known())
+
+    async def settle(self, *, free: bool = False) -> None:
+        """It is over; an error of the vendor's is `free`, unless it has produced something before."""
+        if self.meter is None:
+            return
+        if free or (self.failed and not self.counted and not self.text):
+            await self.meter.used(self.call, 0, 0)
+            return
+        if not self.counted:
+            print("the vendor didn't say what was used: estimated {} tokens in, {} out".format(*self.known()))
+        await self.meter.used(self.call, *self.known(), self.cached)
+
+
+async def serve(request: Request) -> Response:
+    """Whatever it is."""
+    path = request.scope["raw_path"].decode("ascii", "replace")
+    try:
+        is_prompt = request.method == "POST" and path in {"", "/"}
+        return await prompted(request) if is_prompt else await passed_on(request, path)
+    except Refused as refused:
+        return JSONResponse(error_of(refused) | {"detail": refused.message, "code": refused.code}, refused.status)
+
+
+async def passed_on(request: Request, path: str) -> Response:
+    """The vendor's own API. Errors: Refused."""
+    kind, path = place(request.method, path)
+    query = urlencode([pair for pair in parse_qsl(request.url.query) if pair[0] in QUERY])
+    path += f"?{query}" if query else ""
+    raw = await request.body()
+    if kind == "free":
+        answer, spending, hides = await send(request, path, raw), Spending(None, 0, 0), False
+    else:
+        answer, spending, hides = await spend(request, kind, path, parsed(raw, is_request=True))
+    if answer.status_code < 300 and answer.headers.get("content-type", "").startswith("text/event-stream"):
+        return Stream(streamed(answer, spending, hides), answer.status_code, kept(answer))
+    return Response(await counted(answer, spending), answer.status_code, kept(answer))
+
+
+async def spend(request: Request, kind: str, path: str, body: dict[str, Any]) -> tuple[httpx.Response, Spending, bool]:
+    """The vendor's answer, what it spends, and whether it tells us of its use alone. Errors: Refused."""
+    most, answers = wanted(kind, body)
+    size = len(json.dumps(body, ensure_ascii=False)) - spared(body)
+    meter = (request.scope.get("extensions") or {}).get("runmesh.meter")
+    spending = Spending(meter, -(-size // 3), -(-size // 4))
+    granted = await spending.afford(model_of(path, body), None if most is None else most * answers)
+    try:
+        if granted < answers and most is None:
+            raise Refused(402, "payment_required", "what is left doesn't pay for so many answers")
+        hides = prepare(kind, body, granted // answers if most is None else None)
+        # Written anew: of a name that is there twice the vendor might see another value than we did.
+        raw = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        await spending.note()
+        return await send(request, path, raw), spending, hides
+    except Refused:
+        await spending.settle(free=True)
+        raise
+
+
+async def send(request: Request, path: str, body: bytes) -> httpx.Response:
+    """The vendor's answer, whose body is still to be read. Errors: Refused when there is none."""
+    names = {name for name in request.headers if name in PASSED_ON or name.startswith("x-stainless-")}
+    headers = USUAL | {name: request.headers[name] for name in names} | CREDENTIALS
+    if body:
+        headers["content-type"] = "application/json"
+    deadline = request.headers.get("x-deadline")
+    left = (datetime.fromisoformat(deadline) - datetime.now(UTC)).total_seconds() if deadline else 600
+    timeout = httpx.Timeout(max(0.5, left - 1), connect=10)  # we can say so before the run is killed
+    # Each call has a network of its own: no connection outlives it.
+    client = httpx.AsyncClient(timeout=timeout, limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
+    try:
+        asked = client.build_request(request.method, BASE + path, headers=headers, content=body or None)
+        return await client.send(asked, stream=True)
+    except httpx.HTTPError as error:
+        raise lost(error) from None
+
+
+def lost(error: httpx.HTTPError) -> Refused:
+    """The vendor can't be reached, or takes too long."""
+    if isinstance(error, httpx.TimeoutException):
+        return Refused(504, "timeout", "the provider of the model didn't answer in time")
+    return Refused(502, "provider_unreachable", f"the provider of the model can't be reached: {type(error).__name__}")
+
+
+async def counted(answer: httpx.Response, spending: Spending) -> bytes:
+    """The body of an answer that comes as one. Errors: Refused."""
+    try:
+        content = await answer.aread()
+    except httpx.HTTPError as error:
+        await spending.settle(free=True)
+        raise lost(error) from None
+    if answer.status_code < 300:
+        said = parsed(content)
+        for part in said if isinstance(said, list) else [said]:
+            hear(spending, part if isinstance(part, dict) else {})
+    await spending.settle(free=answer.status_code >= 300)
+    return content
+
+
+async def streamed(answer: httpx.Response, spending: Spending, hides: bool) -> AsyncIterator[bytes]:
+    """Its events, byte by byte. Where they break off, so does the caller's answer."""
+    try:
+        async for event in events(answer):
+            said = parsed(b"\n".join(line[5:] for line in event.splitlines() if line.startswith(b"data:")))
+            said = said if isinstance(said, dict) else {}
+            hear(spending, said)
+            await spending.note()
+            if not (hides and said.get("choices") == []):
+                yield event
+    finally:
+        await answer.aclose()
+        await spending.settle()
+
+
+async def events(answer: httpx.Response) -> AsyncIterator[bytes]:
+    """Each with its end, whichever that is."""
+    waiting = b""
+    async for chunk in answer.aiter_bytes():
+        waiting += chunk
+        while found := END.search(waiting):
+            yield waiting[: found.end()]
+            waiting = waiting[found.end() :]
+    if waiting:
+        yield waiting
+
+
+async def prompted(request: Request) -> Response:
+    """{"model", "prompt", "example_output"?} → {"response"}. Errors: Refused."""
+    asked = parsed(await request.body(), is_request=True)
+    named = all(isinstance(asked.get(name), str) and asked[name] for name in ("model", "prompt"))
+    if not named or asked.keys() - {"model", "prompt", "example_output"}:
+        raise Refused(400, "bad_request", 'send {"model": "…", "prompt": "…"}, and "example_output" if you like')
+    example = asked.get("example_output")
+    kind, path, body = question(asked["model"], asked["prompt"], example)
+    answer, spending, _ = await spend(request, kind, path, body)
+    content = await counted(answer, spending)
+    if answer.status_code >= 300:
+        return Response(content, answer.status_code, kept(answer))
+    try:
+        given = reply(json.loads(content), as_object=example is not None)
+    except (ValueError, LookupError, TypeError):
+        raise Refused(502, "bad_answer", "the model gave no such answer, or it was cut off; try again") from None
+    if example is not None and not fits(example, given):
+        raise Refused(502, "bad_answer", "the model's answer hasn't the shape of the example; try again")
+    return JSONResponse({"response": given})
+
+
+def fits(example: Any, value: Any) -> bool:
+    """Whether the value has the example's shape; null stands for anything, {} for any object, [] for any list."""
+    if isinstance(example, dict) and isinstance(value, dict) and example:
+        return example.keys() == value.keys() and all(fits(each, value[name]) for name, each in example.items())
+    if isinstance(example, list) and isinstance(value, list) and example:
+        return all(fits(example[0], each) for each in value)
+    return example is None or type(value) is type(example) or (type(example) is float and type(value) is int)
+
+
+def schema_of(example: Any) -> dict[str, Any]:
+    """JSON schema of what has the example's shape."""
+    if isinstance(example, dict) and example:
+        fields = {name: schema_of(value) for name, value in example.items()}
+        return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+    if isinstance(example, list) and example:
+        return {"type": "array", "items": schema_of(example[0])}
+    kinds = {dict: "object", list: "array", bool: "boolean", int: "integer", float: "number", str: "string"}
+    return {} if example is None else {"type": kinds[type(example)]}
+
+
+def spared(value: Any, key: str = "") -> int:
+    """Bytes of images that cost nothing more."""
+    if isinstance(value, dict):
+        return sum(spared(each, name) for name, each in value.items())
+    if isinstance(value, list):
+        return sum(spared(each, key) for each in value)
+    return max(0, len(value) - IMAGE_BYTES) if isinstance(value, str) and key in IMAGE_KEYS else 0
+
+
+def text_in(value: Any) -> int:
+    """Bytes of all text in it."""
+    if isinstance(value, dict | list):
+        return sum(text_in(each) for each in (value.values() if isinstance(value, dict) else value))
+    return len(value.encode("utf-8", "replace")) if isinstance(value, str) else 0
+
+
+def parsed(raw: bytes, *, is_request: bool = False) -> Any:
+    """JSON, or None. Errors: Refused for a request that is no object."""
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        value = None
+    if is_request and not isinstance(value, dict):
+        raise Refused(400, "bad_request", "the body must be a JSON object")
+    return value
+
+
+def positive(name: str, value: Any) -> int:
+    """Errors: Refused."""
+    if type(value) is not int or not 0 < value < 10**9:
+        raise Refused(400, "bad_request", f"{name} must be a positive integer")
+    return value
+
+
+def number(value: Any) -> int:
+    return value if type(value) is int and 0 <= value < 10**9 else 0
+
+
+def kept(answer: httpx.Response) -> dict[str, str]:
+    return {name: value for name, value in answer.headers.items() if name not in KEPT_BACK | ACCOUNT}
+
+
+app = Starlette(routes=[Route("/{path:path}", serve, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])])
+
+if __name__ == "__main__":
+    uvicorn.run(app, host="0.0.0.0", port=int(os.environ.get("PORT", "8000")))

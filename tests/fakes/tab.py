@@ -1,0 +1,35 @@
+"""What a run pays from, made of numbers."""
+
+from dataclasses import dataclass, field
+
+from kit.errors import Exhausted
+
+
+@dataclass
+class FakeTab:
+    """`prices` by meter, `credit` in micro-credits. `lines`: what was booked; `promised`: what is taken at present."""
+
+    credit: int = 10**12
+    prices: dict[str, int] = field(default_factory=dict)
+    default: int | None = 1_000_000
+    lines: dict[str, int] = field(default_factory=dict)
+    promised: int = 0
+    asked: list[int] = field(default_factory=list)
+
+    def price(self, meter: str) -> int | None:
+        return self.prices.get(meter, self.default)
+
+    async def promise(self, amount: int) -> None:
+        self.asked.append(amount)
+        if amount > self.credit - self.promised:
+            raise Exhausted("the credit is used up", code="payment_required")
+        self.promised += amount
+
+    def release(self, amount: int) -> None:
+        self.promised -= amount
+
+    def book(self, meter: str, quantity: int) -> None:
+        self.lines[meter] = self.lines.get(meter, 0) + quantity
+
+    async def room(self) -> int:
+        return self.credit - self.promised
