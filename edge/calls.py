@@ -194,8 +194,8 @@ def _continues(request: Request, *, provisioned: bool) -> bool:
 
 def _idempotency_key(request: Request) -> str:
     """Empty: there is none. One that is there but empty is refused: its sender relies on a promise that nobody made."""
-    # Any other empty header counts as none (a script's variable wasn't set), which shows in what comes of the call. That
-    # this one was ignored would show too late, in a run too many.
+    # Any other empty header counts as none (a script's variable wasn't set), which shows in what comes of the call.
+    # That this one was ignored would show too late, in a run too many.
     text = request.header("idempotency-key")
     sent = any(name == "idempotency-key" for name, _ in request.headers)
     if sent and not _KEY.fullmatch(text):
