@@ -48,4 +48,13 @@ def reset(writer: asyncio.StreamWriter) -> None:
     """Closes at once; the other side learns that it was broken off (a reset), not ended. Harmless when it is closed."""
     if not writer.transport.is_closing():  # of a closed one the descriptor may be another's by now
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-    writer.transport.abort()
+    abort(writer)
+
+
+def abort(writer: asyncio.StreamWriter) -> None:
+    """Closes at once, whatever is buffered. Harmless when it is closed: asyncio's own transports, closed with a full
+    buffer that went out since, raise AttributeError when they are aborted.
+    """
+    sock = writer.get_extra_info("socket")
+    if sock is not None and sock.fileno() >= 0:
+        writer.transport.abort()
