@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+from contextlib import suppress
 
 from executor.egress.gate import Streams
 
@@ -52,9 +53,8 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 
 def abort(writer: asyncio.StreamWriter) -> None:
-    """Closes at once, whatever is buffered. Harmless when it is closed: asyncio's own transports, closed with a full
-    buffer that went out since, raise AttributeError when they are aborted.
-    """
-    sock = writer.get_extra_info("socket")
-    if sock is not None and sock.fileno() >= 0:
+    """Closes at once, whatever is buffered. Harmless when it is closed."""
+    # What asyncio's own transport raises that was closed with a full buffer, all of which went out since: it has let go
+    # of its loop, and doesn't look. (uvloop's, on which services run, has no such gap; nothing public tells the state.)
+    with suppress(AttributeError):
         writer.transport.abort()
