@@ -190,12 +190,6 @@ def _is_ours(name: str) -> bool:
     return name in _OURS or name.startswith(("x-envoy-", "grpc-", "x-runmesh-")) or name.endswith("-bin")
 
 
-# A header that is empty means the same as none (somebody's script has a variable that isn't set), and whoever sent it
-# sees what came of it: in the answer, in the record, by `/request/ID/deliveries`. So does a `traceparent` that is empty
-# or malformed, as W3C Trace Context wants it. Not so `Idempotency-Key`: that it was ignored would show too late, in a
-# run too many.
-
-
 def _acting_id(request: Request, who: Principal, target: Target) -> str:
     """Whose secrets the run uses: the owner's; the caller's for a template that it asks to run as its own."""
     asked = request.header("run-as-template").lower()
@@ -246,6 +240,8 @@ def idempotency_key_of(request: Request) -> str:
     """Empty: there is none. One that is there but empty is refused: its sender relies on a promise that nobody made.
     Errors: Invalid.
     """
+    # Any other empty header counts as none (a script's variable wasn't set), which shows in what comes of the call.
+    # That this one was ignored would show too late, in a run too many.
     text = request.header("idempotency-key")
     sent = any(name == "idempotency-key" for name, _ in request.headers)
     if sent and not _KEY.fullmatch(text):

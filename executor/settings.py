@@ -1,17 +1,15 @@
 """What the executor can be told."""
 
-import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 
 from executor.header_options import LEAST_CPU, LEAST_DISK_MIB, LEAST_MEMORY_MIB, LEAST_PROCESSES, MOST_CPU
 from executor.model import Limits
 from executor.reach import Target, targets
 from kit.addresses import Network, networks
-from kit.settings import MeshSettings, env, load, seconds
+from kit.settings import MeshSettings, env, load, number, seconds
 
 MIB = 1024 * 1024
 _HOST_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -32,12 +30,9 @@ def above(least: int) -> Callable[[str], int]:
 
 def cpus(text: str) -> float:
     """A number of processors, at least LEAST_CPU."""
-    number = math.nan
-    with suppress(ValueError):
-        number = float(text)
-    if not LEAST_CPU <= number <= MOST_CPU:
+    if not LEAST_CPU <= number(text) <= MOST_CPU:
         raise ValueError(f"{text!r} is not a number of processors from {LEAST_CPU} to {MOST_CPU}")
-    return number
+    return float(text)
 
 
 @dataclass(frozen=True)

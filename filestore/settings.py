@@ -1,8 +1,6 @@
 """What the filestore reads from the environment."""
 
-import math
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from filestore.bucket import Bucket, Place, s3_url
 from filestore.s3_settings import S3Settings
-from kit.settings import env
+from kit.settings import env, number
 
 MIB = 1024 * 1024
 
@@ -36,12 +34,9 @@ def files_url(text: str) -> Path | Place:
 
 def days(text: str) -> float:
     """A number of days above zero."""
-    value = math.nan
-    with suppress(ValueError):
-        value = float(text)
-    if not value > 0:
+    if not number(text) > 0:
         raise ValueError(f"{text!r} is not a number of days above 0")
-    return value
+    return float(text)
 
 
 @dataclass(frozen=True)

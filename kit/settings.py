@@ -61,15 +61,18 @@ def port_number(text: str) -> int:
     return int(text)
 
 
+def number(text: str) -> float:
+    """NaN where it is none: no bounds take that."""
+    with suppress(ValueError):
+        return float(text)
+    return math.nan
+
+
 def seconds(text: str) -> float:
     """A duration, zero or more."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
+    if not 0 <= number(text) < math.inf:
         raise ValueError(f"{text!r} is not a number of seconds")
-    return value
+    return float(text)
 
 
 def ip_address(text: str) -> str:

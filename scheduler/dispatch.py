@@ -19,7 +19,7 @@ from kit.errors import Conflict, Problem, Unavailable
 from kit.lifecycle import failpoint
 from kit.telemetry import log, tried_again
 from scheduler.fleet import Fleet
-from scheduler.model import Outcome, Queued, Run, RunEnded, Status, starved
+from scheduler.model import STARVED, Outcome, Queued, Run, RunEnded, Status
 from scheduler.place import Executor
 from scheduler.settle import Settling
 from scheduler.shares import Shares
@@ -256,7 +256,7 @@ class Dispatch:
         run = queued.run
         failpoint("claimed")
         if run.deadline <= self._clock.now():
-            await self._end(run, starved(run))
+            await self._end(run, STARVED)
             return
         try:
             with suppress(Conflict):  # it took the run on before, and its answer was lost

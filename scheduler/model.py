@@ -56,11 +56,10 @@ class Outcome:
 
 CANCELLED = Outcome(Status.CANCELLED, "cancelled", "the run was cancelled")
 TIMED_OUT = Outcome(Status.TIMED_OUT, "timeout", "the run passed its time limit (it counts from when it was accepted)")
-STARVED = Outcome(Status.TIMED_OUT, "timeout", "the run's time was up before an executor had room for it")
-STARVED_AGAIN = Outcome(
+STARVED = Outcome(
     Status.TIMED_OUT,
     "timeout",
-    "the run's time (it counts from when it was accepted) was up before it could start again",
+    "the run's time (it counts from when it was accepted) was up while it waited to start",
 )
 LOST = Outcome(Status.FAILED, "runtime_error", "the executor was lost")
 
@@ -380,11 +379,6 @@ class WorkflowChanged:
 
 Event = RunQueued | RunEnded | WorkflowChanged
 Runs = Mapping[str, Run]
-
-
-def starved(run: Run) -> Outcome:
-    """The end of a run that waits when its time is up."""
-    return STARVED if run.attempt == 1 else STARVED_AGAIN
 
 
 def unknown_run() -> NotFound:

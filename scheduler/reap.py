@@ -12,19 +12,7 @@ from kit.errors import Unavailable
 from kit.telemetry import log, tried_again
 from scheduler.cancel import PATIENCE_SECONDS
 from scheduler.fleet import Fleet, Lease
-from scheduler.model import (
-    CANCELLED,
-    LOST,
-    STARVED,
-    STARVED_AGAIN,
-    TIMED_OUT,
-    Outcome,
-    Queued,
-    Run,
-    RunEnded,
-    Status,
-    starved,
-)
+from scheduler.model import CANCELLED, LOST, STARVED, TIMED_OUT, Outcome, Queued, Run, RunEnded, Status
 from scheduler.renew import LEASE
 from scheduler.settle import Settling, settle
 
@@ -148,10 +136,9 @@ class Reap:
 
     async def _end_starved(self, now: datetime) -> None:
         waiting = await self._store.overdue(Status.QUEUED, now, BATCH)
-        for outcome in (STARVED, STARVED_AGAIN):
-            for run in await self._end([run.id for run in waiting if starved(run) is outcome], outcome):
-                if run.executor:
-                    self._stop(run)
+        for run in await self._end([run.id for run in waiting], STARVED):
+            if run.executor:
+                self._stop(run)
 
     async def _end_overdue(self, now: datetime) -> None:
         if now < self._born + GRACE:  # reports from before our start are still coming in

@@ -1,14 +1,12 @@
 """What the scheduler can be told."""
 
-import math
 import os
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kit.settings import MeshSettings, absolute, env, seconds
+from kit.settings import MeshSettings, absolute, env, number, seconds
 from scheduler.delivery import RETRIES
 from scheduler.workflow import LEAST, MIB, MOST, Limits
 
@@ -19,12 +17,9 @@ _HOST_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 def days(text: str) -> float:
     """A number of days above zero."""
-    value = math.nan
-    with suppress(ValueError):
-        value = float(text)
-    if not value > 0:
+    if not number(text) > 0:
         raise ValueError(f"{text!r} is not a number of days above 0")
-    return value
+    return float(text)
 
 
 def above(least: int) -> Callable[[str], int]:
@@ -42,20 +37,17 @@ def above(least: int) -> Callable[[str], int]:
 
 def millis(text: str) -> int:
     """A number of processors, in thousandths."""
-    number = math.nan
-    with suppress(ValueError):
-        number = float(text) * 1000
-    if not LEAST.cpu_millis <= number <= MOST.cpu_millis:
+    wanted = number(text) * 1000
+    if not LEAST.cpu_millis <= wanted <= MOST.cpu_millis:
         raise ValueError(f"{text!r} is not a number of processors from {LEAST.cpu_millis / 1000} to 1024")
-    return round(number)
+    return round(wanted)
 
 
 def lateness(text: str) -> float:
     """Seconds, a minute to a day."""
-    number = seconds(text)
-    if not 60 <= number <= 86_400:
+    if not 60 <= number(text) <= 86_400:
         raise ValueError(f"{text!r} is not a number of seconds from 60 to 86400")
-    return number
+    return float(text)
 
 
 def delays(text: str) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+from contextlib import suppress
 
 from executor.egress.gate import Streams
 
@@ -48,4 +49,12 @@ def reset(writer: asyncio.StreamWriter) -> None:
     """Closes at once; the other side learns that it was broken off (a reset), not ended. Harmless when it is closed."""
     if not writer.transport.is_closing():  # of a closed one the descriptor may be another's by now
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-    writer.transport.abort()
+    abort(writer)
+
+
+def abort(writer: asyncio.StreamWriter) -> None:
+    """Closes at once, whatever is buffered. Harmless when it is closed."""
+    # What asyncio's own transport raises that was closed with a full buffer, all of which went out since: it has let go
+    # of its loop, and doesn't look. (uvloop's, on which services run, has no such gap; nothing public tells the state.)
+    with suppress(AttributeError):
+        writer.transport.abort()

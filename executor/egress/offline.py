@@ -10,7 +10,7 @@ from dataclasses import replace
 import h11
 
 from executor.egress.authority import Authority
-from executor.egress.carry import Carried
+from executor.egress.carry import Carried, abort
 from executor.egress.cassette import Cassette, Recorded
 from executor.egress.fill import Filling, placeholder
 from executor.egress.gate import Denied, Gate, Internet, Streams
@@ -98,7 +98,7 @@ class Offline:
         except h11.ProtocolError:
             raise ConnectionResetError("it isn't HTTP/1.1 as we can read it") from None
         finally:
-            inside[1].transport.abort()
+            abort(inside[1])
 
     async def _exchange(self, half: Half, place: tuple[str, str, int], told: Told) -> bool:
         """Whether another may follow. Errors: OSError, h11.ProtocolError."""

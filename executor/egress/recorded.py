@@ -6,7 +6,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 
 from executor.egress.authority import Authority
-from executor.egress.carry import Carried
+from executor.egress.carry import Carried, abort
 from executor.egress.fill import FillIn, Filling
 from executor.egress.gate import Streams
 from executor.egress.intercept import Interception
@@ -88,4 +88,4 @@ class RecordedNested:
             filling = Filling(RUNTIME, RUNTIME_PORT, tls=False, values={})
             await Relay(inside, outside, filling, Carried(), lambda _: None, Notes(self._recorder, self._now)).run()
         finally:
-            outside[1].transport.abort()
+            abort(outside[1])

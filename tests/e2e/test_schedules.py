@@ -72,7 +72,7 @@ def test_made_listed_deleted(mesh: Mesh, scheduled: str) -> None:
     [
         ({"cron_expression": "61 * * * *"}, 400, "bad minute"),
         ({"cron_expression": "* * * * * *"}, 400, "6 fields"),
-        ({"cron_expression": "@hourly"}, 400, "1 fields"),
+        ({"cron_expression": "@hourly"}, 400, "has 1 field, not five"),
         ({"timezone": "Middle/Earth"}, 400, "IANA"),
         ({"service_id": ""}, 400, "service_id is missing"),
         ({"input": {}}, 400, "unknown field 'input'"),

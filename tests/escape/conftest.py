@@ -34,7 +34,7 @@ def _expect_of_gvisor(item: pytest.Item) -> None:
     if item.path.name in on_gvisor.ABOUT_TEMPLATES:
         item.add_marker(pytest.mark.xfail(reason="there are no templates on gVisor", run=False))
     elif reason is not None:
-        item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
+        item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Tests whose attack is answered otherwise on gVisor (`make escape-gvisor`), and why that is no hole.
 
-They run there all the same, and are reported as xfailed (xpassed, where a newer gVisor answers as Linux does).
+They run there all the same, and must fail: one that passes, as a newer gVisor answers like Linux, is to go from here.
 """
 
 DIFFERENT = {
