@@ -1,26 +1,23 @@
 """One attempt from start to end: sandbox, request, answer, outcome; and what is kept and reported of it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from executor import disk
 from executor.answer import Answer
-from executor.capacity import Capacity, Place
+from executor.capacity import Place
 from executor.cgroups import Bounds, Usage
-from executor.egress.authority import Authority
 from executor.egress.egress import Egress
 from executor.egress.fixed import FixedGate
-from executor.egress.gate import Gate, Internet
+from executor.egress.gate import Gate
 from executor.egress.intercept import Interception
 from executor.egress.log import EgressLog
 from executor.egress.rules import parse as parse_rules
 from executor.failure import outcome_of
-from executor.keep import BlobStore, keep_answer, keep_egress, keep_log, keep_recording
-from executor.metering import Metering
+from executor.host import Host
+from executor.keep import keep_answer, keep_egress, keep_log, keep_recording
 from executor.model import (
     FINAL,
     HUNG_UP,
@@ -28,7 +25,6 @@ from executor.model import (
     TIMED_OUT,
     TIMED_OUT_ASYNC,
     KeptAnswer,
-    Limits,
     Outcome,
     Spec,
     Status,
@@ -36,17 +32,15 @@ from executor.model import (
 )
 from executor.model import Usage as RunUsage
 from executor.model_calls import ModelCalls
-from executor.output import LineSink, Output
+from executor.output import Output
 from executor.receive import Receiver
 from executor.recording import Recording, recording_for
-from executor.report import Ended, Reporter, Started
+from executor.report import Ended, Started
 from executor.request import Digest, head_for, unfinished
 from executor.sandbox import (
     DEFAULT_BOUNDS,
     AnswerEnd,
     Crashed,
-    Driver,
-    Environment,
     Event,
     Finished,
     Head,
@@ -56,10 +50,8 @@ from executor.sandbox import (
     StartFailed,
 )
 from executor.tab import Tab
-from executor.variables import Given, Variables
-from executor.versions import Versions
+from executor.variables import Given
 from executor.wayout import WayOut
-from kit.clock import Clock
 from kit.lifecycle import failpoint
 from kit.telemetry import current_traceparent, log, span
 
@@ -67,55 +59,6 @@ from kit.telemetry import current_traceparent, log, span
 LINES_AN_ATTEMPT = 1_000_000_000
 ELSEWHERE = "the operator's settings lead this service to its provider only"
 SANDBOX_LOST = Outcome.failed("runtime_error", "the executor lost its sandboxes")
-
-
-class Holding(Protocol):
-    """This host's lease (executor/lease.py)."""
-
-    @property
-    def held(self) -> bool:
-        """Whether runs may be taken on."""
-
-    @property
-    def incarnation(self) -> str:
-        """Whose lease it is."""
-
-    async def renew(self) -> None:
-        """Tells the scheduler how this host stands."""
-
-
-class Environments(Protocol):
-    """Dependency environments, built once."""
-
-    async def ensure(self, python: str, lock: str) -> Environment:
-        """At once when it is built already. Errors: Invalid (invalid_workflow), Unavailable."""
-
-
-@dataclass(frozen=True)
-class Host:
-    """What every run of this executor works with."""
-
-    driver: Driver
-    environments: Environments
-    versions: Versions
-    variables: Variables
-    capacity: Capacity
-    lines: LineSink
-    reporter: Reporter
-    blobs: BlobStore
-    clock: Clock
-    limits: Limits
-    # (spec, traceparent of the span that speaks) → the signed identity.
-    identity: Callable[[Spec, str], bytes]
-    # Envoy's sockets for nested calls, plain and TLS.
-    nested: Path
-    nested_tls: Path
-    spool: Path
-    start_timeout: float
-    internet: Internet
-    authority: Authority
-    lease: Holding
-    metering: Metering
 
 
 class Run:

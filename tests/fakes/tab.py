@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from executor.bill import cost
 from kit.errors import Exhausted
 
 
@@ -21,7 +22,7 @@ class FakeTab:
 
     async def promise(self, amount: int) -> None:
         self.asked.append(amount)
-        if amount > self.credit - self.promised:
+        if amount > self._left:
             raise Exhausted("the credit is used up", code="payment_required")
         self.promised += amount
 
@@ -32,4 +33,9 @@ class FakeTab:
         self.lines[meter] = self.lines.get(meter, 0) + quantity
 
     async def room(self) -> int:
-        return self.credit - self.promised
+        return self._left
+
+    @property
+    def _left(self) -> int:
+        booked = sum(cost(quantity, self.price(meter) or 0) for meter, quantity in self.lines.items())
+        return self.credit - self.promised - booked

@@ -16,7 +16,7 @@ from executor.sandbox import AnswerEnd, Crashed, Event, Finished, Head, Said, St
 from kit.errors import Invalid, Unavailable
 from tests.fakes.executor import START, VERSION, World, chunks, make_spec
 from tests.fakes.sandbox import App, FakeSandbox, answering, echo, hang
-from tests.fakes.tab import FakeTab
+from tests.fakes.ledger import price
 
 
 @pytest.fixture
@@ -425,20 +425,33 @@ def metered(*said: dict[str, object], whole: bool = True) -> App:
 
 AFFORD = {"id": 1, "op": "afford", "model": "m", "tokens_in": 10, "tokens_out": 5}
 LIBRARY = {"owner_id": "org_system", "acting_id": "org_system", "service_id": "openai"}
+BILLED = {"tokens:openai/m:in": 1, "tokens:openai/m:out": 2}
+
+
+def priced(world: World) -> None:
+    world.ledger.credit["org_caller"] = 1000
+    world.prices._prices = [price(meter, each) for meter, each in BILLED.items()]
+
+
+def billed(world: World) -> dict[str, tuple[int, int]]:
+    """(quantity, amount) by meter, of the only run; it must leave nothing taken."""
+    (ended,) = world.reporter.ended
+    assert ended.bill
+    (purse,) = world.purses
+    assert purse.held == 0
+    return {line.meter: (line.quantity, line.amount) for line in ended.bill.lines}
 
 
 async def test_a_library_service_is_answered_and_what_it_used_is_booked(world: World) -> None:
-    tab = FakeTab()
-    world.host = replace(world.host, tab=lambda _: tab)
+    priced(world)
     world.driver.app = metered(AFFORD, {"id": 2, "op": "used", "call": 1, "in": 9, "out": 4, "cached": 0})
     assert body_of(await run(world, make_spec(**LIBRARY))) == b"hello"
     assert [json.loads(told) for told in world.driver.started[0].told] == [{"id": 1, "granted": 5}, {"id": 2}]
-    assert (tab.lines, tab.promised) == ({"tokens:openai/m:in": 9, "tokens:openai/m:out": 4}, 0)
+    assert billed(world) == {"tokens:openai/m:in": (9, 9), "tokens:openai/m:out": (4, 8), "run": (1, 0)}
 
 
 async def test_what_its_caller_leaves_is_charged_by_an_estimate_and_said_so(world: World) -> None:
-    tab = FakeTab()
-    world.host = replace(world.host, tab=lambda _: tab)
+    priced(world)
     world.driver.app = metered(AFFORD, {"op": "so_far", "call": 1, "in": 8, "out": 3}, whole=False)
     attempt = begin(world, make_spec(**LIBRARY))
     running = asyncio.create_task(attempt.execute())
@@ -446,7 +459,7 @@ async def test_what_its_caller_leaves_is_charged_by_an_estimate_and_said_so(worl
     attempt.hang_up()
     await running
     assert world.outcome == replace(HUNG_UP, log_tail=world.outcome.log_tail)
-    assert (tab.lines, tab.promised) == ({"tokens:openai/m:in": 8, "tokens:openai/m:out": 3}, 0)
+    assert billed(world) == {"tokens:openai/m:in": (8, 8), "tokens:openai/m:out": (3, 6), "run": (1, 0)}
     assert [line.message for line in world.lines.lines if "estimate of 8 tokens in, 3 out" in line.message]
 
 
@@ -457,9 +470,8 @@ async def test_an_ordinary_workflow_isnt_metered_so(world: World) -> None:
         seen.append(request.metered)
         yield Said(json.dumps(AFFORD).encode())
 
-    tab = FakeTab()
-    world.host = replace(world.host, tab=lambda _: tab)
+    priced(world)
     world.driver.app = app
     await run(world, make_spec(owner_id="org_other", service_id="openai"))
-    assert (seen, tab.asked, world.driver.started[0].told) == ([False], [], [])
+    assert (seen, world.ledger.draws, world.driver.started[0].told) == ([False], [], [])
     assert world.outcome.code == "workflow_crashed"
