@@ -11,12 +11,12 @@ from executor.clients import FilestoreClient, KeysClient, LedgerClient, Schedule
 from executor.egress.authority import Authority, roots
 from executor.egress.gate import open_internet
 from executor.events import BusLines, forgetting
+from executor.host import Host
 from executor.lease import Lease
 from executor.metering import open_metering
 from executor.netns import names_inside
 from executor.report import Reporter
 from executor.rpc import ExecutorServicer
-from executor.run import Host
 from executor.runs import Runs
 from executor.sandboxes import Sandboxes, open_sandboxes
 from executor.settings import Settings

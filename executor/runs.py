@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 
 from executor.answer import WholeAnswer
 from executor.capacity import RETRY_AFTER
+from executor.host import Host
 from executor.model import AnswerEvent, Limits, Outcome, Spec
-from executor.run import Host, Run
+from executor.run import Run
 from executor.tab import Tab
 from kit.errors import Conflict, Exhausted, Invalid, NotFound, Problem, Unavailable
 from kit.lifecycle import failpoint

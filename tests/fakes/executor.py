@@ -8,12 +8,12 @@ from pathlib import Path
 
 from executor.capacity import Capacity
 from executor.egress.authority import Authority, roots
+from executor.host import Host
 from executor.metering import Metering
 from executor.model import Limits, LogLine, Outcome, RequestHead, Secret, Spec, Version
 from executor.prices import PriceList
 from executor.purses import Purses
 from executor.report import Ended, Fact, Reporter, Started
-from executor.run import Host
 from executor.sandbox import Environment
 from executor.variables import Variables
 from executor.versions import Versions

@@ -15,8 +15,8 @@ from executor.run import SANDBOX_LOST, Run
 from executor.sandbox import AnswerEnd, Crashed, Event, Finished, Head, Said, StartFailed
 from kit.errors import Invalid, Unavailable
 from tests.fakes.executor import START, VERSION, World, chunks, make_spec
-from tests.fakes.sandbox import App, FakeSandbox, answering, echo, hang
 from tests.fakes.ledger import price
+from tests.fakes.sandbox import App, FakeSandbox, answering, echo, hang
 
 
 @pytest.fixture
