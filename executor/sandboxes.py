@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from executor import run, shim_landlock, wire
+from executor import host, shim_landlock, wire
 from executor import tier as tiers
 from executor.driver import BubblewrapDriver, open_driver
 from executor.egress.gate import Internet
@@ -35,7 +35,7 @@ class Sandboxes:
     """The driver, and what is built by it."""
 
     driver: Driver
-    environments: run.Environments
+    environments: host.Environments
     validate: Validate
 
 
