@@ -25,6 +25,22 @@ class Entry:
     id: str = field(default_factory=lambda: new_id("aud"))
 
 
+@dataclass(frozen=True)
+class Actor:
+    """Whoever does it; empty: the platform itself."""
+
+    key_id: str = ""
+    organization_id: str = ""
+
+
+PLATFORM = Actor()
+
+
+def done(at: datetime, actor: Actor, act: str, subject: str, organization_id: str, data: Mapping[str, Any]) -> Entry:
+    """That somebody has done it."""
+    return Entry(at, act, subject, organization_id, actor.key_id, actor.organization_id, data)
+
+
 class AuditLog(Protocol):
     """All entries."""
 

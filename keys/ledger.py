@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from keys.audit import PLATFORM, Actor, Entry, done
 from keys.money import (
     GRANTS,
     MAX_BILLS,
@@ -81,6 +82,10 @@ class Change(Protocol):
         """For usage; their transactions were entered in this change."""
         ...
 
+    async def note(self, entry: Entry) -> None:
+        """In the audit log."""
+        ...
+
 
 class Books(Protocol):
     """All accounts."""
@@ -128,7 +133,9 @@ class Ledger:
         rooms = (spent[each.id].room if each.id in spent else each.limit for each in budgets)
         return Balance(account.balance, account.reserved, min(account.balance, *rooms) if budgets else account.balance)
 
-    async def grant(self, grant_id: str, organization_id: str, amount: int) -> int:
+    async def grant(
+        self, grant_id: str, organization_id: str, amount: int, *, reason: str = "", actor: Actor = PLATFORM
+    ) -> int:
         """Gives credit, or takes some back (negative); the balance then. Errors: NotFound; Invalid; Exhausted when it
         takes more than there is; Conflict when the id was used for another grant.
         """
@@ -149,6 +156,8 @@ class Ledger:
             if account.balance + amount > MOST:
                 raise Invalid(f"an organization has at most {MOST} micro-credits")
             await tx.post([Posting(key, organization_id, {account_id: amount, GRANTS: -amount})])
+            told = {"grant_id": grant_id, "amount": amount, "reason": reason}
+            await tx.note(done(self._clock.now(), actor, "credits.granted", organization_id, organization_id, told))
         return account.balance + amount
 
     async def draw(self, draw: Draw) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 from mesh.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 
 from keys import ledger_wire as wire
+from keys.audit import Actor
 from keys.ledger import Ledger
 from keys.usage import Usage
 from kit.clock import Clock
@@ -23,7 +24,9 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServicer):
         return wire.balance_to_wire(await self._ledger.balance(request.organization_id, budgets))
 
     async def Grant(self, request: ledger_pb2.GrantRequest, _context: Any) -> ledger_pb2.GrantResponse:
-        balance = await self._ledger.grant(request.id, request.organization_id, request.amount)
+        actor = Actor(request.actor_key_id, request.actor_organization_id)
+        grant = (request.id, request.organization_id, request.amount)
+        balance = await self._ledger.grant(*grant, reason=request.reason, actor=actor)
         return ledger_pb2.GrantResponse(balance=balance)
 
     async def Draw(self, request: ledger_pb2.DrawRequest, _context: Any) -> ledger_pb2.DrawResponse:

@@ -10,7 +10,9 @@ from typing import Any
 from sqlalchemy import Row, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from keys import audit_store
 from keys import books_store as books
+from keys.audit import Entry
 from keys.books_store import accounts, budgets, ledger_entries, ledger_transactions, purse_lives, purses
 from keys.money import (
     PURSE_LIFE,
@@ -93,6 +95,9 @@ class SqlBooksChange:
 
     async def post(self, postings: Sequence[Posting]) -> None:
         await books.post(self._tx, self._entered, postings)
+
+    async def note(self, entry: Entry) -> None:
+        await audit_store.note(self._tx, entry)
 
     async def hold(self, account_ids: Iterable[str]) -> dict[str, Account]:
         return await books.hold(self._tx, account_ids)

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from keys.audit import Entry
+from keys.audit import PLATFORM, Actor, Entry, done
 from keys.issue import Issued, mint
 from keys.limits import Rates, check_rates
 from keys.model import ALL_SCOPES, SYSTEM_ORGANIZATION, Key, KeyKind, Organization, check_name
@@ -40,17 +40,6 @@ class OrganizationStore(Protocol):
     """All organizations."""
 
     def change(self) -> AbstractAsyncContextManager[OrganizationChange]: ...
-
-
-@dataclass(frozen=True)
-class Actor:
-    """Whoever does it, for the audit log; empty: the platform itself."""
-
-    key_id: str = ""
-    organization_id: str = ""
-
-
-PLATFORM = Actor()
 
 
 @dataclass(frozen=True)
@@ -126,5 +115,4 @@ class Organizations:
         await change.note(self._done("organization.created", organization.id, actor, told))
 
     def _done(self, act: str, organization_id: str, actor: Actor, data: Mapping[str, Any]) -> Entry:
-        now, who = self._clock.now(), (actor.key_id, actor.organization_id)
-        return Entry(now, act, organization_id, organization_id, *who, data)
+        return done(self._clock.now(), actor, act, organization_id, organization_id, data)

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from itertools import groupby, pairwise
 from typing import Protocol
 
+from keys.audit import PLATFORM, Actor, Entry, done
 from kit.clock import Clock
 from kit.errors import Invalid
 from kit.telemetry import log
@@ -57,6 +58,10 @@ class PriceChange(Protocol):
 
     async def remember(self, fingerprint: str) -> None: ...
 
+    async def note(self, entry: Entry) -> None:
+        """In the audit log."""
+        ...
+
 
 class PriceStore(Protocol):
     """The table of prices."""
@@ -86,7 +91,7 @@ class Prices:
             it for it in until_the_next(await self._store.prices()) if it.valid_until is None or it.valid_until > now
         ]
 
-    async def set(self, meter: str, amount: int, valid_from: datetime | None) -> Price:
+    async def set(self, meter: str, amount: int, valid_from: datetime | None, actor: Actor = PLATFORM) -> Price:
         """A price from `valid_from`, or now, until the next that an operator has planned; the one before it ends there.
         Errors: Invalid, also for a time that has passed.
         """
@@ -101,6 +106,8 @@ class Prices:
             planned = [it for it in await change.prices([meter]) if it.valid_from > made.valid_from]
             await change.drop([it for it in planned if not it.by_operator])
             await change.put([made])
+            told = {"micro_credits_per_million": amount, "valid_from": made.valid_from.isoformat()}
+            await change.note(done(now, actor, "price.set", meter, actor.organization_id, told))
             found = until_the_next(await change.prices([meter]))
         return next(it for it in found if it.valid_from == made.valid_from)
 

@@ -6,6 +6,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 from mesh.ledger.v1 import prices_pb2, prices_pb2_grpc
 
+from keys.audit import Actor
 from keys.prices import Price, Prices
 from kit.errors import Invalid
 
@@ -20,7 +21,8 @@ class PricesServicer(prices_pb2_grpc.PricesServicer):
         return prices_pb2.ListPricesResponse(prices=[_to_wire(price) for price in await self._prices.current()])
 
     async def SetPrice(self, request: prices_pb2.SetPriceRequest, _context: Any) -> prices_pb2.SetPriceResponse:
-        made = await self._prices.set(request.meter, request.micro_credits_per_million, _valid_from(request))
+        actor = Actor(request.actor_key_id, request.actor_organization_id)
+        made = await self._prices.set(request.meter, request.micro_credits_per_million, _valid_from(request), actor)
         return prices_pb2.SetPriceResponse(price=_to_wire(made))
 
 

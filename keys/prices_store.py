@@ -8,6 +8,8 @@ from sqlalchemy import BigInteger, CheckConstraint, Column, String, Table, delet
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from keys import audit_store
+from keys.audit import Entry
 from keys.prices import MOST_METER, Price
 from keys.store import metadata
 from kit.db import Database, UtcDateTime
@@ -36,22 +38,22 @@ class SqlPriceStore:
     """prices.PriceStore."""
 
     def __init__(self, db: Database) -> None:
-        self._db = db
+        self.db = db
 
     @asynccontextmanager
     async def change(self) -> AsyncIterator["SqlPriceChange"]:
-        async with self._db.write() as tx:
+        async with self.db.write() as tx:
             row = _insert(tx, price_lists).values(id=_THE_ONE, fingerprint="")
             await tx.execute(row.on_conflict_do_nothing())
             await tx.execute(select(price_lists.c.id).with_for_update())
             yield SqlPriceChange(tx)
 
     async def prices(self) -> list[Price]:
-        async with self._db.read() as tx:
+        async with self.db.read() as tx:
             return await _prices(tx, None)
 
     async def fingerprint(self) -> str:
-        async with self._db.read() as tx:
+        async with self.db.read() as tx:
             return await _fingerprint(tx)
 
 
@@ -77,6 +79,9 @@ class SqlPriceChange:
 
     async def fingerprint(self) -> str:
         return await _fingerprint(self.tx)
+
+    async def note(self, entry: Entry) -> None:
+        await audit_store.note(self.tx, entry)
 
     async def remember(self, fingerprint: str) -> None:
         await self.tx.execute(update(price_lists).values(fingerprint=fingerprint))

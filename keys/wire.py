@@ -10,10 +10,11 @@ from mesh.events.v1 import events_pb2
 from mesh.keys.v1 import keys_pb2, secrets_pb2
 from mesh.ledger.v1 import ledger_pb2
 
+from keys.audit import Actor
 from keys.issue import Issued
 from keys.limits import Binding, Budget, Rates
 from keys.model import Key, KeyKind, Page, Principal, Resolved, SecretInfo, Verified
-from keys.organizations import Actor, Created
+from keys.organizations import Created
 from kit.errors import Invalid
 
 _KINDS = {KeyKind.STANDARD: keys_pb2.KEY_KIND_STANDARD, KeyKind.ONE_TIME: keys_pb2.KEY_KIND_ONE_TIME}

@@ -187,7 +187,7 @@ async def test_rates_are_an_organizations_own(store: Store) -> None:
         assert await change.set_rates("org_a", Rates(10, 20))
         assert not await change.set_rates("org_z", Rates(10, 20))
         await change.note(an_entry())
-    known = KnownKey(a_key("key_1"), first_organization=True, organization_rates=Rates(10, 20))
+    known = KnownKey(a_key("key_1"), first_organization=True, credit=7, organization_rates=Rates(10, 20))
     assert await store.by_hash(b"key_1") == known
     other = KnownKey(a_key("key_2", "org_b"), first_organization=False, organization_rates=ORG_B.rates)
     assert await store.by_hash(b"key_2") == other
@@ -195,7 +195,7 @@ async def test_rates_are_an_organizations_own(store: Store) -> None:
     assert replace(entry, id="") == replace(an_entry(), id="")
     async with store.change() as change:
         assert await change.set_rates("org_a", Rates())
-    assert await store.by_hash(b"key_1") == KnownKey(a_key("key_1"), first_organization=True)
+    assert await store.by_hash(b"key_1") == KnownKey(a_key("key_1"), first_organization=True, credit=7)
 
 
 def an_entry(act: str = "rates.changed", **data: str) -> Entry:

@@ -2,11 +2,14 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from keys.audit import Actor, Entry
+from keys.audit_store import SqlAuditLog
 from keys.ledger import Balance, Ledger
 from keys.ledger_store import SqlBooks
 from keys.money import MAX_BILLS, MOST, Budget
@@ -45,6 +48,17 @@ def sweep(db: Database, clock: FakeClock) -> Sweep:
 async def used(db: Database) -> dict[str, int]:
     async with db.read() as tx:
         return {row.id: row.used for row in await tx.execute(text("SELECT id, used FROM budgets"))}
+
+
+async def test_the_audit_log_tells_of_each_grant_once(ledger: Ledger, db: Database) -> None:
+    actor = Actor("key_admin", "org_b")
+    for _ in range(2):
+        await ledger.grant("1", "org_a", 100, reason="paid by invoice 7", actor=actor)
+    with pytest.raises(Exhausted):
+        await ledger.grant("2", "org_a", -101, reason="too much", actor=actor)
+    (entry,) = await SqlAuditLog(db).page("org_a", 10, "")
+    told = {"grant_id": "1", "amount": 100, "reason": "paid by invoice 7"}
+    assert replace(entry, id="") == Entry(NOW, "credits.granted", "org_a", "org_a", "key_admin", "org_b", told, "")
 
 
 async def test_grants_are_given_and_taken_back_once(ledger: Ledger, db: Database) -> None:

@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import IntegrityError
 
+from keys.audit import Actor, Entry
+from keys.audit_store import SqlAuditLog
 from keys.price_list import price_list
 from keys.prices import EVER, Price, Prices
 from keys.prices_store import SqlPriceStore
 from kit.clock import FakeClock
 from kit.db import open_db
+from kit.errors import Invalid
 from tests.databases import ENGINES, database_url
 from tests.fakes.memory_money import MemoryPriceStore
 
@@ -63,6 +66,16 @@ async def test_the_fingerprint_is_kept(store: Store) -> None:
             await change.remember("f" * 64)
             assert await change.fingerprint() == "f" * 64
     assert await store.fingerprint() == "f" * 64
+
+
+async def test_the_audit_log_tells_of_each_price_that_was_set(store: Store) -> None:
+    table, actor = Prices(store, FakeClock(NOW)), Actor("key_admin", "org_a")
+    await table.set("cpu", 7, LATER, actor)
+    with pytest.raises(Invalid):
+        await table.set("cpu", 8, NOW - timedelta(seconds=1), actor)
+    (entry,) = store.noted if isinstance(store, MemoryPriceStore) else await SqlAuditLog(store.db).page("org_a", 10, "")
+    told = {"micro_credits_per_million": 7, "valid_from": LATER.isoformat()}
+    assert replace(entry, id="") == Entry(NOW, "price.set", "cpu", "org_a", "key_admin", "org_a", told, "")
 
 
 async def test_the_whole_list_fits(store: Store) -> None:

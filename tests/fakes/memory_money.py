@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 
+from keys.audit import Entry
 from keys.prices import Price
 from keys.rates import Level, Rule
 
@@ -29,6 +30,7 @@ class MemoryPriceStore:
     """prices.PriceStore."""
 
     def __init__(self) -> None:
+        self.noted: list[Entry] = []
         self._change = MemoryPriceChange({}, "")
 
     @asynccontextmanager
@@ -36,6 +38,7 @@ class MemoryPriceStore:
         change = MemoryPriceChange(dict(self._change.rows), self._change.brought)
         yield change
         self._change = change
+        self.noted += change.noted
 
     async def prices(self) -> list[Price]:
         return await self._change.prices()
@@ -50,6 +53,10 @@ class MemoryPriceChange:
     def __init__(self, rows: dict[tuple[str, datetime], Price], brought: str) -> None:
         self.rows = rows
         self.brought = brought
+        self.noted: list[Entry] = []
+
+    async def note(self, entry: Entry) -> None:
+        self.noted.append(entry)
 
     async def prices(self, meters: Sequence[str] | None = None) -> list[Price]:
         return [self.rows[key] for key in sorted(self.rows) if meters is None or key[0] in meters]

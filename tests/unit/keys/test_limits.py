@@ -9,11 +9,12 @@ import pytest
 from mesh.keys.v1 import keys_pb2
 
 from keys import wire
+from keys.audit import Actor
 from keys.budgets import Budgets
 from keys.issue import Issue, Issued
 from keys.limits import Binding, Budget, Rates
 from keys.model import KeyKind, Principal
-from keys.organizations import Actor, Organizations
+from keys.organizations import Organizations
 from keys.sealing import PepperedHash
 from keys.verify import Verify
 from kit.clock import FakeClock

@@ -1,8 +1,9 @@
 import pytest
 
+from keys.audit import Actor
 from keys.model import ALL_SCOPES, KeyKind, Principal
 from keys.money import FIRST_CREDITS
-from keys.organizations import Actor, Organizations
+from keys.organizations import Organizations
 from keys.sealing import PepperedHash
 from keys.verify import Verify
 from kit.clock import FakeClock
