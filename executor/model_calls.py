@@ -18,6 +18,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from executor.prices import known_as
 from executor.sandbox import AnswerPart, Crashed, Event, Said
 from kit.errors import Exhausted
 
@@ -58,7 +59,9 @@ class Answering(Protocol):
 
 @dataclass
 class _Call:
-    """One that may go on. `known`: tokens in and out so far; None before the provider was asked."""
+    """One that may go on; `model` as it has its price. `known`: tokens in and out so far; None before the provider was
+    asked.
+    """
 
     model: str
     promised: int
@@ -121,12 +124,15 @@ class ModelCalls:
             raise ValueError("no model")
         if number in self._open or len(self._open) >= MAX_OPEN:
             raise ValueError("too many calls at once")
-        price_in = self._price(model, "in")
-        price_out = self._price(model, "out") if wanted else 0
-        if price_in is None or price_out is None:
-            which = "in" if price_in is None else "out"
-            refusal = f"there is no price for {self._meter(model, which)}: the operator sets one by POST /prices"
-            return {"refused": refusal, "code": UNKNOWN_PRICE}
+        name = known_as(model, lambda known: self._price(known, "in") is not None)
+        price_in = None if name is None else self._price(name, "in")
+        price_out = self._price(name, "out") if name is not None and wanted else 0
+        if name is None or price_in is None or price_out is None:
+            missing = self._meter(name or model, "in" if name is None else "out")
+            return {
+                "refused": f"there is no price for {missing}: the operator sets one by POST /prices",
+                "code": UNKNOWN_PRICE,
+            }
         for_in = _cost(tokens_in, price_in)
         if asked is None and price_out:
             wanted = min(wanted, (await self._tab.room() - for_in) * _MILLION // price_out)
@@ -137,7 +143,7 @@ class ModelCalls:
             await self._tab.promise(worst)
         except Exhausted as refusal:
             return {"refused": f"this call of a model may cost {worst} micro-credits: {refusal}", "code": TOO_POOR}
-        self._open[number] = _Call(model, worst)
+        self._open[number] = _Call(name, worst)
         return {"granted": wanted}
 
     def _used(self, said: dict[str, Any]) -> dict[str, Any]:

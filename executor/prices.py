@@ -1,6 +1,7 @@
 """What things cost: the list of keys, fetched now and then. While keys is away the last one holds."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -14,6 +15,9 @@ FETCH_SECONDS = 30.0
 # While there is none.
 AGAIN_SECONDS = 0.5
 ALWAYS, NEVER = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+# What may follow a model's name without making it another model: -20241022, -001, @latest, -preview-05-20.
+_CUT = re.compile(r"[-@]")
+_EDITION = re.compile(r"[-@](?:latest|preview|exp|[0-9]{3,})(?:[-@](?:latest|preview|exp|[0-9]{2,}))*")
 RUN, CPU, MEMORY, EGRESS = "run", "cpu", "memory", "egress"
 
 
@@ -28,6 +32,17 @@ class Price:
 
     def holds(self, at: datetime) -> bool:
         return self.since <= at and (self.until is None or at < self.until)
+
+
+def known_as(model: str, known: Callable[[str], bool]) -> str | None:
+    """By which name a model has its price (docs/prices.md): its own, or the longest beginning of it that differs from
+    it by an edition only. None: by none.
+    """
+    name = model.lower().removeprefix("models/")
+    if known(name):
+        return name
+    cuts = [each.start() for each in _CUT.finditer(name) if _EDITION.fullmatch(name, each.start())]
+    return next((name[:cut] for cut in reversed(cuts) if known(name[:cut])), None)
 
 
 class PriceSource(Protocol):

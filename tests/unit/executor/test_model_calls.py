@@ -159,3 +159,11 @@ async def test_never_more_is_promised_than_there_is(
             assert (before - tab.promised) * 1_000_000 >= cost
     service.close()
     assert tab.promised == 0
+
+
+async def test_an_edition_of_a_model_is_booked_as_the_model() -> None:
+    tab = FakeTab(default=None, prices={"tokens:openai/m:in": 1_000_000, "tokens:openai/m:out": 1_000_000})
+    service = calls(tab)
+    assert await say(service, **{**AFFORD, "model": "M-2024-07-18"}) == {"granted": 50}
+    assert await say(service, 2, **USED) == {}
+    assert tab.lines == {"tokens:openai/m:in": 80, "tokens:openai/m:out": 20}
