@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from edge.billing import billed, bound_body, budget_of, check_bound, check_credit
 from edge.http import BODILESS, Request, too_large
@@ -101,30 +101,21 @@ class Calls:
         who.check_run(reference)
         provisioned_id = _provisioned_id(request)
         continues = _continues(request, provisioned=bool(provisioned_id))
-        correlation_id = correlation_id_of(request)
-        receiver_url = callback_url(request)
+        receiver_url, correlation_id = callback_url(request), correlation_id_of(request)
         if not _REFERENCE.fullmatch(reference) or len(reference) > MAX_REFERENCE:
             raise NotFound(f"there is no workflow {reference[:100]!r} that this key can see")
         idempotency_key, retries, priority = idempotency_key_of(request), _retries(request), _priority(request)
         budget = budget_of(request)
         target = await self._resolved(who.organization_id, reference, published=published)
         check_bound(who, target, request.params["path"])
-        spec = RunSpec(
-            owner_id=target.owner_id,
-            caller_id=who.caller_id,
-            acting_id=_acting_id(request, who, target),
-            requester_id=who.organization_id,
-            service_id=target.service_id,
-            version_id=target.version_id,
-            request=RequestHead(request.method, request.params["path"], request.query, headers_for(request.headers)),
+        spec = _spec(
+            request,
+            target,
             created_at=self._clock.now(),
             correlation_id=correlation_id,
-            traceparent=current_traceparent(),
-            key_id=who.key_id,
             synchronous=synchronous,
             retries=target.limits.retries if retries is None else retries,
             priority=priority,
-            may_deploy=who.may_deploy and target.owner_id in {who.organization_id, SYSTEM},
         )
         spec = under_its_parent(replace(spec, record=_record(request, spec.acting_id)), who)
         # What is called by a run is charged as that run's tree is.
@@ -214,6 +205,24 @@ def under_its_parent(spec: RunSpec, who: Principal) -> RunSpec:
         root_id=parent.root_id or parent.run_id,
         depth=parent.depth + 1,
         trigger=Trigger.NESTED,
+    )
+
+
+def _spec(request: Request, target: Target, **said: Any) -> RunSpec:
+    """`said`: the fields that follow from what the caller says. Errors: as those of _acting_id."""
+    who = request.who
+    return RunSpec(
+        owner_id=target.owner_id,
+        caller_id=who.caller_id,
+        acting_id=_acting_id(request, who, target),
+        requester_id=who.organization_id,
+        service_id=target.service_id,
+        version_id=target.version_id,
+        request=RequestHead(request.method, request.params["path"], request.query, headers_for(request.headers)),
+        traceparent=current_traceparent(),
+        key_id=who.key_id,
+        may_deploy=who.may_deploy and target.owner_id in {who.organization_id, SYSTEM},
+        **said,
     )
 
 

@@ -32,24 +32,7 @@ def endpoints(
 ) -> Mapping[str, Endpoint]:
     """By the names of the rpcs of mesh.edge.v1."""
     return {
-        "Runs.Run": Endpoint(runs.run, Access.START),
-        "Runs.RunOpenai": Endpoint(runs.library("openai"), Access.START),
-        "Runs.RunAnthropic": Endpoint(runs.library("anthropic"), Access.START),
-        "Runs.RunGemini": Endpoint(runs.library("gemini"), Access.START),
-        "Runs.RunAsync": Endpoint(runs.run_async, Access.START),
-        "Runs.ProvisionRequest": Endpoint(runs.provision, Access.START),
-        "Runs.ReadResult": Endpoint(runs.result, Access.READ),
-        "Runs.ReadRequest": Endpoint(runs.request_get, Access.READ),
-        "Runs.ReadEgress": Endpoint(runs.egress, Access.READ),
-        "Runs.ListDeliveries": Endpoint(deliveries.deliveries, Access.READ),
-        "Runs.CancelRequest": Endpoint(runs.request_delete, Access.RUN),
-        "Runs.ListRequests": Endpoint(runs.requests, Access.RUN),
-        "Runs.ReplayRequest": Endpoint(runs.replay, Access.RUN),
-        "Runs.ReadDiff": Endpoint(runs.diff, Access.READ),
-        "Runs.ReadReceipt": Endpoint(receipts.receipt, Access.READ),
-        "Runs.RunPublished": Endpoint(runs.published.run, Access.START),
-        "Runs.StreamPublished": Endpoint(runs.published.stream, Access.START),
-        "Runs.ReadLogs": Endpoint(runs.logs, Access.READ),
+        **_of_runs(runs, deliveries, receipts),
         "Keys.IssueKey": Endpoint(keys.issue, Access.ADMIN),
         "Keys.ListKeys": Endpoint(keys.list_keys, Access.ADMIN),
         "Keys.RevokeKey": Endpoint(keys.revoke, Access.ADMIN),
@@ -80,6 +63,29 @@ def endpoints(
         "Receipts.ReadReceiptKeys": Endpoint(receipts.jwks, Access.OPEN),
         "Receipts.RotateReceiptKey": Endpoint(receipts.rotate, Access.FIRST_ADMIN),
         "Platform.Refuse": Endpoint(platform.refuse, Access.OPEN),
+    }
+
+
+def _of_runs(runs: RunHandlers, deliveries: DeliveryHandlers, receipts: ReceiptHandlers) -> Mapping[str, Endpoint]:
+    return {
+        "Runs.Run": Endpoint(runs.run, Access.START),
+        "Runs.RunOpenai": Endpoint(runs.library("openai"), Access.START),
+        "Runs.RunAnthropic": Endpoint(runs.library("anthropic"), Access.START),
+        "Runs.RunGemini": Endpoint(runs.library("gemini"), Access.START),
+        "Runs.RunAsync": Endpoint(runs.run_async, Access.START),
+        "Runs.ProvisionRequest": Endpoint(runs.provision, Access.START),
+        "Runs.ReadResult": Endpoint(runs.result, Access.READ),
+        "Runs.ReadRequest": Endpoint(runs.request_get, Access.READ),
+        "Runs.ReadEgress": Endpoint(runs.egress, Access.READ),
+        "Runs.ListDeliveries": Endpoint(deliveries.deliveries, Access.READ),
+        "Runs.CancelRequest": Endpoint(runs.request_delete, Access.RUN),
+        "Runs.ListRequests": Endpoint(runs.requests, Access.RUN),
+        "Runs.ReplayRequest": Endpoint(runs.replay, Access.RUN),
+        "Runs.ReadDiff": Endpoint(runs.diff, Access.READ),
+        "Runs.ReadReceipt": Endpoint(receipts.receipt, Access.READ),
+        "Runs.RunPublished": Endpoint(runs.published.run, Access.START),
+        "Runs.StreamPublished": Endpoint(runs.published.stream, Access.START),
+        "Runs.ReadLogs": Endpoint(runs.logs, Access.READ),
     }
 
 
