@@ -17,7 +17,8 @@ from tests.providers.provider import KEYS, Vendor, provider
 
 HERE = Path(__file__).parent / "clients"
 pytestmark = pytest.mark.timeout(300)
-PLAIN = {"model": "gpt-test", "prompt": "hello"}
+MODELS = {"openai": "gpt-4o-mini", "anthropic": "claude-3-5-haiku", "gemini": "gemini-2.0-flash"}
+PLAIN = {"model": MODELS["openai"], "prompt": "hello"}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_openai(driven: dict[str, Any]) -> None:
     assert driven["openai.responses"] == {"text": SAID, "in": 12, "out": 3}
     assert driven["openai.responses_stream"] == {"text": SAID, "last": "response.completed", "out": 3}
     assert driven["openai.embeddings"] == {"vectors": [[1.0, 2.0]] * 2, "in": 16}
-    assert driven["openai.models"] == ["gpt-test", "gpt-other", "gpt-other"]
+    assert driven["openai.models"] == ["gpt-4o-mini", "gpt-other", "gpt-other"]
     assert driven["openai.image"] == "You said: look"
     assert driven["openai.parse"] == '{"city": "text"}'
     assert driven["openai.at_once"] == [f"You said: number {n}" for n in range(5)]
@@ -97,7 +98,7 @@ def test_anthropic(driven: dict[str, Any]) -> None:
     assert driven["anthropic.stream"] == {"text": SAID, "out": 3}
     assert driven["anthropic.image"] == "You said: look"
     assert driven["anthropic.count"] == 9
-    assert driven["anthropic.models"] == ["claude-test"]
+    assert driven["anthropic.models"] == ["claude-3-5-haiku"]
 
 
 def test_gemini(driven: dict[str, Any]) -> None:
@@ -106,7 +107,7 @@ def test_gemini(driven: dict[str, Any]) -> None:
     assert driven["gemini.image"] == "You said: look"
     assert driven["gemini.embed"] == [1.0, 2.0]
     assert driven["gemini.count"] == 9
-    assert driven["gemini.models"] == ["models/gemini-test"]
+    assert driven["gemini.models"] == ["models/gemini-2.0-flash"]
 
 
 @pytest.mark.parametrize(
@@ -140,17 +141,17 @@ def test_a_stream_that_breaks_at_the_vendor_is_never_a_clean_end(driven: dict[st
 def test_one_address_is_as_good_as_another(mesh: Mesh, path: str) -> None:
     for key in ({"Authorization": f"Bearer {mesh.key}"}, {"X-Api-Key": mesh.key}, {"x-goog-api-key": mesh.key}):
         with mesh.http("") as client:
-            assert client.get(path, headers=key).json()["data"][0]["id"] == "gpt-test"
+            assert client.get(path, headers=key).json()["data"][0]["id"] == "gpt-4o-mini"
 
 
 @pytest.mark.parametrize("name", KEYS)
 def test_the_plain_form(mesh: Mesh, name: str) -> None:
     with mesh.http() as client:
-        answer = client.post(f"/run/{name}", json=PLAIN)
+        answer = client.post(f"/run/{name}", json={**PLAIN, "model": MODELS[name]})
         assert (answer.status_code, answer.json()) == (200, {"response": SAID})
         shaped = client.post(f"/run/{name}", json={**PLAIN, "example_output": {"title": "x", "tags": ["a"], "n": 1}})
         assert shaped.json() == {"response": {"title": "text", "tags": ["text"], "n": 3}}
-        assert client.post(f"/run/{name}", json={"model": "gpt-test"}).status_code == 400
+        assert client.post(f"/run/{name}", json={"model": "gpt-4o-mini"}).status_code == 400
 
 
 def test_the_vendor_sees_the_operators_key_and_nothing_of_ours(mesh: Mesh, vendor: Vendor) -> None:
@@ -174,7 +175,7 @@ def test_the_vendor_sees_the_operators_key_and_nothing_of_ours(mesh: Mesh, vendo
 
 def test_a_vendors_error_keeps_its_headers_but_the_operators_account(mesh: Mesh) -> None:
     with mesh.http() as client:
-        body = {"model": "gpt-test", "messages": [{"role": "user", "content": "[status=429]"}]}
+        body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "[status=429]"}]}
         answer = client.post("/openai/v1/chat/completions", json=body)
     assert answer.status_code == 429
     assert answer.json()["error"]["code"] == "made_up"
@@ -186,7 +187,7 @@ def test_a_vendors_error_keeps_its_headers_but_the_operators_account(mesh: Mesh)
 
 
 def test_a_caller_that_leaves_a_stream_is_charged_by_an_estimate(mesh: Mesh, vendor: Vendor) -> None:
-    body = {"model": "gpt-test", "messages": [{"role": "user", "content": "[slow=0.1] [long=500]"}], "stream": True}
+    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "[slow=0.1] [long=500]"}], "stream": True}
     with mesh.http() as client, client.stream("POST", "/openai/v1/chat/completions", json=body) as answer:
         assert answer.status_code == 200
         lines = answer.iter_lines()
@@ -195,7 +196,7 @@ def test_a_caller_that_leaves_a_stream_is_charged_by_an_estimate(mesh: Mesh, ven
         run_id = answer.headers["x-request-id"]
     assert mesh.finished(run_id)["status"] == "cancelled"
     (told,) = until(lambda: [line for line in mesh.output if "run.tokens_estimated" in line and run_id in line])
-    assert "openai/gpt-test" in told
+    assert "openai/gpt-4o-mini" in told
 
 
 INSIDE = """\
@@ -217,11 +218,11 @@ URL, KEY = os.environ["CODEWORDS_RUNTIME_URI"], os.environ["CODEWORDS_API_KEY"]
 async def ask(request):
     said = [{"role": "user", "content": "hello"}]
     async with openai.AsyncOpenAI(base_url=f"{URL}/openai/v1", api_key=KEY) as client:
-        plain = await client.chat.completions.create(model="gpt-test", messages=said)
-        stream = await client.chat.completions.create(model="gpt-test", messages=said, stream=True)
+        plain = await client.chat.completions.create(model="gpt-4o-mini", messages=said)
+        stream = await client.chat.completions.create(model="gpt-4o-mini", messages=said, stream=True)
         text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
     async with anthropic.AsyncAnthropic(base_url=f"{URL}/run/anthropic", api_key=KEY) as client:
-        message = await client.messages.create(model="claude-test", max_tokens=50, messages=said)
+        message = await client.messages.create(model="claude-3-5-haiku", max_tokens=50, messages=said)
     return JSONResponse([plain.choices[0].message.content, text, message.content[0].text])
 
 async def look(request):

@@ -36,7 +36,7 @@ def routes(vendor: Vendor) -> list[Route]:
         model, _, what = request.url.path.partition("/models/")[2].partition(":")
         match what:
             case "":
-                one = {"name": f"models/{model or 'gemini-test'}", "version": "1", "displayName": "Test"}
+                one = {"name": f"models/{model or 'gemini-2.0-flash'}", "version": "1", "displayName": "Test"}
                 return as_json(one if model else {"models": [one]})
             case "countTokens":
                 return as_json({"totalTokens": plan_of(text_of(body["contents"][-1]["parts"])).tokens_in})

@@ -23,7 +23,7 @@ from tests.providers.provider import (
     text_of,
 )
 
-MODELS = ("gpt-test", "gpt-other")
+MODELS = ("gpt-4o-mini", "gpt-other")
 
 
 def routes(vendor: Vendor) -> list[Route]:
