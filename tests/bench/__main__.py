@@ -9,6 +9,7 @@ from tests.bench.curves import curves
 from tests.bench.durable import durable
 from tests.bench.figures import HEADER
 from tests.bench.fresh import fresh
+from tests.bench.hot_path import hot_path
 from tests.bench.ladder import ladder
 from tests.bench.ledger import ledger
 from tests.bench.peers import peers
@@ -34,6 +35,7 @@ async def main() -> None:
     if "durable" in wanted:
         await durable(options.calls)
     if "ledger" in wanted:
+        await hot_path(options.calls)
         await ledger(options.calls)
     if "ladder" in wanted:
         print("\n" + HEADER, flush=True)

@@ -31,7 +31,7 @@ async def ledger(calls: int) -> None:
     """Prints a table of draws, and one of bills."""
     draws, bills = [], []
     for engine in ("SQLite, FULL", "PostgreSQL"):
-        async with keys_alone(engine) as (stub, organization):
+        async with keys_alone(engine) as (_, stub, organization):
             bench = Books(stub, organization)
             await bench.draws(50, 1)
             for at_once in (1, 16):
@@ -126,8 +126,8 @@ async def timed(calls: Iterator[Awaitable[None]], at_once: int) -> Calls:
 
 
 @asynccontextmanager
-async def keys_alone(engine: str) -> AsyncIterator[tuple["ledger_pb2_grpc.LedgerAsyncStub", str]]:
-    """A keys service on a database that syncs to the disk, and an organization that is rich."""
+async def keys_alone(engine: str) -> AsyncIterator[tuple[str, "ledger_pb2_grpc.LedgerAsyncStub", str]]:
+    """A keys service on a database that syncs to the disk: its address, its ledger, a rich organization."""
     home = Path(tempfile.mkdtemp(prefix="bench-", dir="/var/tmp"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, home, ignore_errors=True)
@@ -144,7 +144,7 @@ async def keys_alone(engine: str) -> AsyncIterator[tuple["ledger_pb2_grpc.Ledger
             verified = await unary(keys_pb2_grpc.KeysStub(channel).Verify, keys_pb2.VerifyRequest(key=key))
             stub, organization = ledger_pb2_grpc.LedgerStub(channel), verified.principal.organization_id
             await enrich(stub, organization)
-            yield stub, organization
+            yield settings.address("keys"), stub, organization
 
 
 async def enrich(stub: "ledger_pb2_grpc.LedgerAsyncStub", organization: str) -> None:

@@ -149,7 +149,10 @@ def test_the_plain_form(mesh: Mesh, name: str) -> None:
     with mesh.http() as client:
         answer = client.post(f"/run/{name}", json={**PLAIN, "model": MODELS[name]})
         assert (answer.status_code, answer.json()) == (200, {"response": SAID})
-        shaped = client.post(f"/run/{name}", json={**PLAIN, "example_output": {"title": "x", "tags": ["a"], "n": 1}})
+        shaped = client.post(
+            f"/run/{name}",
+            json={**PLAIN, "model": MODELS[name], "example_output": {"title": "x", "tags": ["a"], "n": 1}},
+        )
         assert shaped.json() == {"response": {"title": "text", "tags": ["text"], "n": 3}}
         assert client.post(f"/run/{name}", json={"model": "gpt-4o-mini"}).status_code == 400
 

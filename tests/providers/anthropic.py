@@ -61,7 +61,12 @@ def error(status: int, kind: str, message: str) -> Response:
 
 def models(name: str) -> Response:
     """A page of them, or one."""
-    one = {"type": "model", "id": name or "claude-3-5-haiku", "display_name": "Test", "created_at": "2025-01-01T00:00:00Z"}
+    one = {
+        "type": "model",
+        "id": name or "claude-3-5-haiku",
+        "display_name": "Test",
+        "created_at": "2025-01-01T00:00:00Z",
+    }
     page = {"data": [one], "has_more": False, "first_id": one["id"], "last_id": one["id"]}
     return as_json(one if name else page)
 
