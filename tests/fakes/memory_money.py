@@ -37,8 +37,8 @@ class MemoryPriceStore:
         yield change
         self._change = change
 
-    async def prices(self) -> list[Price]:
-        return await self._change.prices()
+    async def prices(self, meters: Sequence[str] | None = None) -> list[Price]:
+        return await self._change.prices(meters)
 
     async def fingerprint(self) -> str:
         return self._change.brought
