@@ -13,11 +13,14 @@ import pytest
 
 from executor.egress.fixed import NEAR
 from tests.e2e.mesh import ROOT, Mesh, mesh_up, until
+from tests.e2e.money import set_prices
 from tests.providers.provider import KEYS, Vendor, provider
 
 HERE = Path(__file__).parent / "clients"
 pytestmark = pytest.mark.timeout(300)
 PLAIN = {"model": "gpt-test", "prompt": "hello"}
+# All that is asked here.
+MODELS = ("anthropic/claude-test", "gemini/gemini-test", *(f"{vendor}/gpt-test" for vendor in KEYS))
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +34,11 @@ def vendor() -> Iterator[Vendor]:
 def mesh(vendor: Vendor) -> Iterator[Mesh]:
     """Its operator has keys of all vendors."""
     with mesh_up(env={"RUNMESH_LIBRARY": str(ROOT / "library"), **vendor.settings()}) as running:
+        set_prices(running, **{f"tokens:{model}:{way}": 1 for model in MODELS for way in ("in", "out")})
         with running.http() as client:
             for name in KEYS:
                 until(lambda: client.get(f"/workflows/{name}").json().get("visibility") == "public", 150)  # noqa: B023
+            until(lambda: client.post("/run/openai", json=PLAIN).status_code == 200, 15)
         yield running
 
 
