@@ -226,8 +226,11 @@ def test_a_budget_stops_the_third_level(priced: World, payer: dict[str, Any]) ->
         third = root.answer.json()["below"]["body"]["below"]
         assert (root.answer.status_code, third["status"], third["body"]["code"]) == (200, 402, "payment_required")
         assert root.cost["total"] == budget - FEE + 1
-        exact = priced.run(client, CHAIN, whole)
-        assert (exact.cost["total"], exact.answer.json()["below"]["body"]["below"]["status"]) == (whole, 200)
+        enough = priced.run(client, {"path": ["b", "c"]}, 3 * FEE)
+        assert (enough.cost["total"], enough.answer.json()["below"]["body"]["below"]["status"]) == (3 * FEE, 200)
+        # The worst case of the last call of the model doesn't fit, though what it would have cost does.
+        last = priced.run(client, CHAIN, whole).answer.json()["below"]["body"]["below"]["body"]["model"]
+        assert (last["status"], last["body"]["code"]) == (402, "payment_required")
         refused = client.post(priced.path("/run"), json={}, headers={"X-Budget": str(FEE - 1)})
         assert (refused.status_code, refused.json()["code"]) == (402, "payment_required")
     money.settled(mesh, payer["key"])
