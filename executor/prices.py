@@ -11,7 +11,7 @@ from kit.clock import Clock
 from kit.errors import Unavailable
 from kit.telemetry import tried_again
 
-FETCH_SECONDS = 30.0
+FETCH_SECONDS = 10.0
 # While there is none.
 AGAIN_SECONDS = 0.5
 ALWAYS, NEVER = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)

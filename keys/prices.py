@@ -22,6 +22,9 @@ from kit.telemetry import log
 EVER = datetime(1970, 1, 1, tzinfo=UTC)
 MOST_PRICE = 1 << 53
 MOST_METER = 200
+# What an executor takes before a run starts (executor/tab.py).
+_OF_EVERY_RUN = ("run", "cpu", "memory")
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _METER = re.compile(
     r"run|cpu|memory|egress|storage|call:[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
     r"|tokens:[a-z0-9_-]{1,40}/[A-Za-z0-9][A-Za-z0-9._:@/+-]*:(in|out|cached)"
@@ -70,7 +73,7 @@ class PriceStore(Protocol):
         """Commits on leaving, undoes everything on an error. One at a time."""
         ...
 
-    async def prices(self) -> list[Price]:
+    async def prices(self, meters: Sequence[str] | None = None) -> list[Price]:
         """As PriceChange.prices."""
         ...
 
@@ -90,6 +93,12 @@ class Prices:
         return [
             it for it in until_the_next(await self._store.prices()) if it.valid_until is None or it.valid_until > now
         ]
+
+    async def free(self) -> bool:
+        """Whether a run can begin without credit: neither its fee nor what every run uses costs anything now."""
+        now = self._clock.now()
+        prices = until_the_next(await self._store.prices(_OF_EVERY_RUN))
+        return not any(it.amount for it in prices if it.valid_from <= now < (it.valid_until or _NEVER))
 
     async def set(self, meter: str, amount: int, valid_from: datetime | None, actor: Actor = PLATFORM) -> Price:
         """A price from `valid_from`, or now, until the next that an operator has planned; the one before it ends there.

@@ -48,9 +48,9 @@ class SqlPriceStore:
             await tx.execute(select(price_lists.c.id).with_for_update())
             yield SqlPriceChange(tx)
 
-    async def prices(self) -> list[Price]:
+    async def prices(self, meters: Sequence[str] | None = None) -> list[Price]:
         async with self.db.read() as tx:
-            return await _prices(tx, None)
+            return await _prices(tx, meters)
 
     async def fingerprint(self) -> str:
         async with self.db.read() as tx:

@@ -9,6 +9,7 @@ from keys import wire
 from keys.budgets import Budgets
 from keys.issue import Issue
 from keys.organizations import Organizations
+from keys.prices import Prices
 from keys.vault import Vault
 from keys.verify import Verify
 
@@ -16,15 +17,21 @@ from keys.verify import Verify
 class KeysServicer(keys_pb2_grpc.KeysServicer):
     """Organizations and their keys."""
 
-    def __init__(self, verify: Verify, issue: Issue, organizations: Organizations, budgets: Budgets) -> None:
+    def __init__(
+        self, verify: Verify, issue: Issue, organizations: Organizations, budgets: Budgets, prices: Prices
+    ) -> None:
         self._verify = verify
         self._issue = issue
         self._organizations = organizations
         self._budgets = budgets
+        self._prices = prices
 
     async def Verify(self, request: keys_pb2.VerifyRequest, context: Any) -> keys_pb2.VerifyResponse:
         verified = await self._verify(request.key)
-        return wire.verified_to_wire(verified, await self._budgets.left(verified.principal.budget))
+        left = await self._budgets.left(verified.principal.budget)
+        if min(verified.credit, 1 if left is None else left) <= 0 and await self._prices.free():
+            return wire.verified_to_wire(verified, None, None)
+        return wire.verified_to_wire(verified, verified.credit, left)
 
     async def IssueKey(self, request: keys_pb2.IssueKeyRequest, context: Any) -> keys_pb2.IssueKeyResponse:
         issued = await self._issue.issue(

@@ -99,9 +99,9 @@ def principal_to_wire(principal: Principal) -> keys_pb2.Principal:
     )
 
 
-def verified_to_wire(verified: Verified, budget_left: int | None) -> keys_pb2.VerifyResponse:
+def verified_to_wire(verified: Verified, credit: int | None, budget_left: int | None) -> keys_pb2.VerifyResponse:
     return keys_pb2.VerifyResponse(
-        principal=principal_to_wire(verified.principal), credit=verified.credit, budget_left=budget_left
+        principal=principal_to_wire(verified.principal), credit=credit, budget_left=budget_left
     )
 
 

@@ -23,12 +23,13 @@ class Budget:
 @dataclass(frozen=True)
 class Billing:
     """`paying_key_id`: the key at the root. `charged_on_success`: the tree is charged if its root succeeds, else
-    nothing of it is.
+    nothing of it is; nor is it where the root `refused`, by an answer of 400 or more.
     """
 
     budgets: tuple[Budget, ...] = ()
     paying_key_id: str = ""
     charged_on_success: bool = False
+    refused: bool = False
 
 
 UNBILLED = Billing()
@@ -57,4 +58,4 @@ def from_kept(row: Mapping[str, Any] | None) -> Billing:
     if row is None:
         return UNBILLED
     budgets = tuple(Budget(one["id"], one["limit"]) for one in row["budgets"])
-    return Billing(budgets, row["paying_key_id"], row["charged_on_success"])
+    return Billing(budgets, row["paying_key_id"], row["charged_on_success"], row.get("refused", False))

@@ -11,7 +11,7 @@ from kit.errors import Problem, Unavailable
 from kit.lifecycle import failpoint
 from kit.telemetry import log, tried_again
 from scheduler.bill import Bill
-from scheduler.model import Run, Runs, Status
+from scheduler.model import Run, Runs
 
 MOST_AT_ONCE = 500
 # Between two rounds: what is committed meanwhile goes together.
@@ -101,7 +101,7 @@ class Bills:
             for root_id, since in held.items():
                 root = roots.get(root_id)
                 if (root is not None and root.status.over) or (root is None and since < horizon):
-                    await tx.let_go(root_id, charged=root is not None and root.status is Status.SUCCEEDED)
+                    await tx.let_go(root_id, charged=root is not None and root.pays)
 
         if held:
             await self._store.write(work)

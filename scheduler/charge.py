@@ -19,6 +19,6 @@ def charged(
         root = after if after.decides else root
         if root is None or not root.status.over:
             bill = replace(bill, held=True)
-        elif root.status is not Status.SUCCEEDED:
+        elif not root.pays:
             bill = bill.free()
     return replace(after, cost_own=after.cost_own + bill.charge), bill

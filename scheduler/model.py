@@ -157,6 +157,11 @@ class Run:
         return self.billing.charged_on_success and self.root_id in {"", self.id}
 
     @property
+    def pays(self) -> bool:
+        """Whether its tree is charged, of one that decides and is over."""
+        return self.status is Status.SUCCEEDED and not self.billing.refused
+
+    @property
     def placed(self) -> bool:
         """An executor has it, or is about to."""
         return self.status is Status.RUNNING or (self.status is Status.QUEUED and self.claimed_at is not None)
@@ -184,10 +189,10 @@ class Run:
         """At its end; the same object when it is over already."""
         if self.status.over:
             return self
-        free = self.decides and outcome.status is not Status.SUCCEEDED
-        return replace(
+        billing = replace(self.billing, refused=True) if self.decides and result.refused else self.billing
+        ended = replace(
             self,
-            cost_own=0 if free else self.cost_own,
+            billing=billing,
             status=outcome.status,
             code=outcome.code,
             detail=outcome.detail,
@@ -202,6 +207,7 @@ class Run:
             output_sha256=result.output_sha256,
             usage=result.usage.plus(self.usage) if result.usage else self.usage,
         )
+        return replace(ended, cost_own=0) if self.decides and not ended.pays else ended
 
     def cancelled(self, outcome: Outcome, *, at: datetime) -> "Run":
         """Over if it waits. Under way its executor has the last word, but only about the present attempt; the first

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.db import Database
 from scheduler.bill import Bill
-from scheduler.model import Event, RunEnded, Status
+from scheduler.model import Event, RunEnded
 from scheduler.store.tables import bills, runs
 from scheduler.store.workflow_rows import WorkflowRows
 
@@ -78,7 +78,7 @@ class BillRows(WorkflowRows):
         await super().tell(told)
         for event in told:
             if isinstance(event, RunEnded) and event.run.decides:
-                await self.let_go(event.run.id, charged=event.run.status is Status.SUCCEEDED)
+                await self.let_go(event.run.id, charged=event.run.pays)
 
     async def let_go(self, root_id: str, *, charged: bool) -> None:
         """The bills of a tree that are held are on their way from now on, as they are or with 0."""

@@ -100,6 +100,24 @@ def a_tree(count: int = 2) -> tuple[Run, list[Run]]:
     return root, below
 
 
+@pytest.mark.parametrize("refused", [False, True])
+async def test_it_is_remembered_that_a_root_refused(store: Any, refused: bool) -> None:
+    """A bill of what it called may come after its end."""
+    root, (nested,) = a_tree(1)
+    await inserted(store, root)
+    ended = root.ended(DONE, at=START, result=Result(refused=refused))
+
+    async def end(tx: Any) -> None:
+        await tx.keep_bills([a_bill(nested, held=True)])
+        await tx.save([ended])
+        await tx.tell([RunEnded(ended)])
+
+    await store.write(end)
+    (bill,) = await due(store)
+    found = (await store.write(lambda tx: tx.standing([root.id])))[root.id]
+    assert (found.pays, bill.charge, found.cost_own) == ((False, 0, 0) if refused else (True, 7, 1))
+
+
 @pytest.mark.parametrize(("outcome", "charge"), [(DONE, 7), (FAILED, 0)])
 async def test_what_is_held_goes_with_the_end_of_its_root(store: Any, outcome: Outcome, charge: int) -> None:
     root, below = a_tree()

@@ -1,5 +1,6 @@
 """The whole mesh, as `runmesh up` runs it, in a directory of its own on a free port."""
 
+import json
 import os
 import re
 import shutil
@@ -97,6 +98,12 @@ class Mesh:
 
             finished: dict[str, Any] = until(ended, seconds)
         return finished
+
+
+def events(text: str) -> list[tuple[str, Any]]:
+    """Server-sent ones: their name, and their data as JSON."""
+    blocks = [dict(line.split(": ", 1) for line in block.split("\n")) for block in text.split("\n\n")[:-1]]
+    return [(block.get("event", ""), json.loads(block["data"])) for block in blocks]
 
 
 def until(found: Callable[[], Any], seconds: float = 10) -> Any:

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from executor.egress.fixed import NEAR
-from tests.e2e.mesh import ROOT, Mesh, mesh_up, until
-from tests.providers.provider import KEYS, Vendor, provider
+from tests.e2e.mesh import ROOT, Mesh, events, mesh_up, until
+from tests.providers.provider import FOUND, KEYS, Vendor, provider
 
 HERE = Path(__file__).parent / "clients"
 pytestmark = pytest.mark.timeout(300)
@@ -200,6 +200,32 @@ def test_a_caller_that_leaves_a_stream_is_charged_by_an_estimate(mesh: Mesh, ven
     assert mesh.finished(run_id)["status"] == "cancelled"
     (told,) = until(lambda: [line for line in mesh.output if "run.tokens_estimated" in line and run_id in line])
     assert "openai/gpt-4o-mini" in told
+
+
+@pytest.mark.parametrize("model", [f"{vendor}/{model}" for vendor, model in MODELS.items()])
+def test_a_prompt_workflow_asks_each(mesh: Mesh, vendor: Vendor, model: str) -> None:
+    prompt = {"name": "p", "kind": "prompt", "template": "{{ text }}", "model": model, "web_search": True}
+    with mesh.http() as client:
+        made = client.post("/deploy", json=prompt, timeout=120)
+        assert made.status_code == 200, made.text
+        service_id = made.json()["service_id"]
+        assert client.post(f"/workflows/{service_id}/publish").status_code == 200
+        run = f"/api/v1/run/{service_id}"
+        whole = {"success": True, "result": SAID, "citations": [FOUND]}
+        answer = client.post(run, json={"inputs": {"text": "hello"}})
+        assert (answer.status_code, answer.json()) == (200, whole), answer.text
+        assert vendor.last.body["tools"]
+        cost = mesh.finished(answer.headers["x-request-id"])["cost"]
+        assert min(cost["own"], cost["nested"]) >= 100
+        streamed = events(client.post(f"{run}/stream", json={"text": "hello"}).text)
+        assert ("".join(told["delta"] for _, told in streamed[:-1]), streamed[-1]) == (SAID, ("end", whole))
+        assert len(streamed) == 4
+        broken = client.post(f"{run}/stream", json={"text": "a b c [break]"})
+        assert events(broken.text)[-1][1]["code"] == "workflow_crashed"
+        full = client.post(run, json={"text": "[status=429]"})
+        assert (full.status_code, full.json()["code"]) == (429, "rate_limited")
+        for failed in (broken, full):
+            assert mesh.finished(failed.headers["x-request-id"])["cost"]["total"] == 0
 
 
 INSIDE = """\

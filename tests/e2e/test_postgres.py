@@ -9,6 +9,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from tests.e2e import money
 from tests.e2e.mesh import Mesh, mesh_up, until
 from tests.postgres import PASSWORD, Server, postgres_server
 
@@ -42,8 +43,16 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def mesh(server: Server) -> Iterator[Mesh]:
-    with mesh_up(env={"RUNMESH_DATABASE_URL": server.url(server.empty(), tcp=True)}) as running:
+def database(server: Server) -> str:
+    return server.empty()
+
+
+@pytest.fixture(scope="module")
+def mesh(server: Server, database: str) -> Iterator[Mesh]:
+    env = {"RUNMESH_DATABASE_URL": server.url(database, tcp=True), "RUNMESH_RUN_FEE": str(money.FEE)}
+    many = {"RUNMESH_ORGANIZATION_RUNS": "200", "RUNMESH_EXECUTOR_RUNS": "200", "RUNMESH_INITIAL_CREDITS": "0"}
+    with mesh_up(env={**env, **many}) as running:
+        money.set_prices(running, cpu=0, memory=0, egress=0)
         running.deploy("slow", SLOW)
         yield running
 
@@ -79,6 +88,20 @@ def test_the_password_is_shown_to_nobody(mesh: Mesh) -> None:
             if any(one in environ for one in spellings):
                 knowing.add(arguments.strip("\0").split("\0")[-1])
     assert knowing == {"up", "filestore", "keys", "scheduler"}
+
+
+def test_credit_for_fifty_of_two_hundred_at_once(mesh: Mesh, server: Server, database: str) -> None:
+    mesh.deploy("bare", money.BARE)
+    with mesh.http() as client:
+        path = client.get("/workflows/bare").json()["url"].removeprefix(mesh.url)
+        assert client.patch("/workflows/bare", json={"visibility": "public"}).status_code == 200
+
+        def cost() -> int:
+            return int(mesh.finished(client.post("/run/bare").headers["x-request-id"])["cost"]["own"])
+
+        until(lambda: cost() == money.FEE, 15)
+    money.fifty_of_two_hundred(mesh, path)
+    assert money.faults_of(f"{server.url(database)}&schema=keys") == {}
 
 
 def stopped(server: Server) -> Callable[[], None]:

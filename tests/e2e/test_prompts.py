@@ -1,6 +1,5 @@
 """Prompt workflows and /api/v1, through the whole mesh; a workflow of the tests' own stands for the model service."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.mesh import Mesh, mesh_up, until
+from tests.e2e.mesh import Mesh, events, mesh_up, until
+from tests.e2e.money import credits_of, settled
 
 WORKFLOWS = Path(__file__).parent / "workflows"
 TEMPLATE = "{% for line in lines %}{{ loop.index }}:{{ line.text|upper }} {% endfor %}{{ mood }}"
@@ -68,11 +68,6 @@ def teller(mesh: Mesh) -> str:
         for _ in range(2):
             assert client.post(f"/workflows/{service_id}/publish").json()["published"] is True
     return service_id
-
-
-def events(text: str) -> list[tuple[str, Any]]:
-    blocks = [dict(line.split(": ", 1) for line in block.split("\n")) for block in text.split("\n\n")[:-1]]
-    return [(block.get("event", ""), json.loads(block["data"])) for block in blocks]
 
 
 def test_what_is_shown_of_it(mesh: Mesh, teller: str) -> None:
@@ -146,6 +141,55 @@ def test_a_template_that_cant_be(mesh: Mesh) -> None:
     assert deploy(mesh, parameters={"n": 1}).status_code == 400
     assert deploy(mesh, template="x" * 70_000).json()["code"] == "too_large"
     assert deploy(mesh, service_id="wf_nope").status_code == 404
+
+
+MANY = "{% for a in x %}{% for b in x %}{% for c in x %}{% if c %}{% endif %}{% endfor %}{% endfor %}{% endfor %}done"
+LONG = "{% for a in x %}{{ y }}{% endfor %}"
+
+
+ATTACKS: tuple[tuple[str, dict[str, Any], str], ...] = (
+    ("{{ x.__class__.__mro__ }}", {"x": {}}, "has no attribute '__mro__'"),
+    ("{{ x['__class__'] }}", {"x": "text"}, "has no attribute '__class__'"),
+    (MANY, {"x": [0] * 200}, "more than 1000000 steps"),
+    (LONG, {"x": [0] * 100, "y": "z" * 20_000}, "larger than 1048576 bytes"),
+)
+
+
+def test_a_template_that_attacks_costs_its_caller_nothing(mesh: Mesh) -> None:
+    """It is found while it runs; what can't be at all is refused by the deploy."""
+    before = settled(mesh, mesh.key)
+    with mesh.http() as client:
+        for template, inputs, why in ATTACKS:
+            service_id = deploy(mesh, template=template).json()["service_id"]
+            client.post(f"/workflows/{service_id}/publish")
+            for path in (f"/api/v1/run/{service_id}", f"/api/v1/run/{service_id}/stream"):
+                reply = client.post(path, json={"inputs": inputs})
+                assert (reply.status_code, reply.json()["code"], reply.json()["success"]) == (400, "bad_request", False)
+                assert why in reply.json()["detail"]
+                assert mesh.finished(reply.json()["request_id"])["cost"]["total"] == 0
+    assert settled(mesh, mesh.key) == before
+
+
+def test_what_is_refused_costs_nothing(mesh: Mesh, teller: str) -> None:
+    """Nothing is even set aside."""
+    unpublished = deploy(mesh).json()["service_id"]
+    before = settled(mesh, mesh.key)
+    stranger = mesh.new_organization("refused")["key"]
+    with mesh.http() as client:
+        told = {"inputs": {"lines": [], "mood": "", "more": 1}}
+        for body in (told, {"inputs": {}}, {"inputs": 1}, {}, [], "text", None, 1):
+            for path in (f"/api/v1/run/{teller}", f"/api/v1/run/{teller}/stream"):
+                reply = client.post(path, json=body)
+                assert (reply.status_code, reply.json()["code"], reply.json()["success"]) == (400, "bad_request", False)
+        for raw in (b"", b"{", b"\xff", b"[" * 100_000):
+            reply = client.post(f"/api/v1/run/{teller}", content=raw)
+            assert (reply.status_code, reply.json()["code"]) == (400, "bad_request"), reply.text
+        for key, service_id in ((mesh.key, unpublished), (stranger, teller), (mesh.key, "wf_none")):
+            with mesh.http(key) as other:
+                reply = other.post(f"/api/v1/run/{service_id}", json={"inputs": INPUTS})
+                assert (reply.status_code, reply.json()["code"], reply.json()["success"]) == (404, "not_found", False)
+    assert credits_of(mesh, mesh.key) == (before, 0)
+    assert credits_of(mesh, stranger)[1] == 0
 
 
 def test_the_next_version_and_back(mesh: Mesh, teller: str) -> None:

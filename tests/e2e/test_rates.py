@@ -42,6 +42,44 @@ def test_a_workflow_is_called_no_more_often_than_its_owner_allows(mesh: Mesh) ->
         until(lambda: statuses() == {200})
 
 
+def test_api_calls_tell_what_is_left(mesh: Mesh) -> None:
+    """Of a hundred a minute, unless the key, its organization or the workflow has a smaller limit."""
+    mesh.deploy("often", (WORKFLOWS / "bare_asgi.py").read_text())
+    made = mesh.new_organization("often called")
+    with mesh.http() as admin, mesh.http(made["key"]) as client:
+        owner = admin.get("/workflows/often").json()["url"].rpartition("/")[2]
+        assert admin.patch("/workflows/often", json={"visibility": "public"}).status_code == 200
+
+        def told(key: str) -> tuple[int, list[int]]:
+            with mesh.http(key) as caller:
+                answer = caller.post(f"/api/v1/run/{owner}", json={})
+            names = ("limit", "remaining", "reset")
+            assert (answer.status_code == 429) == ("retry-after" in answer.headers)
+            assert answer.status_code == 200 or answer.json()["success"] is False
+            return answer.status_code, [int(answer.headers[f"x-ratelimit-{name}"]) for name in names]
+
+        status, (limit, remaining, reset) = told(made["key"])
+        assert (status, limit, remaining) == (200, 100, 99)
+        assert 0 < reset <= 60
+        own = client.post("/keys", json={"kind": "standard", "rates": {"api_per_minute": 2}}).json()["key"]
+        assert [(status, left[:2]) for status, left in (told(own) for _ in range(3))] == [
+            (200, [2, 1]),
+            (200, [2, 0]),
+            (429, [2, 0]),
+        ]
+        assert client.post("/run/nothing", json={}).headers.get("x-ratelimit-limit") is None
+        rates = f"/organizations/{made['id']}/rates"
+        assert admin.put(rates, json={"api_per_minute": 3}).status_code == 200
+        until(lambda: told(made["key"])[1][0] == 3)
+        until(lambda: told(made["key"])[0] == 429)
+        assert admin.put(rates, json={}).status_code == 200
+        limits = {"limits": {"api_calls_per_minute": 1}}
+        assert admin.patch("/workflows/often", json=limits).status_code == 200
+        until(lambda: told(made["key"])[1][0] == 1)
+        assert told(made["key"]) == (429, [1, 0, told(made["key"])[1][2]])
+        assert admin.patch("/workflows/often", json={"limits": {"api_calls_per_minute": None}}).status_code == 200
+
+
 def test_a_key_calls_no_more_often_than_the_operator_allows() -> None:
     with mesh_up(env={"RUNMESH_KEY_RATE_PER_SECOND": "5"}) as mesh, mesh.http() as client:
         answers, seconds = at_once(client, 40, "/requests")

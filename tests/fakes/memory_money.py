@@ -40,8 +40,8 @@ class MemoryPriceStore:
         self._change = change
         self.noted += change.noted
 
-    async def prices(self) -> list[Price]:
-        return await self._change.prices()
+    async def prices(self, meters: Sequence[str] | None = None) -> list[Price]:
+        return await self._change.prices(meters)
 
     async def fingerprint(self) -> str:
         return self._change.brought

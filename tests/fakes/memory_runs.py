@@ -158,7 +158,7 @@ class MemoryTx:
         self.delivery_rows.update({each.id: each for each in begun})
         for event in told:
             if isinstance(event, RunEnded) and event.run.decides:
-                await self.let_go(event.run.id, charged=event.run.status is Status.SUCCEEDED)
+                await self.let_go(event.run.id, charged=event.run.pays)
 
     async def deliveries(self, ids: Collection[str]) -> list[Delivery]:
         return [self.delivery_rows[each] for each in sorted(ids) if each in self.delivery_rows]

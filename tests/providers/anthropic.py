@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tests.providers.provider import (
+    FOUND,
     KEYS,
     Breaking,
     Broken,
@@ -88,8 +89,12 @@ async def messages(body: dict[str, Any]) -> Response:
     await asyncio.sleep(plan.slow)
     result = isinstance(content, list) and any(part.get("type") == "tool_result" for part in content)
     block: dict[str, Any] = {"type": "text", "text": plan.answer, "citations": None}
-    if body.get("tools") and not result:
-        tool = body["tools"][0]
+    tool = (body.get("tools") or [{}])[0]
+    if str(tool.get("type")).startswith("web_search_"):
+        block["citations"] = [
+            {"type": "web_search_result_location", "cited_text": "You", "encrypted_index": "x", **FOUND}
+        ]
+    elif tool and not result:
         block = {"type": "tool_use", "id": "toolu_1", "name": tool["name"], "input": shaped(tool["input_schema"])}
     if body.get("stream"):
         return Breaking(message_events(body, plan, block))
@@ -138,6 +143,8 @@ async def message_events(body: dict[str, Any], plan: Plan, block: dict[str, Any]
             raise Broken
         yield told("content_block_delta", index=0, delta={"type": "text_delta", "text": piece})
         await asyncio.sleep(plan.slow)
+    for citation in block.get("citations") or ():
+        yield told("content_block_delta", index=0, delta={"type": "citations_delta", "citation": citation})
     yield told("content_block_stop", index=0)
     reason = "end_turn" if block["type"] == "text" else "tool_use"
     end = {"stop_reason": reason, "stop_sequence": None}

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tests.providers.provider import (
+    FOUND,
     KEYS,
     Breaking,
     Broken,
@@ -67,14 +68,23 @@ async def generate(body: dict[str, Any], model: str, *, streams: bool, query: st
     said: dict[str, Any] = {"text": plan.answer}
     if "responseJsonSchema" in options:
         said = {"text": str(as_json(shaped(options["responseJsonSchema"])).body, "utf-8")}
-    elif body.get("tools") and not any("functionResponse" in part for part in parts):
+    elif any("functionDeclarations" in tool for tool in body.get("tools") or ()) and not any(
+        "functionResponse" in part for part in parts
+    ):
         name = body["tools"][0]["functionDeclarations"][0]["name"]
         said = {"functionCall": {"name": name, "args": {"city": "Paris"}}}
-    if not streams:
-        return as_json(answer(model, plan, said, "STOP"))
-    if query == "alt=sse":
-        return Breaking(answers(model, plan, said))
-    return as_json([answer(model, plan, said, "STOP")])
+    if streams and query == "alt=sse":
+        return Breaking(answers(model, plan, said, found_by(body)))
+    whole = answer(model, plan, said, "STOP")
+    whole["candidates"][0] |= found_by(body)
+    return as_json([whole] if streams else whole)
+
+
+def found_by(body: dict[str, Any]) -> dict[str, Any]:
+    """What a candidate says of a search of the web."""
+    searched = any("google_search" in tool or "googleSearch" in tool for tool in body.get("tools") or ())
+    web = {"uri": FOUND["url"], "title": FOUND["title"]}
+    return {"groundingMetadata": {"groundingChunks": [{"web": web}]}} if searched else {}
 
 
 def answer(
@@ -95,7 +105,7 @@ def answer(
     return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": model, "responseId": "response_1"}
 
 
-async def answers(model: str, plan: Plan, said: dict[str, Any]) -> AsyncIterator[bytes]:
+async def answers(model: str, plan: Plan, said: dict[str, Any], found: dict[str, Any]) -> AsyncIterator[bytes]:
     """Each tells of all that was used so far. Lines end as Google's do."""
     pieces = [{"text": piece} for piece in plan.pieces] if said.get("text") == plan.answer else [said]
     for number, piece in enumerate(pieces):
@@ -104,5 +114,6 @@ async def answers(model: str, plan: Plan, said: dict[str, Any]) -> AsyncIterator
         is_last = number == len(pieces) - 1
         out = plan.tokens_out if is_last else number + 1
         part = answer(model, plan, piece, "STOP" if is_last else None, out)
+        part["candidates"][0] |= found if is_last else {}
         yield event(part).replace(b"\n", b"\r\n")
         await asyncio.sleep(plan.slow)

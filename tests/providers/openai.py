@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tests.providers.provider import (
+    FOUND,
     KEYS,
     Breaking,
     Broken,
@@ -158,15 +159,17 @@ async def responses(body: dict[str, Any]) -> Response:
         return error(plan.status, f"status {plan.status}", "made_up")
     await asyncio.sleep(plan.slow)
     result = isinstance(last, dict) and last.get("type") == "function_call_output"
-    output = response_call(body) if body.get("tools") and not result else response_text(plan)
+    tool = (body.get("tools") or [{}])[0].get("type")
+    output = response_call(body) if tool == "function" and not result else response_text(plan, tool == "web_search")
     if body.get("stream"):
         return Breaking(response_events(body, plan, output))
     return as_json(response(body, plan, [output]))
 
 
-def response_text(plan: Plan) -> dict[str, Any]:
+def response_text(plan: Plan, searched: bool) -> dict[str, Any]:
     """A message."""
-    part = {"type": "output_text", "text": plan.answer, "annotations": [], "logprobs": []}
+    notes = [{"type": "url_citation", "start_index": 0, "end_index": 3, **FOUND}] if searched else []
+    part = {"type": "output_text", "text": plan.answer, "annotations": notes, "logprobs": []}
     return {"id": "msg_1", "type": "message", "status": "completed", "role": "assistant", "content": [part]}
 
 
@@ -238,6 +241,8 @@ async def response_events(body: dict[str, Any], plan: Plan, output: dict[str, An
                 raise Broken
             yield told("response.output_text.delta", delta=piece, logprobs=[], **part)
             await asyncio.sleep(plan.slow)
+        for count, note in enumerate(output["content"][0]["annotations"]):
+            yield told("response.output_text.annotation.added", annotation=note, annotation_index=count, **part)
         yield told("response.output_text.done", text=plan.answer, logprobs=[], **part)
         yield told("response.content_part.done", part=output["content"][0], **part)
     yield told("response.output_item.done", item=output, **place)

@@ -21,6 +21,8 @@ from starlette.responses import Response
 from starlette.routing import Mount
 
 KEYS = {name: f"provider-key-of-{name}" for name in ("openai", "anthropic", "gemini")}
+# What a search of the web finds.
+FOUND = {"url": "https://found.example/page", "title": "Found"}
 # A key of the platform's, or what it tells workflows: no business of a vendor's.
 OURS = re.compile(
     r"^(x-request-id|x-correlation-id|codewords-.*|x-deadline|x-attempt|traceparent|cookie|x-runmesh-.*)$"

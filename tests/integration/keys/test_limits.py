@@ -1,11 +1,11 @@
 """Bindings, budgets, rates and the audit log over gRPC, on SQLite and PostgreSQL."""
 
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from mesh.keys.v1 import keys_pb2, secrets_pb2, webhooks_pb2
-from mesh.ledger.v1 import audit_pb2, ledger_pb2
+from mesh.ledger.v1 import audit_pb2, ledger_pb2, prices_pb2
 
 from keys.settings import Settings
 from kit.errors import Denied, Invalid, NotFound
@@ -47,6 +47,29 @@ async def test_what_a_key_is_for_is_told_when_it_is_used(service: Service, admin
     assert not plain.HasField("budget_left")
     assert not plain.principal.HasField("bind")
     assert not plain.principal.HasField("budget")
+
+
+async def test_where_runs_cost_nothing_nobody_is_out_of_credit(service: Service, admin: keys_pb2.Principal) -> None:
+    poor = await unary(service.keys.CreateOrganization, keys_pb2.CreateOrganizationRequest(name="Poor"))
+    spent = (await issue(service, admin, budget=0)).secret
+
+    async def told(key: str) -> tuple[int | None, int | None]:
+        reply = await unary(service.keys.Verify, keys_pb2.VerifyRequest(key=key))
+        credit, left = (reply.HasField(name) for name in ("credit", "budget_left"))
+        return reply.credit if credit else None, reply.budget_left if left else None
+
+    assert await told(poor.secret) == (0, None)
+    rich = (await told(spent))[0]
+    assert await told(spent) == (rich, 0)
+    for meter in ("cpu", "memory", "run"):
+        assert await told(poor.secret) == (0, None)
+        request = prices_pb2.SetPriceRequest(meter=meter, micro_credits_per_million=0)
+        await unary(service.prices.SetPrice, request)
+    assert await told(poor.secret) == await told(spent) == (None, None)
+    later = prices_pb2.SetPriceRequest(meter="run", micro_credits_per_million=1)
+    later.valid_from.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
+    await unary(service.prices.SetPrice, later)
+    assert await told(poor.secret) == (None, None)
 
 
 async def test_a_rotated_key_has_the_same_budget(service: Service, admin: keys_pb2.Principal) -> None:

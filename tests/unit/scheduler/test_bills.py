@@ -15,6 +15,7 @@ from scheduler.bills import AGAIN_SECONDS, GATHER_SECONDS, LOOK_SECONDS, LOST, M
 from scheduler.model import CANCELLED, TIMED_OUT, Outcome, Run, Status
 from scheduler.model import LOST as LOST_RUN
 from scheduler.report import Batch, Ended, Started
+from scheduler.result import Answer, Result
 from scheduler.settle import settle
 from tests.fakes.memory_runs import MemoryTx
 from tests.fakes.scheduler_rig import Scheduler
@@ -133,6 +134,27 @@ async def test_where_only_success_is_charged_all_waits_for_the_root(
         )
     assert bills(scheduler) == {(root.id, 1): (charge, False), (nested.id, 1): (charge, False)}
     assert [scheduler.run(run.id).cost_own for run in (root, nested)] == [charge, charge]
+
+
+@pytest.mark.parametrize("order", ["nested first", "root first", "together"])
+async def test_an_answer_of_400_or_more_is_no_success(scheduler: Scheduler, order: str) -> None:
+    root, nested = (replace(run, synchronous=True) for run in a_tree())
+    await scheduler.accepted(root, nested)
+    facts = [ended(nested), ended(root, result=Result(Answer(b""), refused=True))]
+    facts = facts[::-1] if order == "root first" else facts
+    for facts_of_one in [facts] if order == "together" else [[fact] for fact in facts]:
+        await scheduler.report(batch(*facts_of_one))
+    assert scheduler.run(root.id).status is Status.SUCCEEDED
+    assert bills(scheduler) == {(root.id, 1): (0, False), (nested.id, 1): (0, False)}
+    assert [scheduler.run(run.id).cost_own for run in (root, nested)] == [0, 0]
+
+
+async def test_elsewhere_what_ran_is_charged_whatever_it_answered(scheduler: Scheduler) -> None:
+    root = a_run()
+    nested = a_run(billing=ON_SUCCESS, root_id="run_of_api", parent_id="run_of_api", depth=1)
+    await scheduler.accepted(root, nested, replace(a_tree()[0], id="run_of_api").ended(DONE, at=START))
+    await scheduler.report(batch(*(ended(run, result=Result(Answer(b""), refused=True)) for run in (root, nested))))
+    assert bills(scheduler) == {(root.id, 1): (7, False), (nested.id, 1): (7, False)}
 
 
 async def test_a_nested_failure_under_a_success_is_charged(scheduler: Scheduler) -> None:
@@ -265,6 +287,9 @@ def test_a_bill_is_of_its_attempt_whatever_it_says() -> None:
     assert (sent.run_id, sent.attempt, sent.charge, sent.reserved, sent.organization_id) == ("run_1", 2, 0, 5, "org_a")
     message.bill.purse_id = ""
     assert wire.ended(message).bill is None
+    for status, refused in ((200, False), (399, False), (400, True), (599, True)):
+        message.answer.head.status = status
+        assert wire.ended(message).result.refused is refused
     message.ClearField("bill")
     assert wire.ended(message).bill is None
 

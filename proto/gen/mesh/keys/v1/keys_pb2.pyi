@@ -266,7 +266,8 @@ class VerifyResponse(_message.Message):
     BUDGET_LEFT_FIELD_NUMBER: _builtins.int
     credit: _builtins.int
     """What its organization may spend and has in purses together; absent: nobody counts. What is left of the key's budget,
-    if it has one.
+    if it has one. Both are absent where nothing is left and a run begins without it: its fee, processor and memory cost
+    nothing at present.
     """
     budget_left: _builtins.int
     @_builtins.property
