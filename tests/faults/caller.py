@@ -20,6 +20,10 @@ PATIENCE_SECONDS = 30.0
 REPEATS = 8
 # Over 64 KiB: such a body goes through the filestore.
 LARGE = 100_000
+# Each run has a budget, so that it has a purse of its own.
+BUDGET = {"X-Budget": "1000000"}
+# More than it has taken for its first seconds pays for.
+MUCH_EGRESS = 2_000_000
 
 
 class Callers:
@@ -28,6 +32,8 @@ class Callers:
     def __init__(self, mesh: Mesh, service: str, rng: random.Random, history: History) -> None:
         self.history = history
         self.last_asked = 0.0
+        # Whether runs need more credit than they begin with.
+        self.takes_steps = False
         self.failures: list[BaseException] = []
         self._mesh = mesh
         self._service = service
@@ -62,6 +68,7 @@ class Callers:
             "before": before,
             "after": after,
             "more": "x" * (LARGE if self._rng.random() < 0.1 else 0),
+            **({"egress": MUCH_EGRESS, "after": 1.6} if self.takes_steps else {}),
         }
 
     def _caller(self, waiting: Any, failures: list[BaseException]) -> None:
@@ -79,14 +86,14 @@ class Callers:
             failures.append(error)
 
     def _start(self, client: httpx.Client, request: Request, work: bytes) -> None:
-        request.told.append(told(lambda: client.post(f"/run_async/{self._service}", content=work)))
+        request.told.append(told(lambda: client.post(f"/run_async/{self._service}", content=work, headers=BUDGET)))
 
     def _call(self, client: httpx.Client, request: Request, work: bytes) -> None:
         request.told.append(told(lambda: client.post(f"/run/{self._service}", content=work)))
 
     def _insist(self, client: httpx.Client, request: Request, work: bytes) -> None:
         """Until there is an answer: what a caller may do who sends an Idempotency-Key."""
-        headers = {"Idempotency-Key": request.token, "X-On-Timeout": "continue"}
+        headers = {"Idempotency-Key": request.token, "X-On-Timeout": "continue", **BUDGET}
         for _ in range(REPEATS):
             answer = told(lambda: client.post(f"/run/{self._service}", content=work, headers=headers))
             request.told.append(answer)

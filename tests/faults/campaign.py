@@ -38,12 +38,14 @@ class Field:
 
 
 @contextmanager
-def in_the_field(history: History, failpoints: Path | None = None) -> Iterator[Field]:
+def in_the_field(
+    history: History, failpoints: Path | None = None, home: Path | None = None, **settings: str
+) -> Iterator[Field]:
     """The mesh with its workflow. What is left of it when it is gone comes into the history."""
-    env = {"RUNMESH_EGRESS_ALLOW_PRIVATE": own_address(), "RUNMESH_DRAIN_SECONDS": "3"}
+    env = {"RUNMESH_EGRESS_ALLOW_PRIVATE": own_address(), "RUNMESH_DRAIN_SECONDS": "3", **settings}
     if failpoints:
         env["RUNMESH_FAILPOINTS"] = str(failpoints)
-    with outside(history.effects) as server, mesh_up(env=env) as mesh:
+    with outside(history.effects) as server, mesh_up(home=home, env=env) as mesh:
         mesh.deploy(SERVICE, server.workflow)
         there = Field(mesh, server)
         there.note()

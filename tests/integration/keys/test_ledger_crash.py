@@ -34,7 +34,7 @@ async def process(settings: Settings, points: Path) -> AsyncIterator["ledger_pb2
 
 async def test_what_was_booked_before_a_crash_is_booked_once(settings: Settings, tmp_path: Path) -> None:
     await asyncio.to_thread(upgrade, "keys", settings.database_url("keys"))
-    for point in ("drawn", "booked"):
+    for point in ("draw booked", "bills booked"):
         async with process(settings, tmp_path) as ledger:
             organization = await first_organization(settings)
             BILL.organization_id = organization
