@@ -1,4 +1,4 @@
-"""Processes die between any two steps of reserving, using and settling credit, while many spend; the books are right."""
+"""Processes die between any two steps of reserving, using and settling credit while many spend: the books are right."""
 
 import os
 import random
