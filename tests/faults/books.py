@@ -23,6 +23,8 @@ SUCCEEDED = 4
 # Ends of an attempt that nobody pays for.
 FREE = frozenset({"runtime_error", "unavailable"})
 REVENUE = "platform:revenue"
+# The least that a run costs that succeeds.
+FEE = 100
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,11 @@ class Books:
         return {name: amount for name, amount in amounts.items() if amount}
 
     @property
+    def newest(self) -> str:
+        """The life that was heard of last."""
+        return max(self.purses.values(), key=lambda purse: purse.kept_at).life if self.purses else ""
+
+    @property
     def charges(self) -> Counter[str]:
         """What was charged, by run."""
         found: Counter[str] = Counter()
@@ -101,10 +108,8 @@ class Books:
 
 def under_way(books: Books) -> bool:
     """Whether there are runs or bills that aren't at their end, or the executor that lives holds something."""
-    if books.waiting or any(run.status < SUCCEEDED for run in books.runs.values()):
-        return True
-    newest = max(books.purses.values(), key=lambda purse: purse.kept_at, default=None)
-    return newest is not None and any(books.purses[name].life == newest.life for name in books.held)
+    going_on = any(run.status < SUCCEEDED for run in books.runs.values())
+    return bool(books.waiting or going_on or any(books.purses[name].life == books.newest for name in books.held))
 
 
 def always(books: Books) -> list[str]:
@@ -112,11 +117,11 @@ def always(books: Books) -> list[str]:
     return [*_unbalanced(books), *_disagreeing(books), *_below(books), *_charged_twice(books), *_past_the_sweep(books)]
 
 
-def settled(books: Books, fee: int) -> list[str]:
+def settled(books: Books, *, swept: bool = True) -> list[str]:
     """The same, when nothing is under way any more: also what somebody still has to do, and what was never charged.
-    `fee`: the least that a run costs that succeeds.
+    Unless `swept`, lives that have gone may still hold something.
     """
-    return [*always(books), *_unfinished(books), *_records(books, fee), *_budgets(books)]
+    return [*always(books), *_unfinished(books, swept), *_records(books), *_budgets(books)]
 
 
 def _unbalanced(books: Books) -> Iterator[str]:
@@ -172,19 +177,22 @@ def _past_the_sweep(books: Books) -> Iterator[str]:
             yield f"past its sweep: {name} holds {amount}, {age.total_seconds():.0f} s after it was kept"
 
 
-def _unfinished(books: Books) -> Iterator[str]:
+def _unfinished(books: Books, swept: bool) -> Iterator[str]:
     for name, amount in books.held.items():
-        yield f"held: {name} has {amount}, and nothing is under way"
+        if swept or books.purses[name].life == books.newest:
+            yield f"held: {name} has {amount}, and nothing is under way"
     if books.waiting:
         yield f"waiting: the scheduler still has {books.waiting} bills"
 
 
-def _records(books: Books, fee: int) -> Iterator[str]:
+def _records(books: Books) -> Iterator[str]:
     charges = books.charges
     for run_id in charges.keys() - books.runs.keys():
         yield f"charged for nothing: nobody knows {run_id}"
     last = {(bill.run_id, bill.attempt): bill.charge for bill in books.bills.values() if bill.charge}
     for run_id, run in books.runs.items():
+        if run.status < SUCCEEDED:
+            yield f"not over: {run_id}"
         if run.cost != charges[run_id]:
             yield f"another cost: {run_id} is said to have cost {run.cost}, and was charged {charges[run_id]}"
         if run.free and charges[run_id]:
@@ -192,7 +200,7 @@ def _records(books: Books, fee: int) -> Iterator[str]:
         paid = last.get((run_id, run.attempt), 0)
         if run.code in FREE and paid:
             yield f"charged for a failure: {run_id} is {run.code}, and paid {paid}"
-        if run.status == SUCCEEDED and not run.free and paid < fee:
+        if run.status == SUCCEEDED and not run.free and paid < FEE:
             yield f"not charged: attempt {run.attempt} of {run_id} succeeded, and paid {paid}"
     for bill in books.bills.values():
         if bill.run_id in books.runs and books.runs[bill.run_id].organization != bill.organization:
@@ -204,9 +212,12 @@ def _budgets(books: Books) -> Iterator[str]:
     for bill in books.bills.values():
         for name in books.purses[bill.purse].budgets:
             spent[name] += bill.charge
+    for purse, amount in books.held.items():
+        for name in books.purses[purse].budgets:
+            spent[name] += amount
     for name, (_, used) in books.budgets.items():
         if used != spent[name]:
-            yield f"another use: of {name} {used} are said to be used, and runs cost {spent[name]}"
+            yield f"another use: of {name} {used} are said to be used, and {spent[name]} were"
 
 
 def read(url_of: Callable[[str], str]) -> Books:

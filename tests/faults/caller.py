@@ -35,7 +35,7 @@ class Callers:
         # Whether runs need more credit than they begin with.
         self.takes_steps = False
         self.failures: list[BaseException] = []
-        self._mesh = mesh
+        self.mesh = mesh
         self._service = service
         self._rng = rng
         self._last = 0
@@ -73,7 +73,7 @@ class Callers:
 
     def _caller(self, waiting: Any, failures: list[BaseException]) -> None:
         try:
-            with self._mesh.http(timeout=PATIENCE_SECONDS) as client:
+            with self.mesh.http(timeout=PATIENCE_SECONDS) as client:
                 while True:
                     due, request, work = waiting.get_nowait()
                     time.sleep(max(0.0, due - time.monotonic()))
@@ -103,7 +103,7 @@ class Callers:
 
     def look(self) -> bool:
         """Reads the history as the platform tells it; whether all that it knows is over."""
-        records = list(_listed(self._mesh))
+        records = list(_listed(self.mesh))
         for record in records:
             self.history.saw(record)
             self.history.listed[record.id] = record
@@ -117,14 +117,14 @@ class Callers:
         request = Request(f"token-{self._last}", DIRECT)
         self.history.requests.append(request)
         work = json.dumps({"token": request.token, "before": 0, "after": 0}).encode()
-        with self._mesh.http() as client:
+        with self.mesh.http() as client:
             self._call(client, request, work)
             run_id = request.told[-1].run_id
             return request.told[-1].status == 200 and client.get(f"/logs/{run_id}").status_code == 200
 
     def read_all(self) -> bool:
         """Each run by itself."""
-        with self._mesh.http() as client:
+        with self.mesh.http() as client:
             for run_id in self.history.listed:
                 answer = client.get(f"/request/{run_id}")
                 assert answer.status_code == 200, answer.text

@@ -22,7 +22,6 @@ from tests.faults.books import Account, Bill, Books, Purse, Run, always, read, s
 from tests.ledger_books import a_bill, a_draw, open_organizations
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-FEE = 100
 Change = Callable[[Books], None]
 
 
@@ -67,14 +66,14 @@ def never_booked(books: Books) -> None:
         books.accounts[name] = replace(books.accounts[name], balance=balance, reserved=150 if name == "org:a" else 0)
 
 
-def holding(seconds: float, *, swept: bool = False) -> Change:
+def holding(seconds: float, *, swept: bool = False, used: int = 270) -> Change:
     """What never went back."""
 
     def change(books: Books) -> None:
         books.entries = [entry for entry in books.entries if entry[0] != "t4"]
         books.accounts["org:a"] = replace(books.accounts["org:a"], balance=730, reserved=150)
         books.accounts["purse:p"] = replace(books.accounts["purse:p"], balance=150)
-        books.budgets["run:b"] = (500, 270)
+        books.budgets["run:b"] = (500, used)
         books.purses["p"] = replace(books.purses["p"], kept_at=NOW - timedelta(seconds=seconds), swept=swept)
 
     return change
@@ -104,9 +103,18 @@ def known_by_nobody(books: Books) -> None:
 
 def test_good_books_are_good() -> None:
     books = good()
-    assert (settled(books, FEE), under_way(books)) == ([], False)
+    assert (settled(books), under_way(books)) == ([], False)
     holding(5)(books)
     assert (always(books), under_way(books)) == ([], True)
+
+
+def test_what_a_life_that_has_gone_holds_is_swept_later() -> None:
+    books = good()
+    holding(50)(books)
+    books.purses["q"] = Purse((), "a later life", NOW)
+    books.accounts["purse:q"] = Account("purse", "a", 0)
+    assert (settled(books, swept=False), under_way(books)) == ([], False)
+    assert [sentence.split(":")[0] for sentence in settled(books)] == ["held"]
 
 
 @pytest.mark.parametrize(
@@ -134,10 +142,12 @@ def test_a_fault_that_is_one_at_any_time(word: str, change: Change) -> None:
     ("word", "change"),
     [
         ("held", holding(5)),
+        ("not over", run_is(status=3)),
         ("waiting", lambda books: setattr(books, "waiting", 1)),
         ("not charged", never_booked),
         ("another cost", never_booked),
         ("another cost", run_is(cost=119)),
+        ("another use", holding(5, used=120)),
         ("another use", lambda books: books.budgets.update({"run:b": (500, 121)})),
         ("charged for a failure", run_is(status=5, code="runtime_error")),
         ("charged for a failure", run_is(free=True, cost=120)),
@@ -148,7 +158,7 @@ def test_a_fault_that_is_one_at_any_time(word: str, change: Change) -> None:
 def test_a_fault_when_all_is_settled(word: str, change: Change) -> None:
     books = good()
     change(books)
-    assert word in {sentence.split(":")[0] for sentence in settled(books, FEE)}
+    assert word in {sentence.split(":")[0] for sentence in settled(books)}
 
 
 class Place:

@@ -14,7 +14,6 @@ from tests.faults.books import settled, under_way
 from tests.faults.money import MONEY, Scene, a_minute_later, planned, spending
 from tests.postgres import Server
 
-FEE = 100
 ROUNDS = 100
 # In which the poor one gets something again.
 ALMS_EVERY = 10
@@ -35,7 +34,7 @@ def play(scene: Scene, points: list[str]) -> None:
         if number % ALMS_EVERY == 0:
             scene.spenders.grant(scene.spenders.poor, 2_000)
     books = scene.settle()
-    assert not under_way(books), settled(books, FEE)
+    assert not under_way(books), settled(books)
     assert scene.disagreements(books) == []
     told, charged = scene.spenders.told, sum(bill.charge for bill in books.bills.values())
     print(f"{len(books.runs)} runs, {len(books.bills)} bills, {charged} charged, {dict(sorted(told.items()))}")
@@ -64,7 +63,7 @@ async def test_at_each_step_once(home: Path, database: str) -> None:
     with spending(seed, home, database) as scene:
         play(scene, planned(seed, len(MONEY)))
     books = await a_minute_later(scene.url_of)
-    assert settled(books, FEE) == []
+    assert settled(books) == []
 
 
 @pytest.mark.slow
@@ -73,7 +72,7 @@ def test_a_hundred_times_and_nothing_is_held_past_its_sweep(home: Path) -> None:
     seed = chosen()
     with spending(seed, home, "") as scene:
         play(scene, planned(seed, ROUNDS))
-        assert settled(scene.sweep(), FEE) == []
+        assert settled(scene.sweep()) == []
 
 
 def test_a_seed_makes_the_same_rounds() -> None:
