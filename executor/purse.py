@@ -239,6 +239,7 @@ class Purse:
         while not self.gone:
             try:
                 await self._ledger.give_back(give_id, self.id, amount)
+                failpoint("given back")
                 return
             except Unavailable:
                 await self._clock.sleep(pause)

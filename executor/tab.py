@@ -100,6 +100,7 @@ class Tab:
             return
         try:
             await self._take(least, self._short(STEP_SECONDS))
+            failpoint("stepped")
         except Exhausted as refused:
             await self._take_the_last(least, refused)
 

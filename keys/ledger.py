@@ -178,7 +178,7 @@ class Ledger:
             amount = amount_to_draw(draw, held[source].balance, budgets)
             await tx.post([Posting(key, draw.organization_id, {source: -amount, purse: amount})])
             await tx.use_budgets({budget.id: amount for budget in budgets})
-        failpoint("drawn")
+        failpoint("draw booked")
         return amount
 
     async def _into(self, tx: Change, draw: Draw, *, new: bool) -> None:
@@ -223,6 +223,7 @@ class Ledger:
             spent = await tx.hold_budgets(purse.budgets) if purse.budgets else {}
             await tx.post([Posting(key, purse.organization_id, {account_id: -amount, target: amount})])
             await tx.use_budgets({each.id: -min(amount, each.used) for each in spent.values()})
+        failpoint("give booked")
 
     async def keep(self, incarnation: str, purse_ids: Sequence[str]) -> list[str]:
         """All purses of this life are kept; those of the named that are no more. Errors: Invalid."""
@@ -250,7 +251,7 @@ class Ledger:
             if new := [known[key] for key in sorted(fresh)]:
                 await tx.add_bills(new)
                 await self._book(tx, new)
-        failpoint("booked")
+        failpoint("bills booked")
 
     async def _book(self, tx: Change, bills: Sequence[Bill]) -> None:
         payers = {organization_account(bill.organization_id) for bill in bills}

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from keys.money import PURSE_LIFE, Account, Posting, Purse, Spent, Transaction, organization_account, purse_account
 from kit.clock import Clock
+from kit.lifecycle import failpoint
 from kit.telemetry import log, tried_again
 
 SWEEP_SECONDS = 5.0
@@ -83,4 +84,5 @@ class Sweep:
             await tx.enter([Transaction(key, "sweep", now)])
             await tx.post([Posting(key, purse.organization_id, {source: -amount, target: amount})])
             await tx.use_budgets({each.id: -min(amount, each.used) for each in spent.values()})
+        failpoint("swept")
         log().warning("purse.swept", purse_id=purse.id, organization_id=purse.organization_id, amount=amount)

@@ -20,6 +20,10 @@ PATIENCE_SECONDS = 30.0
 REPEATS = 8
 # Over 64 KiB: such a body goes through the filestore.
 LARGE = 100_000
+# Each run has a budget, so that it has a purse of its own.
+BUDGET = {"X-Budget": "1000000"}
+# More than it has taken for its first seconds pays for.
+MUCH_EGRESS = 2_000_000
 
 
 class Callers:
@@ -28,8 +32,10 @@ class Callers:
     def __init__(self, mesh: Mesh, service: str, rng: random.Random, history: History) -> None:
         self.history = history
         self.last_asked = 0.0
+        # Whether runs need more credit than they begin with.
+        self.takes_steps = False
         self.failures: list[BaseException] = []
-        self._mesh = mesh
+        self.mesh = mesh
         self._service = service
         self._rng = rng
         self._last = 0
@@ -62,11 +68,12 @@ class Callers:
             "before": before,
             "after": after,
             "more": "x" * (LARGE if self._rng.random() < 0.1 else 0),
+            **({"egress": MUCH_EGRESS, "after": 1.6} if self.takes_steps else {}),
         }
 
     def _caller(self, waiting: Any, failures: list[BaseException]) -> None:
         try:
-            with self._mesh.http(timeout=PATIENCE_SECONDS) as client:
+            with self.mesh.http(timeout=PATIENCE_SECONDS) as client:
                 while True:
                     due, request, work = waiting.get_nowait()
                     time.sleep(max(0.0, due - time.monotonic()))
@@ -79,14 +86,14 @@ class Callers:
             failures.append(error)
 
     def _start(self, client: httpx.Client, request: Request, work: bytes) -> None:
-        request.told.append(told(lambda: client.post(f"/run_async/{self._service}", content=work)))
+        request.told.append(told(lambda: client.post(f"/run_async/{self._service}", content=work, headers=BUDGET)))
 
     def _call(self, client: httpx.Client, request: Request, work: bytes) -> None:
         request.told.append(told(lambda: client.post(f"/run/{self._service}", content=work)))
 
     def _insist(self, client: httpx.Client, request: Request, work: bytes) -> None:
         """Until there is an answer: what a caller may do who sends an Idempotency-Key."""
-        headers = {"Idempotency-Key": request.token, "X-On-Timeout": "continue"}
+        headers = {"Idempotency-Key": request.token, "X-On-Timeout": "continue", **BUDGET}
         for _ in range(REPEATS):
             answer = told(lambda: client.post(f"/run/{self._service}", content=work, headers=headers))
             request.told.append(answer)
@@ -96,7 +103,7 @@ class Callers:
 
     def look(self) -> bool:
         """Reads the history as the platform tells it; whether all that it knows is over."""
-        records = list(_listed(self._mesh))
+        records = list(_listed(self.mesh))
         for record in records:
             self.history.saw(record)
             self.history.listed[record.id] = record
@@ -110,14 +117,14 @@ class Callers:
         request = Request(f"token-{self._last}", DIRECT)
         self.history.requests.append(request)
         work = json.dumps({"token": request.token, "before": 0, "after": 0}).encode()
-        with self._mesh.http() as client:
+        with self.mesh.http() as client:
             self._call(client, request, work)
             run_id = request.told[-1].run_id
             return request.told[-1].status == 200 and client.get(f"/logs/{run_id}").status_code == 200
 
     def read_all(self) -> bool:
         """Each run by itself."""
-        with self._mesh.http() as client:
+        with self.mesh.http() as client:
             for run_id in self.history.listed:
                 answer = client.get(f"/request/{run_id}")
                 assert answer.status_code == 200, answer.text

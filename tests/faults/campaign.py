@@ -10,8 +10,10 @@ from pathlib import Path
 
 import httpx
 
+from kit.settings import MeshSettings
 from tests.e2e.mesh import Mesh, control_groups, mesh_up, own_address, until
 from tests.escape.attacks import runs_left
+from tests.faults.books import read, settled, under_way
 from tests.faults.caller import Callers
 from tests.faults.faults import Fault, inflict, of_kind
 from tests.faults.outside import Outside, outside
@@ -38,12 +40,14 @@ class Field:
 
 
 @contextmanager
-def in_the_field(history: History, failpoints: Path | None = None) -> Iterator[Field]:
+def in_the_field(
+    history: History, failpoints: Path | None = None, home: Path | None = None, **settings: str
+) -> Iterator[Field]:
     """The mesh with its workflow. What is left of it when it is gone comes into the history."""
-    env = {"RUNMESH_EGRESS_ALLOW_PRIVATE": own_address(), "RUNMESH_DRAIN_SECONDS": "3"}
+    env = {"RUNMESH_EGRESS_ALLOW_PRIVATE": own_address(), "RUNMESH_DRAIN_SECONDS": "3", **settings}
     if failpoints:
         env["RUNMESH_FAILPOINTS"] = str(failpoints)
-    with outside(history.effects) as server, mesh_up(env=env) as mesh:
+    with outside(history.effects) as server, mesh_up(home=home, env=env) as mesh:
         mesh.deploy(SERVICE, server.workflow)
         there = Field(mesh, server)
         there.note()
@@ -80,7 +84,7 @@ def campaign(
 
 
 def settle(callers: Callers, last: float) -> None:
-    """Until all runs are over and the mesh is whole again; then reads what became of each."""
+    """Until all runs are over and the mesh is whole again; then reads what became of each, and the books."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     callers.history.over_after = None
     while time.monotonic() < deadline:
@@ -91,6 +95,9 @@ def settle(callers: Callers, last: float) -> None:
         time.sleep(0.5)
     callers.history.serving = _comes_true(callers.serves)
     _comes_true(callers.read_all)
+    url_of = MeshSettings(home=callers.mesh.home).database_url
+    _comes_true(lambda: not under_way(read(url_of)))
+    callers.history.books = settled(read(url_of), swept=False)
 
 
 def _comes_true(check: Callable[[], bool]) -> bool:

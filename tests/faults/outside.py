@@ -20,9 +20,10 @@ import uvicorn
 
 OUTSIDE = ("%s", %d)
 
-async def work(told):
+async def work(told, more):
     reader, writer = await asyncio.open_connection(*OUTSIDE)
     content = json.dumps(told).encode()
+    content += b" " * more
     writer.write(b"POST / HTTP/1.0\\r\\nContent-Length: %%d\\r\\n\\r\\n%%s" %% (len(content), content))
     answer = await reader.read()
     writer.close()
@@ -39,7 +40,8 @@ async def app(scope, receive, send):
     asked = json.loads(body)
     headers = {name.decode(): value.decode() for name, value in scope["headers"]}
     await asyncio.sleep(asked["before"])
-    await work({"token": asked["token"], "run": headers["x-request-id"], "attempt": headers["x-attempt"]})
+    await work({"token": asked["token"], "run": headers["x-request-id"], "attempt": headers["x-attempt"]},
+        asked.get("egress", 0))
     await asyncio.sleep(asked["after"])
     content = json.dumps({"token": asked["token"]}).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%%d" %% len(content))]})

@@ -74,6 +74,7 @@ class History:
     """All that was seen. `records` are those of GET /request/ID, `listed` those of GET /requests, `seen` what each run
     looked like whenever somebody looked. `over_after`: seconds from the last fault to the end of the last run; None
     when some weren't over when the time was up. `serving`: the mesh is whole again. `left`: what is left on the host.
+    `books`: what is wrong with them.
     """
 
     requests: list[Request] = field(default_factory=list)
@@ -84,6 +85,7 @@ class History:
     over_after: float | None = 0.0
     serving: bool = True
     left: list[str] = field(default_factory=list)
+    books: list[str] = field(default_factory=list)
 
     def saw(self, record: Record) -> None:
         """Somebody looked at a run."""
@@ -103,6 +105,7 @@ def violations(history: History) -> list[str]:
         *_not_one_run(history),
         *_backwards(history),
         *_usage_disagrees(history),
+        *(f"books: {sentence}" for sentence in history.books),
         *(f"left behind: {thing}" for thing in history.left),
     ]
 

@@ -16,9 +16,10 @@ from hypothesis.stateful import (
     rule,
 )
 
+from scheduler.bill import Bill
 from scheduler.model import CANCELLED, LOST, TIMED_OUT, Outcome, Run, Status
 from scheduler.report import Batch, Ended, Started, take
-from scheduler.retry import MOST_LOSSES
+from scheduler.retry import MOST_LOSSES, OURS
 from tests.fakes.scheduling import START, a_run
 
 LIVES = st.sampled_from([("unix:a", "inc_1"), ("unix:a", "inc_2"), ("unix:b", "inc_1")])
@@ -32,6 +33,7 @@ OUTCOMES = st.sampled_from([
     TIMED_OUT,
 ])  # fmt: skip
 MOST_RETRIES = 2
+COST = 7
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,9 @@ class Life(RuleBasedStateMachine):
         # How often whose word moved it, by what was said: each says each thing once.
         self.heard: list[tuple[Claim, str]] = []
         self.held_back = 0
+        # What stands in the scheduler's table of bills, of which the first one stays; attempts by what nobody pays for.
+        self.bills: dict[tuple[int, str], int] = {}
+        self.ours: set[int] = set()
 
     @rule(target=claims, life=LIVES)
     def claimed(self, life: tuple[str, str]) -> "Claim | MultipleResults[Claim]":
@@ -77,7 +82,10 @@ class Life(RuleBasedStateMachine):
 
     @rule(claim=claims, outcome=OUTCOMES, handed_back=st.booleans())
     def ended(self, claim: Claim, outcome: Outcome, handed_back: bool) -> None:
-        self.report(claim, Ended(self.run.id, claim.attempt, claim.epoch, outcome, self.now, handed_back=handed_back))
+        """With its bill: a life of an executor has one purse for the run."""
+        bill = Bill(self.run.id, claim.attempt, f"prs_{claim.life}", self.run.id, COST, b"")
+        end = (self.run.id, claim.attempt, claim.epoch, outcome, self.now)
+        self.report(claim, Ended(*end, handed_back=handed_back, bill=bill))
 
     def report(self, claim: Claim, said: Started | Ended) -> None:
         started, ended = ([said], []) if isinstance(said, Started) else ([], [said])
@@ -87,10 +95,14 @@ class Life(RuleBasedStateMachine):
             before = self.run
             taken = take(Batch(*claim.life, started, ended), {self.run.id: self.run}, self.now)
             self.run = taken.moved.get(self.run.id, self.run)
+            for bill in taken.bills:
+                self.bills.setdefault((bill.attempt, bill.purse_id), bill.charge)
             assert live or self.run is before, (claim, said)
             if self.run is not before and isinstance(said, Ended):
                 self.heard.append((claim, "ended"))
                 self.held_back += said.handed_back
+                if said.handed_back or said.outcome.code in OURS:
+                    self.ours.add(said.attempt)
                 live = False
 
     @rule()
@@ -128,6 +140,13 @@ class Life(RuleBasedStateMachine):
         assert self.run.attempt == 1 or not self.run.synchronous
         assert len(self.run.earlier) == self.run.attempt - 1
         assert self.run.status is not Status.DEAD or self.run.losses == MOST_LOSSES
+
+    @invariant()
+    def each_attempt_is_charged_once(self) -> None:
+        charged = [attempt for (attempt, _), charge in self.bills.items() if charge]
+        assert len(set(charged)) == len(charged)
+        assert not self.ours & set(charged)
+        assert self.run.cost_own == sum(self.bills.values())
 
     @invariant()
     def each_word_counts_once(self) -> None:

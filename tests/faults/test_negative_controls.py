@@ -3,6 +3,7 @@ memory. What `synchronous=FULL` is for is in test_durability.py.
 """
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from kit.clock import SystemClock
 from kit.db import Database, open_db
 from kit.errors import Unauthenticated
 from migrations.__main__ import upgrade
+from scheduler.bill import Bill
 from scheduler.dispatch import Dispatch
 from scheduler.fleet import Fleet
 from scheduler.model import Outcome, Run
@@ -82,6 +84,27 @@ def test_without_fencing(monkeypatch: pytest.MonkeyPatch, check: Any, play: Call
 @pytest.mark.parametrize("check", [nothing_is_outdated, only_lives_are_compared, only_epochs_are_compared])
 def test_the_machine_of_a_runs_life_finds_that_fencing_is_missing(monkeypatch: pytest.MonkeyPatch, check: Any) -> None:
     monkeypatch.setattr(scheduler.report, "_outdated", check)
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(Life, settings=SEARCH)
+
+
+def everybody_pays(after: Run, bill: Bill, *_: Any, **__: Any) -> tuple[Run, Bill]:
+    return replace(after, cost_own=after.cost_own + bill.charge), bill
+
+
+def not_written_down(after: Run, bill: Bill, *_: Any, **__: Any) -> tuple[Run, Bill]:
+    return after, bill
+
+
+@pytest.mark.parametrize("charged", [everybody_pays, not_written_down])
+def test_the_machine_of_a_runs_life_finds_a_wrong_charge(monkeypatch: pytest.MonkeyPatch, charged: Any) -> None:
+    monkeypatch.setattr(scheduler.report, "charged", charged)
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(Life, settings=SEARCH)
+
+
+def test_it_finds_that_what_is_refused_is_charged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Bill, "free", lambda bill: bill)
     with pytest.raises(AssertionError):
         run_state_machine_as_test(Life, settings=SEARCH)
 

@@ -105,7 +105,8 @@ def test_work_that_nobody_asked_for_late_ends_and_leftovers() -> None:
     history.over_after = None
     history.serving = False
     history.left = ["mount: /x"]
+    history.books = ["charged twice: run_a"]
     listed = replace(DONE, usage='{"cpuSeconds": 1}')
     history.listed["run_a"] = listed
     words = [sentence.split(":")[0] for sentence in violations(history)]
-    assert words == ["late", "not serving", "done, yet not asked for", "usage", "left behind"]
+    assert words == ["late", "not serving", "done, yet not asked for", "usage", "books", "left behind"]

@@ -34,21 +34,21 @@ async def process(settings: Settings, points: Path) -> AsyncIterator["ledger_pb2
 
 async def test_what_was_booked_before_a_crash_is_booked_once(settings: Settings, tmp_path: Path) -> None:
     await asyncio.to_thread(upgrade, "keys", settings.database_url("keys"))
-    for point in ("drawn", "booked"):
+    for number, point in enumerate(STEPS, 1):
         async with process(settings, tmp_path) as ledger:
             organization = await first_organization(settings)
             BILL.organization_id = organization
             (tmp_path / point).touch()
             with pytest.raises(Unavailable):
-                await draw_and_settle(ledger, organization)
+                await all_of(number, ledger, organization)
             assert not (tmp_path / point).exists()
         async with process(settings, tmp_path) as ledger:
-            assert await draw_and_settle(ledger, organization) == 1_000_000
+            assert await all_of(number, ledger, organization) == 1_000_000
     async with open_db(settings.database_url("keys")) as db:
         assert await audit(db) == {}
         found = await balances(db)
-        assert (found["purse:p"], found["platform:revenue"]) == (999_900, 60)
-        assert await counted(db, "ledger_transactions") == 3
+        assert (found["purse:p"], found["platform:revenue"]) == (999_870, 60)
+        assert await counted(db, "ledger_transactions") == 4
 
 
 async def first_organization(settings: Settings) -> str:
@@ -57,11 +57,27 @@ async def first_organization(settings: Settings) -> str:
     return next(name for name in found if name.startswith("org:") and found[name]).removeprefix("org:")
 
 
-async def draw_and_settle(ledger: "ledger_pb2_grpc.LedgerAsyncStub", organization: str) -> int:
+async def draw(ledger: "ledger_pb2_grpc.LedgerAsyncStub", organization: str) -> int:
     """What was drawn: a thousandth of what there is, when it is drawn first."""
-    draw = ledger_pb2.DrawRequest(
+    asked = ledger_pb2.DrawRequest(
         id="d", purse_id="p", organization_id=organization, incarnation="life", need=100, want=100
     )
-    amount = (await unary(ledger.Draw, draw)).amount
+    return (await unary(ledger.Draw, asked)).amount
+
+
+async def give_back(ledger: "ledger_pb2_grpc.LedgerAsyncStub", _organization: str) -> int:
+    await unary(ledger.GiveBack, ledger_pb2.GiveBackRequest(id="g", purse_id="p", amount=30))
+    return 0
+
+
+async def settle(ledger: "ledger_pb2_grpc.LedgerAsyncStub", _organization: str) -> int:
     await unary(ledger.Settle, ledger_pb2.SettleRequest(bills=[BILL]))
-    return amount
+    return 0
+
+
+STEPS = {"draw booked": draw, "give booked": give_back, "bills booked": settle}
+
+
+async def all_of(number: int, ledger: "ledger_pb2_grpc.LedgerAsyncStub", organization: str) -> int:
+    """The first steps; what was drawn."""
+    return sum([await step(ledger, organization) for step in list(STEPS.values())[:number]])
