@@ -15,7 +15,7 @@ from edge.model import LIMITS, ApiKey, Binding, Check, KeyWish, Principal, Promp
 from edge.platform import PlatformHandlers, merged
 from edge.secrets import SecretHandlers
 from edge.workflows import MAX_CODE_LENGTH, WorkflowHandlers
-from kit.errors import Invalid, NotFound
+from kit.errors import Exhausted, Invalid, NotFound
 
 WHO = Principal("key_1", "org_1", "standard", frozenset({"admin", "deploy", "files"}))
 THEN = datetime(2030, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
@@ -187,7 +187,9 @@ async def test_secrets() -> None:
 
 
 class FakeFiles:
-    async def create(self, organization_id: str, file_name: str) -> Upload:
+    async def create(self, organization_id: str, file_name: str, *, without_credit: bool) -> Upload:
+        if without_credit:
+            raise Exhausted("no credits", code="payment_required")
         return Upload(f"up/{organization_id}/{file_name}", "down", {"x": "y"})
 
 
