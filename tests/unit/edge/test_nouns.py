@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -197,6 +198,13 @@ class FakeFiles:
 async def test_a_place_for_a_file(content: bytes) -> None:
     answer = await FileHandlers(FakeFiles()).create(request(content, query="filename=a%20b.txt"))
     assert body(answer) == {"upload_uri": "up/org_1/a b.txt", "download_uri": "down", "upload_headers": {"x": "y"}}
+
+
+@pytest.mark.parametrize(("credit", "told"), [(None, False), (1, False), (0, True)])
+async def test_the_filestore_hears_of_an_organization_without_credit(credit: int | None, told: bool) -> None:
+    asked = Request("POST", "/", query="filename=a", body=sent(b""), principal=replace(WHO, credit=credit))
+    with pytest.raises(Exhausted) if told else nullcontext():
+        await FileHandlers(FakeFiles()).create(asked)
 
 
 async def test_the_bytes_of_a_file_go_elsewhere() -> None:
