@@ -139,6 +139,8 @@ async def test_the_room_of_a_killed_upload_is_free_when_its_time_is_over(setting
             hanging = asyncio.create_task(http.put(await place(settings), content=stuck(), headers=headers))
             await until(lambda: any(path.stat().st_size for path in incoming.iterdir()))
             process.send_signal(signal.SIGKILL)
+            process.wait(10)
+            hanging.cancel()
             await asyncio.gather(hanging, return_exceptions=True)
     with service_process("filestore", **env):
         async with over(settings.http_socket) as http:
