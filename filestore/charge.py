@@ -46,7 +46,7 @@ class Ledger(Protocol):
 
 
 class Charge:
-    """`run` is the loop that sends bills; `close` makes them."""
+    """`close` makes bills and sends them, `run` is the loop that sends those that are left."""
 
     def __init__(self, periods: Periods, ledger: Ledger, clock: Clock) -> None:
         self._periods = periods
@@ -57,14 +57,12 @@ class Charge:
         """Ends all periods that are over, at the prices that held when they began. What has expired must have gone
         before: it isn't paid for any more. Errors: Unavailable; then they are longer.
         """
-        more = True
-        while more:
-            due = await self._periods.due(self._clock.now() - PERIOD, BATCH)
-            prices = await self._ledger.prices(min(period.since for period in due)) if due else ()
+        while due := await self._periods.due(self._clock.now() - PERIOD, BATCH):
+            prices = await self._ledger.prices(min(period.since for period in due))
             for period in due:
                 await self._periods.close(period, price_at(prices, period.since), self._clock.now())
                 failpoint("storage bill kept")
-            more = len(due) == BATCH
+            await self.send()
 
     async def run(self) -> None:
         """For ever."""

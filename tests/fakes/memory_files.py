@@ -155,12 +155,15 @@ class MemoryFileStore:
 
 
 class MemoryLedger:
-    """charge.Ledger and files.Prices. `away`: it doesn't answer; `deaf`: it books, and nobody hears of it."""
+    """charge.Ledger and files.Prices. `away`: it doesn't answer; `books`: whether it does; `deaf`: it
+    does, and nobody hears of it.
+    """
 
     def __init__(self, *prices: Price) -> None:
         self.known = prices
         self.booked: dict[str, StorageBill] = {}
         self.away = self.deaf = False
+        self.books = True
 
     async def prices(self, since: datetime) -> Sequence[Price]:
         if self.away:
@@ -168,7 +171,7 @@ class MemoryLedger:
         return [price for price in self.known if price.until is None or price.until > since]
 
     async def settle(self, bills: Sequence[StorageBill]) -> None:
-        if self.away:
+        if self.away or not self.books:
             raise Unavailable("away")
         for bill in bills:
             assert self.booked.setdefault(bill.id, bill) == bill

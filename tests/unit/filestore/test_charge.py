@@ -82,8 +82,11 @@ async def test_a_file_is_not_charged_while_the_store_was_down_after_its_end(rig:
 async def test_a_ledger_that_is_away_gets_everything_later(rig: Rig) -> None:
     await rig.keep("file_1", 24 * MEGABYTE)
     await rig.clock.advance(HOUR)
-    await rig.charge.close()
-    rig.ledger.away = True
+    rig.ledger.books = False
+    with pytest.raises(Unavailable):
+        await rig.charge.close()
+    assert len(rig.store.bills) == 1
+    rig.ledger.books, rig.ledger.away = True, True
     with pytest.raises(Unavailable):
         await rig.charge.send()
     await rig.clock.advance(HOUR)
@@ -98,8 +101,9 @@ async def test_a_ledger_that_is_away_gets_everything_later(rig: Rig) -> None:
 async def test_what_was_booked_and_not_heard_of_is_sent_again_as_it_was(rig: Rig) -> None:
     await rig.keep("file_1", 24 * MEGABYTE)
     await rig.clock.advance(HOUR)
-    await rig.charge.close()
     rig.ledger.deaf = True
+    with pytest.raises(Unavailable):
+        await rig.charge.close()
     for _ in range(3):
         with pytest.raises(Unavailable):
             await rig.charge.send()
