@@ -174,8 +174,10 @@ class FilesClient:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = files_pb2_grpc.FilesStub(channel)
 
-    async def create(self, organization_id: str, file_name: str) -> Upload:
-        request = files_pb2.CreateFileRequest(organization_id=organization_id, file_name=file_name)
+    async def create(self, organization_id: str, file_name: str, *, without_credit: bool) -> Upload:
+        request = files_pb2.CreateFileRequest(
+            organization_id=organization_id, file_name=file_name, without_credit=without_credit
+        )
         return wire.from_upload(await unary(self._stub.CreateFile, request))
 
 

@@ -12,8 +12,10 @@ DEFAULT_NAME = "file"
 class Files(Protocol):
     """The filestore."""
 
-    async def create(self, organization_id: str, file_name: str) -> Upload:
-        """Errors: Invalid for a name that can't be one."""
+    async def create(self, organization_id: str, file_name: str, *, without_credit: bool) -> Upload:
+        """Errors: Invalid for a name that can't be one; Exhausted (payment_required) for an organization without
+        credit, if storage costs any.
+        """
         ...
 
 
@@ -28,7 +30,9 @@ class FileHandlers:
         if (await request.read(1024)).strip() not in {b"", b"null", b"{}"}:
             raise Invalid("POST /file takes no body: PUT the bytes to the upload_uri of its answer")
         name = request.parameter("filename") or DEFAULT_NAME
-        place = await self._files.create(request.who.organization_id, name)
+        who = request.who
+        spent = who.credit is not None and who.credit <= 0
+        place = await self._files.create(who.organization_id, name, without_credit=spent)
         return json_answer(
             {
                 "upload_uri": place.upload_uri,

@@ -50,10 +50,10 @@ async def _put(files: Files, stall_seconds: float, request: Request) -> Response
     if "content-range" in request.headers:
         raise Invalid("a file is uploaded whole: Content-Range is not supported")
     length = request.headers.get("content-length", "")
-    if length.isdecimal():
-        files.check_size(int(length))
+    size = int(length) if length.isdecimal() else 0
+    kind = request.headers.get("content-type", "")
     try:
-        content = await files.fill(file, request.headers.get("content-type", ""), _chunks(request, stall_seconds))
+        content = await files.fill(file, kind, _chunks(request, stall_seconds), size)
     except ClientDisconnect:
         log().info("upload.broken", file_id=file.id)
         return _error(400, "bad_request", "the upload broke off")  # nobody is there to read it

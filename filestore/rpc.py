@@ -19,7 +19,10 @@ class FilesServicer(files_pb2_grpc.FilesServicer):
         self._files = files
 
     async def CreateFile(self, request: files_pb2.CreateFileRequest, context: Any) -> files_pb2.CreateFileResponse:
-        return wire.place_to_wire(await self._files.create(request.organization_id, request.file_name))
+        place = await self._files.create(
+            request.organization_id, request.file_name, without_credit=request.without_credit
+        )
+        return wire.place_to_wire(place)
 
 
 class BlobsServicer(blobs_pb2_grpc.BlobsServicer):

@@ -46,6 +46,8 @@ class Settings(S3Settings):
     files_url: Path | Place | None = env("RUNMESH_FILES_URL", None, files_url)
     file_days: int = env("RUNMESH_FILE_DAYS", 7, positive)
     max_file_bytes: int = env("RUNMESH_MAX_FILE_BYTES", 5 * 1024 * MIB, positive)
+    # Of each organization, what its files and uploads take together.
+    organization_file_bytes: int = env("RUNMESH_ORGANIZATION_FILE_BYTES", 100 * 1024 * MIB, positive)
     max_blob_bytes: int = env("RUNMESH_MAX_BLOB_BYTES", 110 * MIB, positive)
     # Of runs, counted from their end; the scheduler goes by the same variable.
     retention_days: float = env("RUNMESH_RETENTION_DAYS", 7.0, days)

@@ -3,13 +3,13 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, MetaData, String, Table, delete, select, update
+from sqlalchemy import BigInteger, Column, Index, String, Table, delete, select, update
 
+from filestore import storage_store as storage
 from filestore.model import Content, File, Stored
+from filestore.storage_store import metadata, rooms
 from kit.db import Database, UtcDateTime
 from kit.errors import Conflict
-
-metadata = MetaData()
 
 files = Table(
     "files",
@@ -26,6 +26,8 @@ files = Table(
     Column("kept_as", String(100)),
     Index("files_by_expiry", "expires_at"),
 )
+
+_MOST_ROOMS = 500
 
 
 class SqlFileStore:
@@ -50,27 +52,47 @@ class SqlFileStore:
             row = (await tx.execute(select(files).where(files.c.id == file_id))).first()
         return None if row is None else _file(row)
 
-    async def fill(self, file_id: str, content: Content, expires_at: datetime) -> None:
+    async def fill(self, file: File, room_id: str, most: int, now: datetime) -> None:
+        content = file.content
+        if content is None:
+            raise ValueError("nothing was uploaded")
         values = {
             "media_type": content.media_type,
             "size": content.stored.size,
             "digest": content.stored.digest,
             "kept_as": content.kept_as or None,
-            "expires_at": expires_at,
+            "expires_at": file.expires_at,
         }
-        empty = (files.c.id == file_id) & files.c.digest.is_(None)
+        empty = (files.c.id == file.id) & files.c.digest.is_(None)
         async with self._db.write() as tx:
+            held = await storage.hold(tx, file.organization_id, now)
             if (await tx.execute(update(files).where(empty).values(**values))).rowcount == 0:
                 raise Conflict("this file was uploaded already, or has expired; ask for a new address by POST /file")
+            await storage.check_quota(tx, held, content.stored.size, most, room_id, now)
+            await storage.leave(tx, room_id)
+            await storage.save(tx, held.with_file(content.stored.size, now))
 
     async def expired(self, now: datetime, limit: int) -> list[File]:
         query = select(files).where(files.c.expires_at <= now).order_by(files.c.expires_at).limit(limit)
         async with self._db.read() as tx:
             return [_file(row) for row in await tx.execute(query)]
 
-    async def remove(self, file_id: str) -> None:
+    async def remove(self, file: File, now: datetime) -> None:
+        mine = files.c.id == file.id
         async with self._db.write() as tx:
-            await tx.execute(delete(files).where(files.c.id == file_id))
+            held = await storage.hold(tx, file.organization_id, now)
+            row = (await tx.execute(select(files.c.size, files.c.expires_at).where(mine))).first()
+            await tx.execute(delete(files).where(mine))
+            if row is not None and row.size is not None:
+                await storage.save(tx, held.without_file(row.size, row.expires_at, now))
+
+    async def forget_rooms(self, now: datetime) -> None:
+        async with self._db.read() as tx:
+            ids = (await tx.execute(select(rooms.c.id).where(rooms.c.expires_at <= now).limit(_MOST_ROOMS))).scalars()
+            old = list(ids)
+        if old:
+            async with self._db.write() as tx:
+                await tx.execute(delete(rooms).where(rooms.c.id.in_(old), rooms.c.expires_at <= now))
 
 
 def _file(row: Any) -> File:

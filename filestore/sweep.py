@@ -1,5 +1,6 @@
 """What has had its time. Files: bytes first, then the row, so that nothing is forgotten when it is interrupted."""
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from filestore.backend import Backend
@@ -22,16 +23,18 @@ async def sweep_once(files: FileStore, backend: Backend, clock: Clock) -> int:
         for file in expired:
             await backend.delete(file.storage_key)
             await backend.delete_all(file.folder)  # what an upload left that was killed between its two steps
-            await files.remove(file.id)
+            await files.remove(file, clock.now())
             removed += 1
+    await files.forget_rooms(clock.now())
     return removed
 
 
-async def sweep(files: FileStore, backend: Backend, clock: Clock) -> None:
-    """Every minute, for ever."""
+async def sweep(files: FileStore, backend: Backend, clock: Clock, then: Callable[[], Awaitable[None]]) -> None:
+    """Every minute, for ever; `then` finds no file whose time was over before."""
     while True:
         with tried_again("filestore.sweep"):
             await sweep_once(files, backend, clock)
+            await then()
         await clock.sleep(PAUSE_SECONDS)
 
 

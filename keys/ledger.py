@@ -235,8 +235,8 @@ class Ledger:
         return [name for name in purse_ids if name not in kept]
 
     async def settle(self, bills: Sequence[Bill]) -> None:
-        """Each is booked once: of two with the same run, attempt and purse the first counts. One that can't be is
-        logged, and holds up no other. Errors: Invalid for too many.
+        """Each is booked once: of two with the same run, attempt and purse the first counts, and of files of two with
+        the same id. One that can't be is logged, and holds up no other. Errors: Invalid for too many.
         """
         if len(bills) > MAX_BILLS:
             raise Invalid(f"at most {MAX_BILLS} bills are settled at once")
@@ -247,7 +247,7 @@ class Ledger:
             return
         now = self._clock.now()
         async with self._books.change() as tx:
-            fresh = await tx.enter([Transaction(key, "run", now) for key in known])
+            fresh = await tx.enter([Transaction(key, bill.kind, now) for key, bill in known.items()])
             if new := [known[key] for key in sorted(fresh)]:
                 await tx.add_bills(new)
                 await self._book(tx, new)

@@ -21,6 +21,8 @@ MAX_LINES = 100
 MAX_NAMED = 10_000
 MAX_ID = 100
 MAX_TEXT = 200
+# What usage shows stored files under: the path of the call that makes them, which no service can be named.
+FILES = "/file"
 
 
 def organization_account(organization_id: str) -> str:
@@ -123,7 +125,9 @@ class BillLine:
 
 @dataclass(frozen=True)
 class Bill:
-    """What an attempt cost: `reserved` leaves its purse, `charge` of it is paid, the rest goes back."""
+    """What an attempt cost: `reserved` leaves its purse, `charge` of it is paid, the rest goes back. One without a
+    purse is of stored files, not of an attempt: the organization pays.
+    """
 
     run_id: str
     attempt: int
@@ -141,7 +145,12 @@ class Bill:
     @property
     def key(self) -> str:
         """Of its transaction."""
-        return f"run:{self.run_id}:{self.attempt}:{self.purse_id}"
+        return f"run:{self.run_id}:{self.attempt}:{self.purse_id}" if self.purse_id else f"storage:{self.run_id}"
+
+    @property
+    def kind(self) -> str:
+        """Of its transaction."""
+        return "run" if self.purse_id else "storage"
 
     def quantities(self) -> Counter[str]:
         """By meter; tokens of all models together as `in`, `cached` and `out`."""
@@ -203,7 +212,9 @@ def bounded(bill: Bill) -> Bill:
     """
     if not (0 <= bill.reserved <= MOST and 0 <= bill.charge <= MOST and 0 <= bill.attempt < 2**31):
         raise Invalid("a bill's amounts and attempt are numbers from zero up")
-    check_ids(run_id=bill.run_id, organization_id=bill.organization_id, purse_id=bill.purse_id)
+    check_ids(run_id=bill.run_id, organization_id=bill.organization_id)
+    if bill.purse_id:
+        check_ids(purse_id=bill.purse_id)
     charge = min(bill.charge, bill.reserved)
     lines: dict[str, BillLine] = {}
     for line in bill.lines:
@@ -217,7 +228,7 @@ def bounded(bill: Bill) -> Bill:
     return replace(
         bill,
         root_id=_text(bill.root_id),
-        service_id=_text(bill.service_id),
+        service_id=_text(bill.service_id) if bill.purse_id else FILES,
         key_id=_text(bill.key_id),
         budgets=bill.budgets[:MAX_BUDGETS],
         charge=charge,

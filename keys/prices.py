@@ -87,12 +87,12 @@ class Prices:
         self._store = store
         self._clock = clock
 
-    async def current(self) -> list[Price]:
-        """All that are or will be valid, by meter and time."""
+    async def current(self, since: datetime | None = None) -> list[Price]:
+        """All that are or will be valid, by meter and time; with `since` those that were then or later, too."""
         now = self._clock.now()
-        return [
-            it for it in until_the_next(await self._store.prices()) if it.valid_until is None or it.valid_until > now
-        ]
+        then = now if since is None else min(since, now)
+        found = until_the_next(await self._store.prices())
+        return [it for it in found if it.valid_until is None or it.valid_until > then]
 
     async def free(self) -> bool:
         """Whether a run can begin without credit: neither its fee nor what every run uses costs anything now."""

@@ -17,12 +17,14 @@ class PricesServicer(prices_pb2_grpc.PricesServicer):
     def __init__(self, prices: Prices) -> None:
         self._prices = prices
 
-    async def ListPrices(self, _request: prices_pb2.ListPricesRequest, _context: Any) -> prices_pb2.ListPricesResponse:
-        return prices_pb2.ListPricesResponse(prices=[_to_wire(price) for price in await self._prices.current()])
+    async def ListPrices(self, request: prices_pb2.ListPricesRequest, _context: Any) -> prices_pb2.ListPricesResponse:
+        since = _time(request.since, "since") if request.HasField("since") else None
+        return prices_pb2.ListPricesResponse(prices=[_to_wire(price) for price in await self._prices.current(since)])
 
     async def SetPrice(self, request: prices_pb2.SetPriceRequest, _context: Any) -> prices_pb2.SetPriceResponse:
         actor = Actor(request.actor_key_id, request.actor_organization_id)
-        made = await self._prices.set(request.meter, request.micro_credits_per_million, _valid_from(request), actor)
+        valid_from = _time(request.valid_from, "valid_from") if request.HasField("valid_from") else None
+        made = await self._prices.set(request.meter, request.micro_credits_per_million, valid_from, actor)
         return prices_pb2.SetPriceResponse(price=_to_wire(made))
 
 
@@ -35,13 +37,12 @@ def _to_wire(price: Price) -> prices_pb2.Price:
     )
 
 
-def _valid_from(request: prices_pb2.SetPriceRequest) -> datetime | None:
-    if not request.HasField("valid_from"):
-        return None
+def _time(message: Timestamp, name: str) -> datetime:
+    """Errors: Invalid for a time that no calendar has."""
     try:
-        return request.valid_from.ToDatetime(tzinfo=UTC)
+        return message.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError) as error:
-        raise Invalid("valid_from is no time between the years 1 and 9999") from error
+        raise Invalid(f"{name} is no time between the years 1 and 9999") from error
 
 
 def _timestamp(moment: datetime) -> Timestamp:

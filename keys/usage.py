@@ -24,7 +24,7 @@ class Group(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Used:
-    """Of one group. `runs`: attempts. By model there are only tokens, and what these cost."""
+    """Of one group. `runs`: attempts. By model there are only tokens, and what these cost; files are no key's."""
 
     group: str
     runs: int

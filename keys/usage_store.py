@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, String, case, cast, func, select
 
 from keys.books_store import bill_lines, bills
+from keys.money import FILES
 from keys.usage import Group, Used
 from kit.db import Database
 
@@ -16,7 +17,8 @@ _BY: dict[Group, ColumnElement[Any]] = {
     Group.KEY: bills.c.key_id,
     Group.MODEL: bill_lines.c.model,
 }
-_ATTEMPTS = func.count(func.distinct(bills.c.run_id + ":" + cast(bills.c.attempt, String)))
+_ATTEMPT = bills.c.run_id + ":" + cast(bills.c.attempt, String)
+_ATTEMPTS = func.count(func.distinct(case((bills.c.service_id != FILES, _ATTEMPT))))
 
 
 class SqlBills:

@@ -253,6 +253,22 @@ async def test_a_late_bill_is_paid_as_far_as_there_is_something(
     assert await used(db) == {"key:k": 100}
 
 
+async def test_stored_files_are_paid_as_far_as_there_is_something(ledger: Ledger, db: Database) -> None:
+    """Without a purse, once each; what an executor has drawn isn't touched."""
+    await ledger.grant("1", "org_a", 100)
+    await ledger.draw(a_draw("1", 40, 40))
+    bills = [a_bill(f"sto_{n}", 45, 45, purse="") for n in range(2)]
+    for _ in range(2):
+        await ledger.settle(bills)
+    await ledger.settle([a_bill("sto_0", 9, 9, purse="")])
+    found = await balances(db)
+    assert (found["org:org_a"], found["purse:p"]) == (0, 40)
+    assert (found["platform:revenue"], found["platform:losses"]) == (90, -30)
+    async with db.read() as tx:
+        kinds = await tx.execute(text("SELECT key, kind FROM ledger_transactions WHERE kind = 'storage' ORDER BY key"))
+        assert [tuple(row) for row in kinds] == [("storage:sto_0", "storage"), ("storage:sto_1", "storage")]
+
+
 @pytest.mark.parametrize("table", ["ledger_transactions", "ledger_entries"])
 async def test_the_ledger_is_append_only(ledger: Ledger, db: Database, table: str) -> None:
     await ledger.grant("1", "org_a", 100)

@@ -209,6 +209,11 @@ class Machine(RuleBasedStateMachine):
         charge = data.draw(st.integers(0, reserved))
         self.bills.append(a_bill(new_id("run"), reserved, charge, *purse.budgets, purse=purse.id, org=purse.org))
 
+    @rule(which=st.integers(0, 1), charge=st.integers(1, 120))
+    def keep_files(self, which: int, charge: int) -> None:
+        """Without a purse."""
+        self.bills.append(a_bill(new_id("sto"), charge, charge, purse="", org=self.orgs[which]))
+
     @precondition(lambda self: self.bills)
     @rule(data=st.data(), crash=st.booleans())
     def settle(self, data: st.DataObject, crash: bool) -> None:

@@ -85,6 +85,25 @@ def check_problem(answer: httpx.Response, status: int, code: str) -> None:
     assert answer.headers["error-origin"] == "runtime"
 
 
+async def test_what_passes_the_quota_leaves_nothing(settings: Settings, s3: S3Server) -> None:
+    prefix, most = new_id("test"), LARGE + 10
+    limited = replace(on_s3(settings, s3, prefix), organization_file_bytes=most)
+
+    async def pieces(size: int) -> AsyncIterator[bytes]:
+        for start in range(0, size, PART_BYTES):
+            yield b"x" * min(PART_BYTES, size - start)
+
+    async with running(limited) as service, httpx.AsyncClient(trust_env=False) as outside:
+        there = OnS3(service, s3, prefix, outside)
+        made = [await service.create() for _ in range(4)]
+        check_problem(await service.http.put(made[0].upload_uri, content=pieces(most + 1)), 413, "too_large")
+        check_problem(await service.http.put(made[0].upload_uri, content=b"x" * (most + 1)), 413, "too_large")
+        assert there.nothing_is_left()
+        sent = await asyncio.gather(*(service.http.put(one.upload_uri, content=pieces(LARGE)) for one in made))
+        assert sorted(answer.status_code for answer in sent) == [200, 413, 413, 413]
+        assert (len(there.keys()), s3.uploads(prefix)) == (1, [])
+
+
 @pytest.mark.parametrize("size", [0, 10, PART_BYTES, LARGE])
 async def test_up_and_down_unchanged_with_type_and_name(there: OnS3, size: int) -> None:
     content = os.urandom(size)

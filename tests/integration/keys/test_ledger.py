@@ -157,6 +157,22 @@ async def test_usage_by_service_day_key_and_model(service: Service, organization
     assert await usage(service, "org_system", ledger_pb2.USAGE_GROUP_DAY) == {}
 
 
+async def test_usage_has_a_line_of_stored_files_which_are_no_runs(service: Service, organization: str) -> None:
+    now = datetime.now(UTC)
+    files = [a_bill(organization, f"sto_{n}", ("storage", 10, 7), at=at(now)) for n in range(2)]
+    for bill in files:
+        bill.purse_id = bill.key_id = bill.service_id = ""
+    run = a_bill(organization, "run_1", ("run", 1, 10), at=at(now))
+    await unary(service.ledger.Draw, a_draw(organization))
+    await unary(service.ledger.Settle, ledger_pb2.SettleRequest(bills=[*files, run]))
+    services = await usage(service, organization, ledger_pb2.USAGE_GROUP_SERVICE)
+    assert {name: found[:2] for name, found in services.items()} == {"hello": (1, 10), "/file": (0, 14)}
+    days = await usage(service, organization, ledger_pb2.USAGE_GROUP_DAY)
+    assert {name: found[:2] for name, found in days.items()} == {now.date().isoformat(): (1, 24)}
+    keys = await usage(service, organization, ledger_pb2.USAGE_GROUP_KEY)
+    assert {name: found[:2] for name, found in keys.items()} == {"key_1": (1, 10)}
+
+
 async def test_usage_is_paged_and_bounded(service: Service, organization: str) -> None:
     bills = [a_bill(organization, f"run_{n}", service_id=f"s{n}") for n in range(5)]
     await unary(service.ledger.Settle, ledger_pb2.SettleRequest(bills=bills))

@@ -65,11 +65,21 @@ async def test_a_start_without_news_makes_no_list(settings: Settings, monkeypatc
     assert made == [3, 4]
 
 
+async def test_what_has_been_valid_is_told_to_who_asks_since_when(service: Service) -> None:
+    before = Timestamp()
+    before.FromDatetime(datetime.now(UTC))
+    await put(service, "storage", 7)
+    reply = await unary(service.prices.ListPrices, prices_pb2.ListPricesRequest(since=before))
+    assert [price.micro_credits_per_million for price in reply.prices if price.meter == "storage"] == [700_000, 7]
+
+
 async def test_nonsense_is_refused(service: Service) -> None:
     yesterday = datetime.now(UTC) - timedelta(days=1)
     for meter, amount, when in (("gpu", 1, None), ("run", -1, None), ("run", 1, yesterday)):
         with pytest.raises(Invalid):
             await put(service, meter, amount, when)
-    request = prices_pb2.SetPriceRequest(meter="run", valid_from=Timestamp(seconds=1 << 62))
+    never = Timestamp(seconds=1 << 62)
     with pytest.raises(Invalid):
-        await unary(service.prices.SetPrice, request)
+        await unary(service.prices.SetPrice, prices_pb2.SetPriceRequest(meter="run", valid_from=never))
+    with pytest.raises(Invalid):
+        await unary(service.prices.ListPrices, prices_pb2.ListPricesRequest(since=never))

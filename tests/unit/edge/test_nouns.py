@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,7 +16,7 @@ from edge.model import LIMITS, ApiKey, Binding, Check, KeyWish, Principal, Promp
 from edge.platform import PlatformHandlers, merged
 from edge.secrets import SecretHandlers
 from edge.workflows import MAX_CODE_LENGTH, WorkflowHandlers
-from kit.errors import Invalid, NotFound
+from kit.errors import Exhausted, Invalid, NotFound
 
 WHO = Principal("key_1", "org_1", "standard", frozenset({"admin", "deploy", "files"}))
 THEN = datetime(2030, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
@@ -187,7 +188,9 @@ async def test_secrets() -> None:
 
 
 class FakeFiles:
-    async def create(self, organization_id: str, file_name: str) -> Upload:
+    async def create(self, organization_id: str, file_name: str, *, without_credit: bool) -> Upload:
+        if without_credit:
+            raise Exhausted("no credits", code="payment_required")
         return Upload(f"up/{organization_id}/{file_name}", "down", {"x": "y"})
 
 
@@ -195,6 +198,13 @@ class FakeFiles:
 async def test_a_place_for_a_file(content: bytes) -> None:
     answer = await FileHandlers(FakeFiles()).create(request(content, query="filename=a%20b.txt"))
     assert body(answer) == {"upload_uri": "up/org_1/a b.txt", "download_uri": "down", "upload_headers": {"x": "y"}}
+
+
+@pytest.mark.parametrize(("credit", "told"), [(None, False), (1, False), (0, True)])
+async def test_the_filestore_hears_of_an_organization_without_credit(credit: int | None, told: bool) -> None:
+    asked = Request("POST", "/", query="filename=a", body=sent(b""), principal=replace(WHO, credit=credit))
+    with pytest.raises(Exhausted) if told else nullcontext():
+        await FileHandlers(FakeFiles()).create(asked)
 
 
 async def test_the_bytes_of_a_file_go_elsewhere() -> None:

@@ -8,10 +8,11 @@ import pytest
 from filestore.addresses import Addresses
 from filestore.files import Files, Place
 from filestore.model import OCTETS, disposition, media_type
+from filestore.quota import Quota
 from filestore.sweep import sweep, sweep_blobs, sweep_once
 from kit.clock import FakeClock
 from kit.errors import Conflict, Denied, Invalid, NotFound, Unavailable
-from tests.fakes.memory_files import MemoryBackend, MemoryFileStore
+from tests.fakes.memory_files import MemoryBackend, MemoryFileStore, MemoryLedger
 
 DAY = 24 * 3600.0
 
@@ -38,7 +39,11 @@ class Setup:
         self.store, self.backend = MemoryFileStore(), MemoryBackend()
         addresses = Addresses(b"k" * 32, "https://runmesh.example")
         week = timedelta(days=7)
-        self.files = Files(self.store, self.backend, addresses, self.clock, max_bytes=100, lifetime=week)
+        self.ledger = MemoryLedger()
+        quota = Quota(self.store, self.clock, 2**30)
+        self.files = Files(
+            self.store, self.backend, addresses, self.clock, quota, self.ledger, max_bytes=100, lifetime=week
+        )
 
     async def upload(self, place: Place, *pieces: bytes) -> None:
         file_id, _, query = parts(place.upload_uri)
@@ -269,16 +274,22 @@ async def test_a_sweep_outlives_a_store_that_is_away(setup: Setup) -> None:
     backend, store = Away(), setup.store
     await setup.files.create("org_a", "a")
     await setup.clock.advance(2 * DAY)
+    followed = 0
+
+    async def then() -> None:
+        nonlocal followed
+        followed += 1
+
     tasks = [
-        asyncio.create_task(sweep(store, backend, setup.clock)),
+        asyncio.create_task(sweep(store, backend, setup.clock, then)),
         asyncio.create_task(sweep_blobs(backend, timedelta(days=9), setup.clock)),
     ]
     await setup.clock.advance(0)
-    assert len(store.files) == 1
+    assert (len(store.files), followed) == (1, 0)
     assert not any(task.done() for task in tasks)
     backend.is_away = False
     await setup.clock.advance(60)
-    assert store.files == {}
+    assert (store.files, followed) == ({}, 1)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -10,8 +10,9 @@ import pytest
 from filestore.addresses import Addresses
 from filestore.files import Files, Place
 from filestore.http import app
+from filestore.quota import Quota
 from kit.clock import FakeClock
-from tests.fakes.memory_files import MemoryBackend, MemoryFileStore
+from tests.fakes.memory_files import MemoryBackend, MemoryFileStore, MemoryLedger
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -26,7 +27,8 @@ class BrokenStore(MemoryFileStore):
 def files(store: MemoryFileStore) -> Files:
     addresses = Addresses(b"k" * 32, "http://x")
     clock = FakeClock(datetime(2026, 1, 1, tzinfo=UTC))
-    return Files(store, MemoryBackend(), addresses, clock, max_bytes=100, lifetime=timedelta(days=7))
+    quota, week = Quota(store, clock, 1000), timedelta(days=7)
+    return Files(store, MemoryBackend(), addresses, clock, quota, MemoryLedger(), max_bytes=100, lifetime=week)
 
 
 def client(files: Files, stall_seconds: float = 10) -> httpx.AsyncClient:

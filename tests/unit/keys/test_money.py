@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keys.money import (
+    FILES,
     LOSSES,
     MAX_BUDGETS,
     MAX_LINES,
@@ -110,6 +111,12 @@ def test_what_no_attempt_can_cost_is_refused() -> None:
         with pytest.raises(Invalid):
             bounded(bad)
     assert bounded(good) == good
+
+
+def test_a_bill_without_a_purse_is_of_files() -> None:
+    run, files = a_bill("run_1", 10, 1), bounded(replace(a_bill("sto_1", 10, 1), purse_id=""))
+    assert (files.kind, files.key, files.service_id) == ("storage", "storage:sto_1", FILES)
+    assert (run.kind, run.key, bounded(run).service_id) == ("run", "run:run_1:1:p", run.service_id)
 
 
 def test_what_no_draw_can_be_is_refused() -> None:

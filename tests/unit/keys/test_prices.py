@@ -91,6 +91,17 @@ async def test_a_price_ends_the_one_before_it() -> None:
     assert await table.told() == [("run", 6, days(1), days(2)), ("run", 8, days(2), None)]
 
 
+@pytest.mark.parametrize(("since", "amounts"), [(0, [5, 6]), (0.9, [5, 6]), (1, [6]), (2, [6]), (3, [6])])
+async def test_prices_of_the_past_are_told_to_those_who_ask(since: float, amounts: list[int]) -> None:
+    table = Table()
+    await table.prices.set("run", 5, None)
+    await table.clock.advance(86400)
+    await table.prices.set("run", 6, None)
+    await table.clock.advance(86400)
+    assert [price.amount for price in await table.prices.current(days(since))] == amounts
+    assert [price.amount for price in await table.prices.current()] == [6]
+
+
 async def test_what_the_platform_brings_along_comes_once() -> None:
     table = Table()
     await table.bring("1", Price("run", 5, EVER), Price("cpu", 1, EVER), Price("cpu", 2, days(3)))

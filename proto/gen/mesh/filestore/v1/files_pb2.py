@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmesh/filestore/v1/files.proto\x12\x11mesh.filestore.v1\"?\n\x11\x43reateFileRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x11\n\tfile_name\x18\x02 \x01(\t\"\xc6\x01\n\x12\x43reateFileResponse\x12\x12\n\nupload_uri\x18\x01 \x01(\t\x12\x14\n\x0c\x64ownload_uri\x18\x02 \x01(\t\x12P\n\x0eupload_headers\x18\x03 \x03(\x0b\x32\x38.mesh.filestore.v1.CreateFileResponse.UploadHeadersEntry\x1a\x34\n\x12UploadHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\x62\n\x05\x46iles\x12Y\n\nCreateFile\x12$.mesh.filestore.v1.CreateFileRequest\x1a%.mesh.filestore.v1.CreateFileResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmesh/filestore/v1/files.proto\x12\x11mesh.filestore.v1\"W\n\x11\x43reateFileRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x11\n\tfile_name\x18\x02 \x01(\t\x12\x16\n\x0ewithout_credit\x18\x03 \x01(\x08\"\xc6\x01\n\x12\x43reateFileResponse\x12\x12\n\nupload_uri\x18\x01 \x01(\t\x12\x14\n\x0c\x64ownload_uri\x18\x02 \x01(\t\x12P\n\x0eupload_headers\x18\x03 \x03(\x0b\x32\x38.mesh.filestore.v1.CreateFileResponse.UploadHeadersEntry\x1a\x34\n\x12UploadHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\x62\n\x05\x46iles\x12Y\n\nCreateFile\x12$.mesh.filestore.v1.CreateFileRequest\x1a%.mesh.filestore.v1.CreateFileResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,11 +34,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEFILERESPONSE_UPLOADHEADERSENTRY']._loaded_options = None
   _globals['_CREATEFILERESPONSE_UPLOADHEADERSENTRY']._serialized_options = b'8\001'
   _globals['_CREATEFILEREQUEST']._serialized_start=52
-  _globals['_CREATEFILEREQUEST']._serialized_end=115
-  _globals['_CREATEFILERESPONSE']._serialized_start=118
-  _globals['_CREATEFILERESPONSE']._serialized_end=316
-  _globals['_CREATEFILERESPONSE_UPLOADHEADERSENTRY']._serialized_start=264
-  _globals['_CREATEFILERESPONSE_UPLOADHEADERSENTRY']._serialized_end=316
-  _globals['_FILES']._serialized_start=318
-  _globals['_FILES']._serialized_end=416
+  _globals['_CREATEFILEREQUEST']._serialized_end=139
+  _globals['_CREATEFILERESPONSE']._serialized_start=142
+  _globals['_CREATEFILERESPONSE']._serialized_end=340
+  _globals['_CREATEFILERESPONSE_UPLOADHEADERSENTRY']._serialized_start=288
+  _globals['_CREATEFILERESPONSE_UPLOADHEADERSENTRY']._serialized_end=340
+  _globals['_FILES']._serialized_start=342
+  _globals['_FILES']._serialized_end=440
 # @@protoc_insertion_point(module_scope)

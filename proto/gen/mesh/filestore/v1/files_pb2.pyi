@@ -24,17 +24,21 @@ class CreateFileRequest(_message.Message):
 
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     FILE_NAME_FIELD_NUMBER: _builtins.int
+    WITHOUT_CREDIT_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     file_name: _builtins.str
+    without_credit: _builtins.bool
+    """The organization has none left."""
     def __init__(
         self,
         *,
         organization_id: _builtins.str = ...,
         file_name: _builtins.str = ...,
+        without_credit: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_name", b"file_name", "organization_id", b"organization_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_name", b"file_name", "organization_id", b"organization_id", "without_credit", b"without_credit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -47,7 +47,8 @@ class FilesServicer:
     """
 
     def CreateFile(self, request, context):
-        """A place for one upload. Errors: Invalid for a name over 255 bytes or with a control character.
+        """A place for one upload. Errors: Invalid for a name over 255 bytes or with a control character; Exhausted
+        (payment_required) without credit, unless storage costs nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

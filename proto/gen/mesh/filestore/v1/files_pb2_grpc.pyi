@@ -34,7 +34,9 @@ class FilesStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FilesAsyncStub: ...
     CreateFile: _grpc.UnaryUnaryMultiCallable[_files_pb2.CreateFileRequest, _files_pb2.CreateFileResponse]
-    """A place for one upload. Errors: Invalid for a name over 255 bytes or with a control character."""
+    """A place for one upload. Errors: Invalid for a name over 255 bytes or with a control character; Exhausted
+    (payment_required) without credit, unless storage costs nothing.
+    """
 
 @_typing.type_check_only
 class FilesAsyncStub(FilesStub):
@@ -42,7 +44,9 @@ class FilesAsyncStub(FilesStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateFile: _aio.UnaryUnaryMultiCallable[_files_pb2.CreateFileRequest, _files_pb2.CreateFileResponse]  # type: ignore[assignment]
-    """A place for one upload. Errors: Invalid for a name over 255 bytes or with a control character."""
+    """A place for one upload. Errors: Invalid for a name over 255 bytes or with a control character; Exhausted
+    (payment_required) without credit, unless storage costs nothing.
+    """
 
 class FilesServicer(metaclass=_abc_1.ABCMeta):
     """Callers' files. Their bytes travel over plain HTTP by signed addresses, past this service's rpcs."""
@@ -53,6 +57,8 @@ class FilesServicer(metaclass=_abc_1.ABCMeta):
         request: _files_pb2.CreateFileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_files_pb2.CreateFileResponse, _abc.Awaitable[_files_pb2.CreateFileResponse]]:
-        """A place for one upload. Errors: Invalid for a name over 255 bytes or with a control character."""
+        """A place for one upload. Errors: Invalid for a name over 255 bytes or with a control character; Exhausted
+        (payment_required) without credit, unless storage costs nothing.
+        """
 
 def add_FilesServicer_to_server(servicer: FilesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

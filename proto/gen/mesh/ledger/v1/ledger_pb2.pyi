@@ -348,7 +348,7 @@ Global___BillLine: _TypeAlias = BillLine  # noqa: Y015
 
 @_typing.final
 class Bill(_message.Message):
-    """What one attempt of a run cost."""
+    """What one attempt of a run cost; or, without a purse, what the files of an organization did for some time."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -365,16 +365,19 @@ class Bill(_message.Message):
     LINES_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
+    """Of files: the bill's own."""
     attempt: _builtins.int
     root_id: _builtins.str
     organization_id: _builtins.str
     """Pays."""
     service_id: _builtins.str
+    """Of files: whatever is sent, usage shows `/file`."""
     key_id: _builtins.str
-    """The key at the root."""
+    """The key at the root; none, of files."""
     purse_id: _builtins.str
+    """Empty, of files: the organization pays as far as it has something."""
     reserved: _builtins.int
-    """Leaves the purse."""
+    """Leaves the purse. Of files: as `charge`."""
     charge: _builtins.int
     """Of it, what is charged; the rest goes back to the organization. The sum of `lines`, or 0."""
     @_builtins.property
@@ -499,7 +502,7 @@ class UsageItem(_message.Message):
     TOKENS_OUT_FIELD_NUMBER: _builtins.int
     EGRESS_BYTES_FIELD_NUMBER: _builtins.int
     group: _builtins.str
-    """The service, day (YYYY-MM-DD), key id or model."""
+    """The service (`/file`: stored files), day (YYYY-MM-DD), key id or model."""
     runs: _builtins.int
     amount: _builtins.int
     cpu_ms: _builtins.int

@@ -115,7 +115,7 @@ class LedgerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Settle(self, request, context):
-        """What attempts cost. Each is booked once, however often it comes.
+        """What attempts and stored files cost. Each is booked once, however often it comes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

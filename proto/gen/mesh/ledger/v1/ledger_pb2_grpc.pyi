@@ -50,7 +50,7 @@ class LedgerStub:
     swept: what is left of it goes back. Answers with those of the named that are no more.
     """
     Settle: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.SettleRequest, _ledger_pb2.SettleResponse]
-    """What attempts cost. Each is booked once, however often it comes."""
+    """What attempts and stored files cost. Each is booked once, however often it comes."""
     GetUsage: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetUsageRequest, _ledger_pb2.GetUsageResponse]
 
 @_typing.type_check_only
@@ -75,7 +75,7 @@ class LedgerAsyncStub(LedgerStub):
     swept: what is left of it goes back. Answers with those of the named that are no more.
     """
     Settle: _aio.UnaryUnaryMultiCallable[_ledger_pb2.SettleRequest, _ledger_pb2.SettleResponse]  # type: ignore[assignment]
-    """What attempts cost. Each is booked once, however often it comes."""
+    """What attempts and stored files cost. Each is booked once, however often it comes."""
     GetUsage: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetUsageRequest, _ledger_pb2.GetUsageResponse]  # type: ignore[assignment]
 
 class LedgerServicer(metaclass=_abc_1.ABCMeta):
@@ -133,7 +133,7 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.SettleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.SettleResponse, _abc.Awaitable[_ledger_pb2.SettleResponse]]:
-        """What attempts cost. Each is booked once, however often it comes."""
+        """What attempts and stored files cost. Each is booked once, however often it comes."""
 
     @_abc_1.abstractmethod
     def GetUsage(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmesh/ledger/v1/prices.proto\x12\x0emesh.ledger.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x01\n\x05Price\x12\r\n\x05meter\x18\x01 \x01(\t\x12!\n\x19micro_credits_per_million\x18\x02 \x01(\x03\x12.\n\nvalid_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x0bvalid_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x42\x0e\n\x0c_valid_until\"\x13\n\x11ListPricesRequest\";\n\x12ListPricesResponse\x12%\n\x06prices\x18\x01 \x03(\x0b\x32\x15.mesh.ledger.v1.Price\"\xbc\x01\n\x0fSetPriceRequest\x12\r\n\x05meter\x18\x01 \x01(\t\x12!\n\x19micro_credits_per_million\x18\x02 \x01(\x03\x12\x33\n\nvalid_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x14\n\x0c\x61\x63tor_key_id\x18\x04 \x01(\t\x12\x1d\n\x15\x61\x63tor_organization_id\x18\x05 \x01(\tB\r\n\x0b_valid_from\"8\n\x10SetPriceResponse\x12$\n\x05price\x18\x01 \x01(\x0b\x32\x15.mesh.ledger.v1.Price2\xac\x01\n\x06Prices\x12S\n\nListPrices\x12!.mesh.ledger.v1.ListPricesRequest\x1a\".mesh.ledger.v1.ListPricesResponse\x12M\n\x08SetPrice\x12\x1f.mesh.ledger.v1.SetPriceRequest\x1a .mesh.ledger.v1.SetPriceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmesh/ledger/v1/prices.proto\x12\x0emesh.ledger.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x01\n\x05Price\x12\r\n\x05meter\x18\x01 \x01(\t\x12!\n\x19micro_credits_per_million\x18\x02 \x01(\x03\x12.\n\nvalid_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x0bvalid_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x42\x0e\n\x0c_valid_until\"M\n\x11ListPricesRequest\x12.\n\x05since\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x42\x08\n\x06_since\";\n\x12ListPricesResponse\x12%\n\x06prices\x18\x01 \x03(\x0b\x32\x15.mesh.ledger.v1.Price\"\xbc\x01\n\x0fSetPriceRequest\x12\r\n\x05meter\x18\x01 \x01(\t\x12!\n\x19micro_credits_per_million\x18\x02 \x01(\x03\x12\x33\n\nvalid_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x14\n\x0c\x61\x63tor_key_id\x18\x04 \x01(\t\x12\x1d\n\x15\x61\x63tor_organization_id\x18\x05 \x01(\tB\r\n\x0b_valid_from\"8\n\x10SetPriceResponse\x12$\n\x05price\x18\x01 \x01(\x0b\x32\x15.mesh.ledger.v1.Price2\xac\x01\n\x06Prices\x12S\n\nListPrices\x12!.mesh.ledger.v1.ListPricesRequest\x1a\".mesh.ledger.v1.ListPricesResponse\x12M\n\x08SetPrice\x12\x1f.mesh.ledger.v1.SetPriceRequest\x1a .mesh.ledger.v1.SetPriceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,13 +35,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRICE']._serialized_start=81
   _globals['_PRICE']._serialized_end=256
   _globals['_LISTPRICESREQUEST']._serialized_start=258
-  _globals['_LISTPRICESREQUEST']._serialized_end=277
-  _globals['_LISTPRICESRESPONSE']._serialized_start=279
-  _globals['_LISTPRICESRESPONSE']._serialized_end=338
-  _globals['_SETPRICEREQUEST']._serialized_start=341
-  _globals['_SETPRICEREQUEST']._serialized_end=529
-  _globals['_SETPRICERESPONSE']._serialized_start=531
-  _globals['_SETPRICERESPONSE']._serialized_end=587
-  _globals['_PRICES']._serialized_start=590
-  _globals['_PRICES']._serialized_end=762
+  _globals['_LISTPRICESREQUEST']._serialized_end=335
+  _globals['_LISTPRICESRESPONSE']._serialized_start=337
+  _globals['_LISTPRICESRESPONSE']._serialized_end=396
+  _globals['_SETPRICEREQUEST']._serialized_start=399
+  _globals['_SETPRICEREQUEST']._serialized_end=587
+  _globals['_SETPRICERESPONSE']._serialized_start=589
+  _globals['_SETPRICERESPONSE']._serialized_end=645
+  _globals['_PRICES']._serialized_start=648
+  _globals['_PRICES']._serialized_end=820
 # @@protoc_insertion_point(module_scope)

@@ -52,7 +52,7 @@ class PricesServicer:
     """
 
     def ListPrices(self, request, context):
-        """All that are or will be valid, by meter and time.
+        """All that are or will be valid, by meter and time; with `since` those that were then or later, too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

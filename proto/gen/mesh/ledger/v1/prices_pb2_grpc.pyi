@@ -34,7 +34,7 @@ class PricesStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PricesAsyncStub: ...
     ListPrices: _grpc.UnaryUnaryMultiCallable[_prices_pb2.ListPricesRequest, _prices_pb2.ListPricesResponse]
-    """All that are or will be valid, by meter and time."""
+    """All that are or will be valid, by meter and time; with `since` those that were then or later, too."""
     SetPrice: _grpc.UnaryUnaryMultiCallable[_prices_pb2.SetPriceRequest, _prices_pb2.SetPriceResponse]
     """A new price from now or later on; the one before it ends there. Errors: Invalid, also for a time that has passed."""
 
@@ -44,7 +44,7 @@ class PricesAsyncStub(PricesStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListPrices: _aio.UnaryUnaryMultiCallable[_prices_pb2.ListPricesRequest, _prices_pb2.ListPricesResponse]  # type: ignore[assignment]
-    """All that are or will be valid, by meter and time."""
+    """All that are or will be valid, by meter and time; with `since` those that were then or later, too."""
     SetPrice: _aio.UnaryUnaryMultiCallable[_prices_pb2.SetPriceRequest, _prices_pb2.SetPriceResponse]  # type: ignore[assignment]
     """A new price from now or later on; the one before it ends there. Errors: Invalid, also for a time that has passed."""
 
@@ -57,7 +57,7 @@ class PricesServicer(metaclass=_abc_1.ABCMeta):
         request: _prices_pb2.ListPricesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_prices_pb2.ListPricesResponse, _abc.Awaitable[_prices_pb2.ListPricesResponse]]:
-        """All that are or will be valid, by meter and time."""
+        """All that are or will be valid, by meter and time; with `since` those that were then or later, too."""
 
     @_abc_1.abstractmethod
     def SetPrice(
