@@ -176,8 +176,8 @@ def test_what_is_refused_costs_nothing(mesh: Mesh, teller: str) -> None:
     before = settled(mesh, mesh.key)
     stranger = mesh.new_organization("refused")["key"]
     with mesh.http() as client:
-        told = {"inputs": {"lines": [], "mood": "", "more": 1}}
-        bodies: list[Any] = [told, {"inputs": {}}, {"inputs": 1}, {}, [], "text", None, 1]
+        unknown = {"inputs": {"lines": [], "mood": "", "more": 1}}
+        bodies: tuple[Any, ...] = (unknown, {"inputs": {}}, {"inputs": 1}, {}, [], "text", None, 1)
         for body in bodies:
             for path in (f"/api/v1/run/{teller}", f"/api/v1/run/{teller}/stream"):
                 reply = client.post(path, json=body)

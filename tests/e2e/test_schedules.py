@@ -1,14 +1,25 @@
 """Schedules: by HTTP, by the library service, by those who may not; and one that fires by the real clock."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from tests.e2e.mesh import WORKFLOWS, Mesh, until
+from tests.e2e.money import by_key, settled
 
 pytestmark = pytest.mark.timeout(240)
 NIGHTLY = {"service_id": "asker", "cron_expression": "0 3 * * *", "timezone": "Europe/Berlin"}
+
+
+@dataclass(frozen=True)
+class Paid:
+    """A schedule of another organization: its admin key, and whose budget the schedule counts against."""
+
+    admin: str
+    key_id: str
+    id: str
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +34,25 @@ def scheduled(mesh: Mesh) -> str:
     return str(answer.json()["id"])
 
 
+@pytest.fixture(scope="module")
+def paid(mesh: Mesh, scheduled: str) -> Paid:
+    """Fires with the next minute, too."""
+    made = mesh.new_organization("clockwork")
+    mesh.deploy("asker", key=made["key"])
+    with mesh.http(made["key"]) as client:
+        wanted = {"kind": "standard", "scopes": ["run", "deploy"], "budget": 10**12}
+        key = client.post("/keys", json=wanted).json()
+    with mesh.http(key["key"]) as client:
+        told = {"path": "/run/asker", "body": {}}
+        answer = client.post(
+            "/schedules", json={"service_id": "asker", "cron_expression": "* * * * *", "input_data": told}
+        )
+    assert answer.status_code == 200, answer.text
+    return Paid(made["key"], key["id"], answer.json()["id"])
+
+
 @pytest.fixture(autouse=True)
-def kept(mesh: Mesh, scheduled: str) -> Iterator[None]:
+def kept(mesh: Mesh, scheduled: str, paid: Paid) -> Iterator[None]:
     """Whatever a test makes is deleted."""
     yield
     with mesh.http() as client:
@@ -207,3 +235,25 @@ def test_it_fires_within_the_minute(mesh: Mesh, scheduled: str) -> None:
         assert headers["codewords-caller-id"] == record["userId"]
         assert headers["content-type"] == "application/json"
         assert client.delete(f"/schedules/{scheduled}").status_code == 200
+
+
+def test_the_organization_of_the_schedule_pays_and_its_keys_budget_holds(mesh: Mesh, paid: Paid) -> None:
+    """What it starts and what that calls."""
+    with mesh.http(paid.admin) as client:
+
+        def ended() -> list[dict[str, Any]]:
+            runs: list[dict[str, Any]] = client.get("/requests").json()["items"]
+            return runs if [run["status"] for run in runs] == ["succeeded"] * len(runs) and len(runs) > 1 else []
+
+        until(lambda: client.get("/requests").json()["items"], 70)
+        assert client.delete(f"/schedules/{paid.id}").status_code == 200
+        runs = until(ended, 30)
+        settled(mesh, paid.admin)
+        used = {key["id"]: key["budget_used"] for key in client.get("/keys").json()["items"]}
+        (root, *_) = (run for run in runs if run["parentId"] is None and run["trigger"] == "schedule")
+        root = client.get(f"/request/{root['id']}").json()
+    assert min(root["cost"]["own"], root["cost"]["nested"]) > 0
+    spent = sum(run["cost"]["own"] for run in runs)
+    assert by_key(mesh, paid.admin) == {paid.key_id: spent}
+    assert used[paid.key_id] == spent
+    assert spent >= root["cost"]["total"]
