@@ -33,8 +33,8 @@ def budget_of(request: Request) -> int | None:
 
 def billed(spec: RunSpec, who: Principal) -> RunSpec:
     """On the account of `who`: what a run calls counts against all budgets of that run, too."""
-    charged_on_success = who.identity is not None and who.identity.charged_on_success
-    return replace(spec, budgets=who.budgets, paying_key_id=who.paying_key_id, charged_on_success=charged_on_success)
+    spec, run = replace(spec, budgets=who.budgets, paying_key_id=who.paying_key_id), who.identity
+    return replace(spec, charged_on_success=run.charged_on_success, above=run.above) if run else spec
 
 
 def limited(spec: RunSpec, budget: int | None, name: str) -> RunSpec:

@@ -59,6 +59,7 @@ class RunIdentity:
     budgets: tuple[Budget, ...] = ()
     paying_key_id: str = ""
     charged_on_success: bool = False
+    above: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

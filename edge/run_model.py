@@ -153,6 +153,8 @@ class RunSpec:
     budgets: tuple[Budget, ...] = ()
     paying_key_id: str = ""
     charged_on_success: bool = False
+    # The runs above it, the root first.
+    above: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

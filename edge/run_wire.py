@@ -90,6 +90,7 @@ def to_spec(spec: RunSpec) -> run_pb2.RunSpec:
         budgets=to_budgets(spec.budgets),
         paying_key_id=spec.paying_key_id,
         charged_on_success=spec.charged_on_success,
+        above_ids=spec.above,
     )
 
 

@@ -188,6 +188,7 @@ def from_identity(payload: bytes) -> RunIdentity | None:
         budgets=tuple(Budget(one.id, one.limit) for one in message.budgets),
         paying_key_id=message.paying_key_id,
         charged_on_success=message.charged_on_success,
+        above=tuple(message.above_ids),
     )
 
 

@@ -119,6 +119,8 @@ class Spec:
     budgets: tuple[Budget, ...] = ()
     paying_key_id: str = ""
     charged_on_success: bool = False
+    # The runs above it, the root first.
+    above: tuple[str, ...] = ()
 
     @property
     def library(self) -> str:

@@ -72,6 +72,7 @@ def from_spec(spec: run_pb2.RunSpec, given: bytes | None = None) -> Spec:
         budgets=tuple(Budget(budget.id, budget.limit) for budget in spec.budgets),
         paying_key_id=spec.paying_key_id,
         charged_on_success=spec.charged_on_success,
+        above=tuple(spec.above_ids),
     )
 
 
@@ -284,6 +285,7 @@ def to_identity(key: bytes, spec: Spec, traceparent: str) -> bytes:
         budgets=to_budgets(spec.budgets),
         paying_key_id=spec.paying_key_id,
         charged_on_success=spec.charged_on_success,
+        above_ids=[*spec.above, spec.run_id],
     ).SerializeToString()
     return _base64url(message) + b"." + _base64url(hmac.digest(key, message, "sha256"))
 

@@ -8,7 +8,9 @@ from kit.errors import Invalid
 
 # A key's, and one for each run above at most (SPEC §3: depth 16).
 MOST_BUDGETS = 17
+MOST_ABOVE = 16
 MOST_ID = 60
+MOST_RUN_ID = 40
 MOST_MONEY = 2**53 - 1
 
 
@@ -23,13 +25,15 @@ class Budget:
 @dataclass(frozen=True)
 class Billing:
     """`paying_key_id`: the key at the root. `charged_on_success`: the tree is charged if its root succeeds, else
-    nothing of it is; nor is it where the root `refused`, by an answer of 400 or more.
+    nothing of it is; nor is it where the root `refused`, by an answer of 400 or more. `above`: the runs above it, the
+    root first.
     """
 
     budgets: tuple[Budget, ...] = ()
     paying_key_id: str = ""
     charged_on_success: bool = False
     refused: bool = False
+    above: tuple[str, ...] = ()
 
 
 UNBILLED = Billing()
@@ -49,6 +53,13 @@ def check_budgets(budgets: Sequence[Budget]) -> tuple[Budget, ...]:
     return tuple(budgets)
 
 
+def check_above(ids: Sequence[str]) -> tuple[str, ...]:
+    """Errors: Invalid."""
+    if len(ids) > MOST_ABOVE or len(set(ids)) < len(ids) or not all(0 < len(one) <= MOST_RUN_ID for one in ids):
+        raise Invalid(f"at most {MOST_ABOVE} runs are above one, each named once")
+    return tuple(ids)
+
+
 def kept(billing: Billing) -> dict[str, Any] | None:
     """As a row has it: JSON; None where there is nothing to say."""
     return None if billing == UNBILLED else asdict(billing)
@@ -58,4 +69,5 @@ def from_kept(row: Mapping[str, Any] | None) -> Billing:
     if row is None:
         return UNBILLED
     budgets = tuple(Budget(one["id"], one["limit"]) for one in row["budgets"])
-    return Billing(budgets, row["paying_key_id"], row["charged_on_success"], row.get("refused", False))
+    told = (row["paying_key_id"], row["charged_on_success"], row["refused"], tuple(row["above"]))
+    return Billing(budgets, *told)

@@ -159,7 +159,8 @@ class Run:
     @property
     def pays(self) -> bool:
         """Whether its tree is charged, of one that decides and is over."""
-        return self.status is Status.SUCCEEDED and not self.billing.refused
+        stopped = self.code == "payment_required"  # what was used until its budget or the credit ended is charged
+        return (self.status is Status.SUCCEEDED and not self.billing.refused) or stopped
 
     @property
     def placed(self) -> bool:

@@ -37,6 +37,10 @@ class Reporting(Protocol):
         """Those that aren't kept yet."""
         ...
 
+    async def charge_above(self, run: Run, amount: int) -> None:
+        """Adds what it was charged to what those above it cost with all below them."""
+        ...
+
     async def tell(self, events: Iterable[Event]) -> None: ...
 
 
@@ -98,6 +102,7 @@ class Taken:
     astray: list[Run] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     bills: list[Bill] = field(default_factory=list)
+    charges: list[tuple[Run, int]] = field(default_factory=list)
 
 
 class Report:
@@ -129,6 +134,8 @@ class Report:
             await tx.keep_inputs(taken.given)
             await tx.save(list(taken.moved.values()))
             await tx.keep_bills(taken.bills)
+            for run, amount in taken.charges:
+                await tx.charge_above(run, amount)
             await tx.tell(RunEnded(run) for run in taken.over)
             return taken
 
@@ -185,6 +192,8 @@ def _end(taken: Taken, ended: Ended, batch: Batch, known: Runs, now: datetime) -
         root = found.get(after.root_id)
         after, bill = charged(after, ended.bill, ended.outcome, root, handed_back=ended.handed_back)
         taken.bills.append(replace(bill, created_at=now))
+        if bill.charge and after.billing.above:
+            taken.charges.append((after, bill.charge))
     (taken.born if ended.run_id in taken.born else taken.moved)[ended.run_id] = after
     (taken.over if after.status.over else taken.again).append(after)
 

@@ -1,6 +1,7 @@
 """Runs: protobuf ⇄ model. Pure functions; bounds what comes from outside."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.message import Message
@@ -14,7 +15,7 @@ from mesh.schedules.v1 import schedules_pb2
 from kit import telemetry
 from kit.errors import Invalid
 from scheduler import bill_wire
-from scheduler.billing import Billing, Budget, check_budgets
+from scheduler.billing import Billing, Budget, check_above, check_budgets
 from scheduler.delivery import check_url
 from scheduler.estimate import Waiting
 from scheduler.fleet import Lease
@@ -114,8 +115,10 @@ def submission(request: runs_pb2.SubmitRequest, traceparent: str) -> Submission:
 def billing(message: run_pb2.RunSpec | schedules_pb2.CreateScheduleRequest) -> Billing:
     """Errors: Invalid."""
     budgets = check_budgets([Budget(one.id, one.limit) for one in message.budgets])
-    charged = isinstance(message, run_pb2.RunSpec) and message.charged_on_success
-    return Billing(budgets, message.paying_key_id[:40], charged)
+    paid = Billing(budgets, message.paying_key_id[:40])
+    if isinstance(message, run_pb2.RunSpec):
+        return replace(paid, charged_on_success=message.charged_on_success, above=check_above(message.above_ids))
+    return paid
 
 
 def _trigger(number: int) -> Trigger:
@@ -153,6 +156,7 @@ def start_request(queued: Queued) -> executor_pb2.StartRequest:
         budgets=[ledger_pb2.Budget(id=one.id, limit=one.limit) for one in run.billing.budgets],
         paying_key_id=run.billing.paying_key_id,
         charged_on_success=run.billing.charged_on_success,
+        above_ids=run.billing.above,
     )
     return executor_pb2.StartRequest(
         spec=spec, body=given.body, body_digest=given.body_digest, incarnation=run.incarnation

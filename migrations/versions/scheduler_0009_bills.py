@@ -14,7 +14,6 @@ down_revision = "scheduler_0008"
 branch_labels = None
 depends_on = None
 
-_NESTED = sa.text("parent_id <> ''")
 _COLUMNS: dict[str, tuple[Any, dict[str, Any]]] = {
     "cost_own": (sa.BigInteger(), {"nullable": False, "server_default": "0"}),
     "tokens_in": (sa.BigInteger(), {"nullable": True}),
@@ -25,7 +24,13 @@ _COLUMNS: dict[str, tuple[Any, dict[str, Any]]] = {
 def upgrade() -> None:
     for name, (kind, options) in _COLUMNS.items():
         op.add_column("runs", sa.Column(name, kind, **options))
-    op.create_index("runs_parent", "runs", ["parent_id"], sqlite_where=_NESTED, postgresql_where=_NESTED)
+    op.create_table(
+        "nested_costs",
+        sa.Column("run_id", sa.String(length=40), primary_key=True),
+        sa.Column("root_id", sa.String(length=40), nullable=False),
+        sa.Column("amount", sa.BigInteger(), nullable=False),
+    )
+    op.create_index("nested_costs_tree", "nested_costs", ["root_id"])
     op.create_table(
         "bills",
         sa.Column("run_id", sa.String(length=40), primary_key=True),
@@ -44,6 +49,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("bills")
-    op.drop_index("runs_parent", "runs")
+    op.drop_table("nested_costs")
     for name in reversed(_COLUMNS):
         op.drop_column("runs", name)

@@ -2,10 +2,12 @@
 told, in that transaction.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Row, bindparam, delete, func, select, text, update
@@ -13,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.db import Database
 from scheduler.bill import Bill
-from scheduler.model import Event, RunEnded
-from scheduler.store.tables import bills, runs
+from scheduler.model import Event, Run, RunEnded
+from scheduler.store.tables import bills, nested_costs, runs
 from scheduler.store.workflow_rows import WorkflowRows
 
 DUE, HELD = 1, 2
@@ -52,26 +54,37 @@ _HELD = (
     .order_by(func.min(bills.c.created_at))
     .limit(bindparam("most"))
 )
-_BELOW = text(
+_BELOW = select(nested_costs.c.run_id, nested_costs.c.amount).where(
+    nested_costs.c.run_id.in_(bindparam("ids", expanding=True))
+)
+# Both engines know it.
+_ADD = text(
     """
-    WITH RECURSIVE below (top, id, cost) AS (
-        SELECT parent_id, id, cost_own FROM runs WHERE parent_id IN :ids AND parent_id <> ''
-        UNION ALL
-        SELECT below.top, runs.id, runs.cost_own FROM below JOIN runs ON runs.parent_id = below.id
-        WHERE runs.parent_id <> ''
-    )
-    SELECT top, sum(cost) AS cost FROM below GROUP BY top
+    INSERT INTO nested_costs (run_id, root_id, amount) VALUES (:run_id, :root_id, :amount)
+    ON CONFLICT (run_id) DO UPDATE SET amount = nested_costs.amount + excluded.amount
     """
-).bindparams(bindparam("ids", expanding=True))
+)
+_OF_TREES = nested_costs.c.root_id.in_(bindparam("roots", expanding=True))
+_FREE = update(nested_costs).where(_OF_TREES, nested_costs.c.amount != 0).values(amount=0)
 
 
 class BillRows(WorkflowRows):
     """The part of a write transaction that is about bills."""
 
+    def __init__(self, connection: AsyncConnection) -> None:
+        super().__init__(connection)
+        self._charges: Counter[tuple[str, str]] = Counter()
+        self._freed: set[str] = set()
+
     async def keep_bills(self, these: Sequence[Bill]) -> None:
         """Those that aren't kept yet."""
         if these:
             await self._write(_KEEP, [_row(bill) for bill in sorted(these, key=_key)])
+
+    async def charge_above(self, run: Run, amount: int) -> None:
+        """Adds what it was charged to what those above it cost with all below them."""
+        self.writes += 1
+        self._charges.update(dict.fromkeys(((one, run.root_id) for one in run.billing.above), amount))
 
     async def tell(self, events: Iterable[Event]) -> None:
         told = list(events)
@@ -84,7 +97,17 @@ class BillRows(WorkflowRows):
         """The bills of a tree that are held are on their way from now on, as they are or with 0."""
         if not charged:
             await self._write(_FREE_RUNS, {"root": root_id})
+            self._freed.add(root_id)
         await self._write(_LET_GO if charged else _LET_GO_FREE, {"root": root_id})
+
+    async def finish(self) -> None:
+        """Rows that siblings share are changed last, and in one order for all: nobody waits long for them."""
+        if self._charges:
+            rows = [{"run_id": above, "root_id": root, "amount": its} for (above, root), its in self._charges.items()]
+            await self._connection.execute(_ADD, sorted(rows, key=itemgetter("run_id")))
+        if self._freed:
+            await self._connection.execute(_FREE, {"roots": sorted(self._freed)})
+        await super().finish()
 
 
 class BillReads:
@@ -118,7 +141,7 @@ class BillReads:
         """What the runs below each of these were charged, however deep; those with none below them are missing."""
         async with self._db.read() as connection:
             rows = await connection.execute(_BELOW, {"ids": list(ids)})
-            return {row.top: int(row.cost) for row in rows}
+            return {row.run_id: row.amount for row in rows}
 
 
 async def _forget(connection: AsyncConnection, these: list[Bill]) -> None:

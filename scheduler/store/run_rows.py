@@ -27,7 +27,7 @@ from scheduler import wire
 from scheduler.billing import from_kept, kept
 from scheduler.model import Asker, Event, History, Idempotent, Input, Outcome, Provision, Run, Runs, Status, Trigger
 from scheduler.result import Answer, Earlier
-from scheduler.store.tables import answers, idempotency, inputs, outbox, provisions, runs, versions
+from scheduler.store.tables import answers, idempotency, inputs, nested_costs, outbox, provisions, runs, versions
 from scheduler.usage import Usage
 
 _USAGE = tuple(item.name for item in fields(Usage))
@@ -180,6 +180,7 @@ class RunRows:
         old = select(runs.c.id).where(runs.c.completed_at < completed_before).order_by(runs.c.completed_at).limit(limit)
         ids = list((await self._execute(old)).scalars())
         if ids:
+            await self._write(delete(nested_costs).where(nested_costs.c.run_id.in_(ids)))
             await self._write(delete(runs).where(runs.c.id.in_(ids)))
         return len(ids)
 

@@ -184,7 +184,6 @@ Index("runs_running", runs.c.executor, runs.c.incarnation, **_only("status = 3")
 Index("runs_cancelled", runs.c.cancelled_at, **_only("status = 3 AND cancelled_at IS NOT NULL"))
 Index("runs_tree", runs.c.root_id, **_only("status < 4"))
 # What was called by whom: costs are summed along it.
-Index("runs_parent", runs.c.parent_id, **_only("parent_id <> ''"))
 Index("runs_caller", runs.c.caller_id, runs.c.created_at, runs.c.id)
 Index("runs_acting", runs.c.acting_id, runs.c.created_at, runs.c.id, **_only("acting_id <> caller_id"))
 Index(
@@ -301,6 +300,16 @@ Index(
     deliveries.c.host,
     **_only("state = 1"),
 )
+
+# What the runs below a run were charged, however deep.
+nested_costs = Table(
+    "nested_costs",
+    metadata,
+    Column("run_id", String(40), primary_key=True),
+    Column("root_id", String(40), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+)
+Index("nested_costs_tree", nested_costs.c.root_id)
 
 # What attempts cost, until the ledger has it; they outlive their runs. `charge` stands over that in the payload.
 bills = Table(

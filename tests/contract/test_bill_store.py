@@ -160,15 +160,52 @@ async def test_held_roots_are_told_of_the_longest_first(store: Any) -> None:
 
 
 async def test_what_is_below_a_run_costs(store: Any) -> None:
-    root = a_run(cost_own=1)
-    child = a_run(parent_id=root.id, root_id=root.id, depth=1, cost_own=10)
-    sibling = replace(child, id=child.id + "b", cost_own=2**40)
-    grandchild = a_run(parent_id=child.id, root_id=root.id, depth=2, cost_own=100)
-    alone = a_run(cost_own=1000)
-    await inserted(store, root, child, sibling, grandchild, alone)
-    ids = [run.id for run in (root, child, sibling, grandchild, alone)]
-    assert await store.costs_below(ids) == {root.id: 110 + 2**40, child.id: 100}
-    assert await store.costs_below([grandchild.id]) == {}
+    root, other = a_run(), a_run(billing=ON_SUCCESS)
+    child, sibling = (a_run(root_id=root.id, billing=Billing(above=(root.id,))) for _ in range(2))
+    grandchild = a_run(root_id=root.id, billing=Billing(above=(root.id, child.id)))
+    nested = a_run(root_id=other.id, billing=Billing(above=(other.id,), charged_on_success=True))
+    ids = [run.id for run in (root, other, child, sibling, grandchild)]
+    assert await store.costs_below(ids) == {}
+
+    async def charge(tx: Any, *charges: tuple[Run, int]) -> None:
+        for run, amount in charges:
+            await tx.charge_above(run, amount)
+
+    await store.write(lambda tx: charge(tx, (child, 10), (grandchild, 100), (nested, 5)))
+    await asyncio.gather(*(store.write(lambda tx: charge(tx, (sibling, 2**40), (grandchild, 1))) for _ in range(3)))
+    known = {root.id: 113 + 3 * 2**40, child.id: 103}
+    assert await store.costs_below(ids) == {**known, other.id: 5}
+    await store.write(lambda tx: tx.let_go(other.id, charged=True))
+    assert await store.costs_below(ids) == {**known, other.id: 5}
+
+    async def late(tx: Any) -> None:
+        await tx.charge_above(nested, 7)
+        await tx.let_go(other.id, charged=False)
+
+    await store.write(late)
+    assert await store.costs_below(ids) == {**known, other.id: 0}
+
+
+async def test_what_is_below_a_run_costs_nothing_if_that_isnt_committed(store: Any) -> None:
+    child = a_run(root_id="run_r", billing=Billing(above=("run_r",)))
+
+    async def broken(tx: Any) -> None:
+        await tx.charge_above(child, 10)
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await store.write(broken)
+    assert await store.costs_below(["run_r"]) == {}
+
+
+async def test_what_is_below_a_run_is_forgotten_with_it(store: Any) -> None:
+    root = a_run().ended(DONE, at=START)
+    child = a_run(root_id=root.id, billing=Billing(above=(root.id,)))
+    await inserted(store, root)
+    await store.write(lambda tx: tx.charge_above(child, 10))
+    assert await store.costs_below([root.id]) == {root.id: 10}
+    assert await store.write(lambda tx: tx.delete_runs(START + timedelta(days=1), 10)) == 1
+    assert await store.costs_below([root.id]) == {}
 
 
 async def test_who_pays_is_kept_with_the_run(store: Any) -> None:
@@ -196,8 +233,7 @@ async def test_the_statements_use_their_indexes(tmp_path: Path) -> None:
 
         event.listen(db._reader.sync_engine, "before_cursor_execute", explain)
         await store.costs_below(["run_1", "run_2"])
-        assert plans[-1].count("INDEX runs_parent (parent_id=?)") == 2
-        assert "SCAN runs" not in plans[-1]
+        assert plans[-1].count("USING INDEX sqlite_autoindex_nested_costs_1 (run_id=?)") == 1
         await due(store)
         assert "INDEX bills_due" in plans[-1]
         assert "TEMP B-TREE" not in plans[-1]

@@ -37,6 +37,8 @@ class MemoryTx:
     changed: list[Run] = field(default_factory=list)
     delivery_rows: dict[str, Delivery] = field(default_factory=dict)
     bills: dict[tuple[str, int, str], Bill] = field(default_factory=dict)
+    # (root, amount) by run.
+    nested_costs: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def copy(self) -> "MemoryTx":
         return MemoryTx(
@@ -52,6 +54,7 @@ class MemoryTx:
             list(self.events),
             delivery_rows=dict(self.delivery_rows),
             bills=dict(self.bills),
+            nested_costs=dict(self.nested_costs),
         )
 
     async def provision(self, provision_id: str) -> Provision | None:
@@ -80,6 +83,11 @@ class MemoryTx:
         for bill in these:
             self.bills.setdefault((bill.run_id, bill.attempt, bill.purse_id), bill)
 
+    async def charge_above(self, run: Run, amount: int) -> None:
+        for above in run.billing.above:
+            root_id, before = self.nested_costs.get(above, (run.root_id, 0))
+            self.nested_costs[above] = (root_id, before + amount)
+
     async def let_go(self, root_id: str, *, charged: bool) -> None:
         for key, bill in self.bills.items():
             if bill.held and bill.root_id == root_id:
@@ -87,6 +95,8 @@ class MemoryTx:
                 run = self.run_rows.get(bill.run_id)
                 if run is not None and not charged:
                     self.run_rows[run.id] = replace(run, cost_own=0)
+        if not charged:
+            self.nested_costs |= {key: (root, 0) for key, (root, _) in self.nested_costs.items() if root == root_id}
 
     async def idempotent(self, organization_id: str, key: str) -> Idempotent | None:
         return self.keys.get((organization_id, key))
@@ -172,6 +182,7 @@ class MemoryTx:
         for run_id in old:
             del self.run_rows[run_id]
             self.inputs.pop(run_id, None)
+            self.nested_costs.pop(run_id, None)
         self.delivery_rows = {key: each for key, each in self.delivery_rows.items() if each.run_id not in old}
         return len(old)
 
@@ -309,12 +320,7 @@ class MemoryStore:
         return dict(list(found.items())[:limit])
 
     async def costs_below(self, ids: Collection[str]) -> Mapping[str, int]:
-        def below(run_id: str) -> int:
-            children = [run for run in self.state.run_rows.values() if run.parent_id == run_id]
-            return sum(run.cost_own + below(run.id) for run in children)
-
-        parents = {run.parent_id for run in self.state.run_rows.values()}
-        return {run_id: below(run_id) for run_id in ids if run_id in parents}
+        return {run_id: self.state.nested_costs[run_id][1] for run_id in ids if run_id in self.state.nested_costs}
 
     async def find_provision(self, provision_id: str) -> Provision | None:
         return self.state.provisions.get(provision_id)

@@ -47,14 +47,15 @@ async def read(request: Request, target: Target = TARGET, *, synchronous: bool =
 
 async def test_a_key_pays_and_its_budget_counts() -> None:
     spec = (await read(a_request())).spec
-    assert (spec.budgets, spec.paying_key_id, spec.charged_on_success) == ((), "key_1", False)
+    assert (spec.budgets, spec.paying_key_id, spec.charged_on_success, spec.above) == ((), "key_1", False, ())
     spec = (await read(a_request(who=replace(KEY, budget=BUDGET)))).spec
     assert (spec.budgets, spec.paying_key_id) == ((BUDGET,), "key_1")
 
 
 async def test_a_nested_call_inherits_all_of_it() -> None:
-    who = nested(budgets=ABOVE, paying_key_id="key_0", charged_on_success=True)
+    who = nested(budgets=ABOVE, paying_key_id="key_0", charged_on_success=True, above=("run_0", "run_1"))
     spec = (await read(a_request(who=who))).spec
+    assert spec.above == ("run_0", "run_1")
     assert (spec.budgets, spec.paying_key_id, spec.charged_on_success) == (ABOVE, "key_0", True)
     assert spec.key_id == ""
 

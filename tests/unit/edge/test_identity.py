@@ -40,6 +40,7 @@ def payload(seconds: float = 10) -> bytes:
         budgets=[ledger_pb2.Budget(id="key:key_0", limit=5), ledger_pb2.Budget(id="run:run_0", limit=0)],
         paying_key_id="key_0",
         charged_on_success=True,
+        above_ids=["run_0", "run_1"],
     )
     run.deadline.FromDatetime(NOW + timedelta(seconds=seconds))
     return run.SerializeToString()
@@ -53,7 +54,7 @@ async def test_a_valid_one_until_its_deadline() -> None:
     assert (run.run_id, run.root_id, run.acting_id, run.caller_id, run.depth) == ("run_1", "run_0", "org_a", "org_c", 3)
     assert (run.owner_id, run.service_id, run.requester_id, run.may_deploy) == ("org_o", "greet", "org_r", True)
     assert run.budgets == (Budget("key:key_0", 5), Budget("run:run_0", 0))
-    assert (run.paying_key_id, run.charged_on_success) == ("key_0", True)
+    assert (run.paying_key_id, run.charged_on_success, run.above) == ("key_0", True, ("run_0", "run_1"))
     await clock.advance(10)
     assert identify(token(payload())) is None
 

@@ -48,14 +48,16 @@ SPEC = RunSpec(
     budgets=(Budget("key:key_1", 0), Budget("run:run_1", 2**53 - 1)),
     paying_key_id="key_0",
     charged_on_success=True,
+    above=("run_00", "run_0"),
 )
 
 
 def test_a_spec_arrives_whole() -> None:
     sent = wire.to_spec(SPEC)
     assert [(one.id, one.limit) for one in sent.budgets] == [("key:key_1", 0), ("run:run_1", 2**53 - 1)]
+    assert list(sent.above_ids) == ["run_00", "run_0"]
     for field in fields(RunSpec):
-        if field.name not in {"request", "created_at", "deadline", "trigger", "budgets"}:
+        if field.name not in {"request", "created_at", "deadline", "trigger", "budgets", "above"}:
             assert getattr(sent, field.name) == getattr(SPEC, field.name), field.name
     assert sent.trigger == run_pb2.TRIGGER_NESTED
     assert wire.from_time(sent.created_at) == NOW

@@ -226,6 +226,7 @@ def test_who_pays_travels_with_the_run_and_below_it() -> None:
     given = message()
     given.budgets.add(id="key:key_1", limit=2**40)
     given.paying_key_id, given.charged_on_success = "key_1", True
+    given.above_ids.append("run_0")
     spec = wire.from_spec(given)
     assert (spec.budgets, spec.paying_key_id) == ((Budget("key:key_1", 2**40),), "key_1")
     assert spec.charged_on_success
@@ -233,3 +234,4 @@ def test_who_pays_travels_with_the_run_and_below_it() -> None:
     identity = identity_pb2.RunIdentity.FromString(base64.urlsafe_b64decode(token + b"=" * (-len(token) % 4)))
     assert (list(identity.budgets), identity.paying_key_id) == (list(given.budgets), "key_1")
     assert identity.charged_on_success
+    assert list(identity.above_ids) == ["run_0", given.run_id]

@@ -24,6 +24,8 @@ from tests.fakes.scheduling import HOME, START, a_run, settled
 ON_SUCCESS = Billing(charged_on_success=True)
 DONE = Outcome(Status.SUCCEEDED)
 CRASH = Outcome(Status.FAILED, "workflow_crashed", "it died")
+# Its budget, or the credit, came to an end while it ran.
+STOPPED = Outcome(Status.FAILED, "payment_required")
 BROKE = Outcome(Status.FAILED, "payment_required", "it can't pay")
 OUR_FAULT = Outcome(Status.FAILED, "runtime_error", "we failed")
 
@@ -109,10 +111,11 @@ async def test_what_was_given_away_frees_what_had_been_taken(scheduler: Schedule
 
 def a_tree() -> tuple[Run, Run]:
     root = a_run(billing=ON_SUCCESS)
-    return root, a_run(billing=ON_SUCCESS, root_id=root.id, parent_id=root.id, depth=1)
+    below = replace(ON_SUCCESS, above=(root.id,))
+    return root, a_run(billing=below, root_id=root.id, parent_id=root.id, depth=1)
 
 
-@pytest.mark.parametrize(("outcome", "charge"), [(DONE, 7), (CRASH, 0), (CANCELLED, 0), (OUR_FAULT, 0)])
+@pytest.mark.parametrize(("outcome", "charge"), [(DONE, 7), (STOPPED, 7), (CRASH, 0), (CANCELLED, 0), (OUR_FAULT, 0)])
 @pytest.mark.parametrize("order", ["nested first", "root first", "together", "together, root first"])
 async def test_where_only_success_is_charged_all_waits_for_the_root(
     scheduler: Scheduler, outcome: Outcome, charge: int, order: str
@@ -134,6 +137,7 @@ async def test_where_only_success_is_charged_all_waits_for_the_root(
         )
     assert bills(scheduler) == {(root.id, 1): (charge, False), (nested.id, 1): (charge, False)}
     assert [scheduler.run(run.id).cost_own for run in (root, nested)] == [charge, charge]
+    assert (await scheduler.store.costs_below([root.id])).get(root.id, 0) == charge
 
 
 @pytest.mark.parametrize("order", ["nested first", "root first", "together"])
@@ -147,6 +151,7 @@ async def test_an_answer_of_400_or_more_is_no_success(scheduler: Scheduler, orde
     assert scheduler.run(root.id).status is Status.SUCCEEDED
     assert bills(scheduler) == {(root.id, 1): (0, False), (nested.id, 1): (0, False)}
     assert [scheduler.run(run.id).cost_own for run in (root, nested)] == [0, 0]
+    assert (await scheduler.store.costs_below([root.id])).get(root.id, 0) == 0
 
 
 async def test_elsewhere_what_ran_is_charged_whatever_it_answered(scheduler: Scheduler) -> None:

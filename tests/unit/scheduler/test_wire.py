@@ -25,6 +25,8 @@ HEAD = run_pb2.RequestHead(
     method="POST", path="/x", query="a=b", headers=[run_pb2.Header(name="x", value=b"\xff"), run_pb2.Header(name="x")]
 )
 
+ABOVE = ("run_root", "run_parent")
+
 
 def a_spec(**changes: object) -> run_pb2.RunSpec:
     spec = run_pb2.RunSpec(
@@ -43,9 +45,15 @@ def a_spec(**changes: object) -> run_pb2.RunSpec:
     return spec
 
 
+@pytest.mark.parametrize("above", [["run_0", "run_0"], [""], ["r" * 41], [f"run_{number}" for number in range(17)]])
+def test_runs_above_that_cant_be(above: list[str]) -> None:
+    with pytest.raises(Invalid):
+        wire.billing(a_spec(above_ids=above))
+
+
 def test_a_submission_and_what_the_executor_gets() -> None:
     request = runs_pb2.SubmitRequest(
-        spec=a_spec(may_deploy=True, budgets=[BUDGET], paying_key_id="key_0", charged_on_success=True),
+        spec=a_spec(may_deploy=True, budgets=[BUDGET], paying_key_id="key_0", charged_on_success=True, above_ids=ABOVE),
         provisioned_id="run_p",
         one_time_key_id="key_1",
         body=b"body",
@@ -56,11 +64,12 @@ def test_a_submission_and_what_the_executor_gets() -> None:
     assert (submission.trigger, submission.timeout) == (Trigger.NESTED, timedelta(milliseconds=1500))
     assert (submission.provisioned_id, submission.one_time_key_id) == ("run_p", "key_1")
     assert (submission.trace_id, submission.may_deploy) == ("a" * 32, True)
-    assert submission.billing == Billing((Budget("key:key_0", 5),), "key_0", charged_on_success=True)
+    assert submission.billing == Billing((Budget("key:key_0", 5),), "key_0", charged_on_success=True, above=ABOVE)
     run = a_run(trigger=Trigger.NESTED, depth=1, traceparent=TRACEPARENT, epoch=2, billing=submission.billing)
     start = wire.start_request(Queued(run, submission.input))
     assert list(start.spec.budgets) == [BUDGET]
     assert (start.spec.paying_key_id, start.spec.charged_on_success) == ("key_0", True)
+    assert tuple(start.spec.above_ids) == ABOVE
     assert start.spec.request == HEAD
     assert (start.spec.run_id, start.spec.traceparent, start.spec.epoch) == (run.id, TRACEPARENT, 2)
     assert start.spec.deadline.ToDatetime() == run.deadline.replace(tzinfo=None)

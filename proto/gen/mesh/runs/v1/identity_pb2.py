@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from mesh.ledger.v1 import ledger_pb2 as mesh_dot_ledger_dot_v1_dot_ledger__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmesh/runs/v1/identity.proto\x12\x0cmesh.runs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bmesh/ledger/v1/ledger.proto\"\xea\x02\n\x0bRunIdentity\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07root_id\x18\x02 \x01(\t\x12\x11\n\tacting_id\x18\x03 \x01(\t\x12\x11\n\tcaller_id\x18\x04 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x05 \x01(\x05\x12\x16\n\x0e\x63orrelation_id\x18\x06 \x01(\t\x12\x13\n\x0btraceparent\x18\x07 \x01(\t\x12,\n\x08\x64\x65\x61\x64line\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08owner_id\x18\t \x01(\t\x12\x12\n\nservice_id\x18\n \x01(\t\x12\x14\n\x0crequester_id\x18\x0b \x01(\t\x12\x12\n\nmay_deploy\x18\x0c \x01(\x08\x12\'\n\x07\x62udgets\x18\r \x03(\x0b\x32\x16.mesh.ledger.v1.Budget\x12\x15\n\rpaying_key_id\x18\x0e \x01(\t\x12\x1a\n\x12\x63harged_on_success\x18\x0f \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmesh/runs/v1/identity.proto\x12\x0cmesh.runs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bmesh/ledger/v1/ledger.proto\"\xfd\x02\n\x0bRunIdentity\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07root_id\x18\x02 \x01(\t\x12\x11\n\tacting_id\x18\x03 \x01(\t\x12\x11\n\tcaller_id\x18\x04 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x05 \x01(\x05\x12\x16\n\x0e\x63orrelation_id\x18\x06 \x01(\t\x12\x13\n\x0btraceparent\x18\x07 \x01(\t\x12,\n\x08\x64\x65\x61\x64line\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08owner_id\x18\t \x01(\t\x12\x12\n\nservice_id\x18\n \x01(\t\x12\x14\n\x0crequester_id\x18\x0b \x01(\t\x12\x12\n\nmay_deploy\x18\x0c \x01(\x08\x12\'\n\x07\x62udgets\x18\r \x03(\x0b\x32\x16.mesh.ledger.v1.Budget\x12\x15\n\rpaying_key_id\x18\x0e \x01(\t\x12\x1a\n\x12\x63harged_on_success\x18\x0f \x01(\x08\x12\x11\n\tabove_ids\x18\x10 \x03(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,5 +34,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mesh.runs.v1.identity_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RUNIDENTITY']._serialized_start=108
-  _globals['_RUNIDENTITY']._serialized_end=470
+  _globals['_RUNIDENTITY']._serialized_end=489
 # @@protoc_insertion_point(module_scope)

@@ -43,6 +43,7 @@ class RunIdentity(_message.Message):
     BUDGETS_FIELD_NUMBER: _builtins.int
     PAYING_KEY_ID_FIELD_NUMBER: _builtins.int
     CHARGED_ON_SUCCESS_FIELD_NUMBER: _builtins.int
+    ABOVE_IDS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     root_id: _builtins.str
     acting_id: _builtins.str
@@ -68,6 +69,10 @@ class RunIdentity(_message.Message):
 
     @_builtins.property
     def budgets(self) -> _containers.RepeatedCompositeFieldContainer[_ledger_pb2.Budget]: ...
+    @_builtins.property
+    def above_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of what it calls: the runs above it and it itself, the root first."""
+
     def __init__(
         self,
         *,
@@ -86,10 +91,11 @@ class RunIdentity(_message.Message):
         budgets: _abc.Iterable[_ledger_pb2.Budget] | None = ...,
         paying_key_id: _builtins.str = ...,
         charged_on_success: _builtins.bool = ...,
+        above_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acting_id", b"acting_id", "budgets", b"budgets", "caller_id", b"caller_id", "charged_on_success", b"charged_on_success", "correlation_id", b"correlation_id", "deadline", b"deadline", "depth", b"depth", "may_deploy", b"may_deploy", "owner_id", b"owner_id", "paying_key_id", b"paying_key_id", "requester_id", b"requester_id", "root_id", b"root_id", "run_id", b"run_id", "service_id", b"service_id", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["above_ids", b"above_ids", "acting_id", b"acting_id", "budgets", b"budgets", "caller_id", b"caller_id", "charged_on_success", b"charged_on_success", "correlation_id", b"correlation_id", "deadline", b"deadline", "depth", b"depth", "may_deploy", b"may_deploy", "owner_id", b"owner_id", "paying_key_id", b"paying_key_id", "requester_id", b"requester_id", "root_id", b"root_id", "run_id", b"run_id", "service_id", b"service_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -190,6 +190,7 @@ class RunSpec(_message.Message):
     BUDGETS_FIELD_NUMBER: _builtins.int
     PAYING_KEY_ID_FIELD_NUMBER: _builtins.int
     CHARGED_ON_SUCCESS_FIELD_NUMBER: _builtins.int
+    ABOVE_IDS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     owner_id: _builtins.str
     """Whose workflow it is, who called it and pays, and whose secrets it sees."""
@@ -245,6 +246,10 @@ class RunSpec(_message.Message):
     def budgets(self) -> _containers.RepeatedCompositeFieldContainer[_ledger_pb2.Budget]:
         """Limits on what it and all below it cost: of the key at the root, and of runs above."""
 
+    @_builtins.property
+    def above_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The runs above it, the root first: what it costs is added up for each of them."""
+
     def __init__(
         self,
         *,
@@ -277,10 +282,11 @@ class RunSpec(_message.Message):
         budgets: _abc.Iterable[_ledger_pb2.Budget] | None = ...,
         paying_key_id: _builtins.str = ...,
         charged_on_success: _builtins.bool = ...,
+        above_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deadline", b"deadline", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acting_id", b"acting_id", "attempt", b"attempt", "budgets", b"budgets", "caller_id", b"caller_id", "charged_on_success", b"charged_on_success", "correlation_id", b"correlation_id", "created_at", b"created_at", "deadline", b"deadline", "depth", b"depth", "epoch", b"epoch", "key_id", b"key_id", "may_deploy", b"may_deploy", "offline_digest", b"offline_digest", "owner_id", b"owner_id", "parent_id", b"parent_id", "paying_key_id", b"paying_key_id", "priority", b"priority", "record", b"record", "replay_of", b"replay_of", "request", b"request", "requester_id", b"requester_id", "retries", b"retries", "root_id", b"root_id", "run_id", b"run_id", "service_id", b"service_id", "synchronous", b"synchronous", "traceparent", b"traceparent", "trigger", b"trigger", "version_id", b"version_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["above_ids", b"above_ids", "acting_id", b"acting_id", "attempt", b"attempt", "budgets", b"budgets", "caller_id", b"caller_id", "charged_on_success", b"charged_on_success", "correlation_id", b"correlation_id", "created_at", b"created_at", "deadline", b"deadline", "depth", b"depth", "epoch", b"epoch", "key_id", b"key_id", "may_deploy", b"may_deploy", "offline_digest", b"offline_digest", "owner_id", b"owner_id", "parent_id", b"parent_id", "paying_key_id", b"paying_key_id", "priority", b"priority", "record", b"record", "replay_of", b"replay_of", "request", b"request", "requester_id", b"requester_id", "retries", b"retries", "root_id", b"root_id", "run_id", b"run_id", "service_id", b"service_id", "synchronous", b"synchronous", "traceparent", b"traceparent", "trigger", b"trigger", "version_id", b"version_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
