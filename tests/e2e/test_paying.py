@@ -299,14 +299,15 @@ def test_a_keys_budget_holds_for_what_its_runs_call(priced: World, payer: dict[s
 
 
 def test_a_run_that_uses_up_its_budget_is_stopped(priced: World, payer: dict[str, Any]) -> None:
-    """Last: from here on a processor costs 1 a millisecond."""
-    mesh = priced.mesh
+    """Last: from here on a processor costs 1 a millisecond, and `a` has a fifth of one."""
+    mesh, step = priced.mesh, 1000  # the most that it can use in five seconds, which it has to have before it begins
+    with mesh.http(priced.owner["key"]) as owner:
+        assert owner.patch("/workflows/a", json={"limits": {"cpu_millis": 200}}).status_code == 200
     money.set_prices(mesh, cpu=1)
     with mesh.http(payer["key"]) as client:
-        until(lambda: priced.run(client, {"burn": 0.02}).cost["own"] > FEE, 15)
-        step = 5000  # the most that a run can use in five seconds, which it has to have before it begins
-        budget = FEE + step + 500
-        assert priced.run(client, {}, budget=budget).cost["own"] < FEE + 1000
+        until(lambda: priced.run(client, {"burn": 0.01}).cost["own"] > FEE, 15)
+        budget = FEE + step + 100
+        assert priced.run(client, {}, budget=budget).cost["own"] < FEE + step / 2
         stopped = priced.run(client, {"burn": 60}, budget=budget)
         assert (stopped.answer.status_code, stopped.answer.json()["code"]) == (402, "payment_required")
         assert (stopped.record["status"], stopped.record["code"]) == ("failed", "payment_required")
