@@ -47,6 +47,11 @@ class Metering:
         """Whether it is known what runs cost."""
         return self._prices.known
 
+    @property
+    def away(self) -> bool:
+        """Nothing can be paid at present: the ledger doesn't answer."""
+        return self._purses.away
+
     def tab(self, spec: Spec) -> Tab:
         """For an attempt."""
         return Tab(self._purses, self._prices, self._clock, spec)

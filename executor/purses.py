@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import TypeVar
 
 from executor.bill import Budget
-from executor.purse import IDLE_SECONDS, TRUSTED_SECONDS, Ledger, Purse
+from executor.purse import IDLE_SECONDS, TRUSTED_SECONDS, Draw, Ledger, Purse
 from kit.clock import Clock
-from kit.errors import Unavailable
+from kit.errors import Problem, Unavailable
 from kit.names import new_id
 from kit.telemetry import log, tried_again
 
@@ -19,14 +20,44 @@ MOST_PURSES = 10_000
 # What giving everything back may take when the executor stops; after it the ledger's sweep does it.
 CLOSE_SECONDS = 3.0
 
+T = TypeVar("T")
 Owner = tuple[str, tuple[Budget, ...]]
+
+
+class _Heard(Ledger):
+    """The ledger, and whether the last that was heard of it is that it is away."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.away = False
+
+    async def draw(self, draw: Draw) -> int:
+        return await self._told(self._ledger.draw(draw))
+
+    async def give_back(self, give_id: str, purse_id: str, amount: int) -> None:
+        await self._told(self._ledger.give_back(give_id, purse_id, amount))
+
+    async def keep(self, incarnation: str, purse_ids: list[str]) -> list[str]:
+        return await self._told(self._ledger.keep(incarnation, purse_ids))
+
+    async def room(self, organization_id: str, budgets: tuple[Budget, ...]) -> int:
+        return await self._told(self._ledger.room(organization_id, budgets))
+
+    async def _told(self, answer: Awaitable[T]) -> T:
+        try:
+            told = await answer
+        except Problem as problem:
+            self.away = isinstance(problem, Unavailable)
+            raise
+        self.away = False
+        return told
 
 
 class Purses:
     """`run` is their loop. `now` gives seconds that only ever rise."""
 
     def __init__(self, ledger: Ledger, clock: Clock, now: Callable[[], float] = time.monotonic) -> None:
-        self._ledger = ledger
+        self._ledger = _Heard(ledger)
         self._clock = clock
         self._now = now
         self._incarnation = new_id("inc")
@@ -44,6 +75,11 @@ class Purses:
                 raise Unavailable("this executor has too many purses; try again in a moment")
             found = self._purses[owner] = Purse(self._ledger, self._clock, self._now, self._incarnation, *owner)
         return found
+
+    @property
+    def away(self) -> bool:
+        """The ledger didn't answer when it was last asked. It is asked again until it does."""
+        return self._ledger.away
 
     def __iter__(self) -> Iterator[Purse]:
         return iter(self._purses.values())
@@ -64,14 +100,14 @@ class Purses:
             if purse.free and purse.idle >= IDLE_SECONDS:
                 purse.give_back()
         self._forget(EMPTY_SECONDS)
-        if self._now() - self._kept_at >= KEEP_SECONDS:
+        if self.away or self._now() - self._kept_at >= KEEP_SECONDS:
             await self.keep()
 
     async def keep(self) -> None:
         """Says which there are; those that were swept are forgotten. Errors: Unavailable."""
         asked_at = self._now()
         known = {purse.id: purse for purse in self._purses.values() if purse.heard_at is not None}
-        swept = await self._ledger.keep(self._incarnation, list(known)) if known else ()
+        swept = await self._ledger.keep(self._incarnation, list(known)) if known or self.away else ()
         self._kept_at = asked_at
         for purse_id in swept:
             if purse := known.get(purse_id):

@@ -103,6 +103,8 @@ class Runs:
         if spec.run_id in self._live:  # an attempt before this one, which is about to be told that it is over
             self._live[spec.run_id].stop(SUPERSEDED)
             raise Unavailable("an earlier attempt has to end first", retry_after=RETRY_AFTER)
+        if self._host.metering.away:  # it would lose an attempt, and in the end all of them
+            raise Unavailable("the ledger doesn't answer", retry_after=RETRY_AFTER)
         try:
             self._take_on(spec, body, self._host.metering.tab(spec), known=True)
         except Exhausted as full:  # it can wait

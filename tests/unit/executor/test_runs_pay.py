@@ -206,3 +206,20 @@ async def test_nothing_that_was_taken_is_lost_when_the_executor_breaks_off(world
     await until(lambda: not runs._tasks)
     assert world.reporter.ended == []
     assert spent(world) == 0
+
+
+async def test_while_the_ledger_is_away_runs_wait_where_they_are(world: World) -> None:
+    """Each that was taken on would lose an attempt, and in the end all of them."""
+    runs, world.ledger.away = Runs(world.host), True
+    runs.start(make_spec(synchronous=False), chunks(), LIFE)
+    await until(lambda: world.host.metering.away)
+    with pytest.raises(Unavailable) as refused:
+        runs.start(make_spec(synchronous=False), chunks(), LIFE)
+    assert refused.value.retry_after
+    with pytest.raises(Unavailable):
+        await world.purses.once()
+    world.ledger.away = False
+    await world.purses.once()
+    runs.start(make_spec(synchronous=False), chunks(), LIFE)
+    await world.clock.advance(2)
+    await until(lambda: len(world.reporter.ended) == 2)
