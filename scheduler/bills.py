@@ -20,8 +20,9 @@ LOOK_SECONDS = 5.0
 RELEASE = timedelta(seconds=LOOK_SECONDS)
 AGAIN_SECONDS = 1.0
 MOST_HELD = 1000
-# A root that isn't there after so long never will be: no run lasts longer than a day.
-LOST = timedelta(hours=25)
+# A root of the direct way is told of at its end, or in less than a second; one that isn't there after so long has gone
+# with its executor, and what was reserved below it isn't to hang for longer than a purse's life.
+LOST = timedelta(seconds=60)
 T = TypeVar("T")
 
 
@@ -61,7 +62,7 @@ class Bills:
         self._ledger = ledger
         self._clock = clock
         self._some = asyncio.Event()
-        self._release_at = clock.now()
+        self._began = self._release_at = clock.now()
 
     def changed(self, run: Run) -> None:
         """A run's new state is committed: there may be a bill."""
@@ -97,14 +98,18 @@ class Bills:
         held = await self._store.held_roots(MOST_HELD)
 
         async def work(tx: Releasing) -> None:
-            roots, horizon = await tx.standing(held), self._clock.now() - LOST
+            roots, now = await tx.standing(held), self._clock.now()
             for root_id, since in held.items():
                 root = roots.get(root_id)
-                if (root is not None and root.status.over) or (root is None and since < horizon):
+                if (root is not None and root.status.over) or (root is None and self._gone(since, now)):
                     await tx.let_go(root_id, charged=root is not None and root.pays)
 
         if held:
             await self._store.write(work)
+
+    def _gone(self, since: datetime, now: datetime) -> bool:
+        """While we were away nobody could tell us of it."""
+        return now - max(since, self._began) > LOST
 
     async def _settle(self, bills: list[Bill]) -> None:
         try:

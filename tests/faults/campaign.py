@@ -78,13 +78,14 @@ def campaign(
         last = time.monotonic()
         asking.join()
         settle(callers, max(last, callers.last_asked))
+        audit(there.mesh, history)
     if callers.failures:
         raise callers.failures[0]
     return history
 
 
 def settle(callers: Callers, last: float) -> None:
-    """Until all runs are over and the mesh is whole again; then reads what became of each, and the books."""
+    """Until all runs are over and the mesh is whole again; then reads what became of each."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     callers.history.over_after = None
     while time.monotonic() < deadline:
@@ -95,9 +96,13 @@ def settle(callers: Callers, last: float) -> None:
         time.sleep(0.5)
     callers.history.serving = _comes_true(callers.serves)
     _comes_true(callers.read_all)
-    url_of = MeshSettings(home=callers.mesh.home).database_url
+
+
+def audit(mesh: Mesh, history: History) -> None:
+    """Whether the books are right, once the executor has given back what it doesn't need."""
+    url_of = MeshSettings(home=mesh.home).database_url
     _comes_true(lambda: not under_way(read(url_of)))
-    callers.history.books = settled(read(url_of), swept=False)
+    history.books = settled(read(url_of), swept=False)
 
 
 def _comes_true(check: Callable[[], bool]) -> bool:

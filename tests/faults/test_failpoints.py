@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.mesh import until
 from tests.faults.caller import Callers
-from tests.faults.campaign import SERVICE, Field, in_the_field, settle
+from tests.faults.campaign import SERVICE, Field, audit, in_the_field, settle
 from tests.faults.money import MONEY
 from tests.faults.promise import History, summary, violations
 
@@ -26,6 +26,8 @@ POINTS = {
     **MONEY,
 }
 LOSES_AN_ATTEMPT = {"taken", "ended", "drawn", "opened", "stepped", "billed"}
+# Of keys, without which no run begins for long: whether one is tried again depends on how soon it is back.
+MAY_LOSE_ONE = {"draw booked", "bills booked", "give booked"}
 # They are passed when an executor has had nothing to do for two seconds: until then none of its runs is to die.
 IDLE = {"give booked", "given back"}
 
@@ -43,6 +45,7 @@ def rig() -> Iterator[Rig]:
     history = History()
     with tempfile.TemporaryDirectory() as points, in_the_field(history, Path(points)) as there:
         yield Rig(there, history, Path(points))
+        audit(there.mesh, history)
     assert violations(history) == [], summary(history)
 
 
@@ -63,7 +66,7 @@ def test_a_crash_between_two_steps_breaks_no_promise(rig: Rig, point: str) -> No
     assert rig.callers.failures == []
     assert violations(history) == [], summary(history)
     attempts = [record.attempt for run_id, record in history.records.items() if run_id not in before]
-    assert (max(attempts) > 1) == (point in LOSES_AN_ATTEMPT), attempts
+    assert (max(attempts) > 1) == (point in LOSES_AN_ATTEMPT) or point in MAY_LOSE_ONE, attempts
 
 
 def test_without_its_file_a_point_does_nothing(rig: Rig) -> None:

@@ -11,7 +11,7 @@ from kit.errors import Invalid, Unavailable
 from scheduler import bill_wire, wire
 from scheduler.bill import Bill
 from scheduler.billing import UNBILLED, Billing, Budget
-from scheduler.bills import AGAIN_SECONDS, GATHER_SECONDS, LOOK_SECONDS, LOST, MOST_AT_ONCE
+from scheduler.bills import AGAIN_SECONDS, GATHER_SECONDS, LOOK_SECONDS, LOST, MOST_AT_ONCE, Bills
 from scheduler.model import CANCELLED, TIMED_OUT, Outcome, Run, Status
 from scheduler.model import LOST as LOST_RUN
 from scheduler.report import Batch, Ended, Started
@@ -219,6 +219,29 @@ async def test_what_is_held_although_its_root_is_over_is_let_go(
     await scheduler.bills.release()
     assert bills(scheduler)[lost.id, 1] == (0, False)
     assert bills(scheduler)[waiting[1].id, 1] == (7, True)
+
+
+async def test_what_is_held_for_a_root_that_never_comes_hangs_no_longer_than_a_purse(scheduler: Scheduler) -> None:
+    """A root of the direct way was lost with its executor, in its first moments; what it had called has gone on."""
+    nested = a_tree()[1]
+    await scheduler.accepted(nested)
+    await scheduler.report(batch(ended(nested)))
+    assert (bills(scheduler), scheduler.run(nested.id).cost_own) == ({(nested.id, 1): (7, True)}, 7)
+    await scheduler.clock.advance(61)
+    await scheduler.bills.release()
+    assert (bills(scheduler), scheduler.run(nested.id).cost_own) == ({(nested.id, 1): (0, False)}, 0)
+
+
+async def test_a_root_may_be_told_of_late_when_we_were_away(scheduler: Scheduler) -> None:
+    root, nested = a_tree()
+    await scheduler.accepted(nested)
+    await scheduler.report(batch(ended(nested)))
+    await scheduler.clock.advance(LOST.total_seconds() + 1)
+    again = Bills(scheduler.store, scheduler.ledger, scheduler.clock)
+    await again.release()
+    assert bills(scheduler) == {(nested.id, 1): (7, True)}
+    await scheduler.report(batch(Started(root.id, START, 1, 0, root), ended(root)))
+    assert bills(scheduler) == {(root.id, 1): (7, False), (nested.id, 1): (7, False)}
 
 
 async def kept(scheduler: Scheduler, *runs: Run) -> None:
