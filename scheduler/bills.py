@@ -19,6 +19,7 @@ GATHER_SECONDS = 0.1
 LOOK_SECONDS = 5.0
 RELEASE = timedelta(seconds=LOOK_SECONDS)
 AGAIN_SECONDS = 1.0
+# Roots that are let go of at once; the others at the next look.
 MOST_HELD = 1000
 # A root that isn't there after so long never will be: no run lasts longer than a day.
 LOST = timedelta(hours=25)
@@ -39,8 +40,12 @@ class Store(Protocol):
     def due_bills(self, limit: int) -> AbstractAsyncContextManager[list[Bill]]:
         """The oldest, for whoever asked alone. They are gone when the block is left without an error."""
 
-    async def held_roots(self, limit: int) -> dict[str, datetime]:
-        """Of which bills are held, the longest first, and since when."""
+    async def over_roots(self, limit: int) -> list[str]:
+        """Those that are over although bills of theirs are held."""
+        ...
+
+    async def lost_roots(self, before: datetime, limit: int) -> list[str]:
+        """Those that aren't there, of which bills have been held since before then."""
         ...
 
     async def write(self, work: Callable[[Releasing], Awaitable[T]]) -> T: ...
@@ -92,15 +97,17 @@ class Bills:
         return len(bills)
 
     async def release(self) -> None:
-        """Lets go of what is held although its root is over: its end was being committed when they were kept."""
-
-        held = await self._store.held_roots(MOST_HELD)
+        """Lets go of what is held although its root is over (its end was being committed when they were kept), or will
+        never be there. Those that have yet to end are no part of it, however many they are.
+        """
+        lost = await self._store.lost_roots(self._clock.now() - LOST, MOST_HELD)
+        held = {*lost, *await self._store.over_roots(MOST_HELD)}
 
         async def work(tx: Releasing) -> None:
-            roots, horizon = await tx.standing(held), self._clock.now() - LOST
-            for root_id, since in held.items():
+            roots = await tx.standing(held)
+            for root_id in sorted(held):
                 root = roots.get(root_id)
-                if (root is not None and root.status.over) or (root is None and since < horizon):
+                if root is None or root.status.over:
                     await tx.let_go(root_id, charged=root is not None and root.pays)
 
         if held:
