@@ -19,6 +19,7 @@ GATHER_SECONDS = 0.1
 LOOK_SECONDS = 5.0
 RELEASE = timedelta(seconds=LOOK_SECONDS)
 AGAIN_SECONDS = 1.0
+# Roots that are let go of at once; the others at the next look.
 MOST_HELD = 1000
 # A root of the direct way is told of at its end, or in less than a second; one that isn't there after so long has gone
 # with its executor, and what was reserved below it isn't to hang for longer than a purse's life.
@@ -40,8 +41,12 @@ class Store(Protocol):
     def due_bills(self, limit: int) -> AbstractAsyncContextManager[list[Bill]]:
         """The oldest, for whoever asked alone. They are gone when the block is left without an error."""
 
-    async def held_roots(self, limit: int) -> dict[str, datetime]:
-        """Of which bills are held, the longest first, and since when."""
+    async def over_roots(self, limit: int) -> list[str]:
+        """Those that are over although bills of theirs are held."""
+        ...
+
+    async def lost_roots(self, before: datetime, limit: int) -> list[str]:
+        """Those that aren't there, of which bills have been held since before then."""
         ...
 
     async def write(self, work: Callable[[Releasing], Awaitable[T]]) -> T: ...
@@ -93,23 +98,22 @@ class Bills:
         return len(bills)
 
     async def release(self) -> None:
-        """Lets go of what is held although its root is over: its end was being committed when they were kept."""
-
-        held = await self._store.held_roots(MOST_HELD)
+        """Lets go of what is held although its root is over (its end was being committed when they were kept), or will
+        never be there. Those that have yet to end are no part of it, however many they are.
+        """
+        now, held = self._clock.now(), set(await self._store.over_roots(MOST_HELD))
+        if now - self._began > LOST:  # while we were away nobody could tell us of any
+            held.update(await self._store.lost_roots(now - LOST, MOST_HELD))
 
         async def work(tx: Releasing) -> None:
-            roots, now = await tx.standing(held), self._clock.now()
-            for root_id, since in held.items():
+            roots = await tx.standing(held)
+            for root_id in sorted(held):
                 root = roots.get(root_id)
-                if (root is not None and root.status.over) or (root is None and self._gone(since, now)):
+                if root is None or root.status.over:
                     await tx.let_go(root_id, charged=root is not None and root.pays)
 
         if held:
             await self._store.write(work)
-
-    def _gone(self, since: datetime, now: datetime) -> bool:
-        """While we were away nobody could tell us of it."""
-        return now - max(since, self._began) > LOST
 
     async def _settle(self, bills: list[Bill]) -> None:
         try:

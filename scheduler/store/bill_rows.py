@@ -10,12 +10,12 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, func, select, text, update
+from sqlalchemy import Row, bindparam, delete, exists, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.db import Database
 from scheduler.bill import Bill
-from scheduler.model import Event, Run, RunEnded
+from scheduler.model import Event, Run, RunEnded, Status
 from scheduler.store.tables import bills, nested_costs, runs
 from scheduler.store.workflow_rows import WorkflowRows
 
@@ -47,11 +47,17 @@ _LET_GO_FREE = _LET_GO.values(charge=0)
 _DUE = select(bills).where(_state(DUE)).order_by(bills.c.created_at).limit(bindparam("most"))
 _DUE_TAKEN = _DUE.with_for_update(skip_locked=True)
 _FORGET = delete(bills).where(*(bills.c[name] == bindparam(f"its_{name}") for name in _KEY))
-_HELD = (
-    select(bills.c.root_id, func.min(bills.c.created_at).label("since"))
-    .where(_state(HELD))
-    .group_by(bills.c.root_id)
-    .order_by(func.min(bills.c.created_at))
+_OVER = runs.c.status >= bindparam(None, int(Status.SUCCEEDED), literal_execute=True)
+_OVER_ROOTS = (
+    select(bills.c.root_id)
+    .where(_state(HELD), exists().where(runs.c.id == bills.c.root_id, _OVER))
+    .distinct()
+    .limit(bindparam("most"))
+)
+_LOST_ROOTS = (
+    select(bills.c.root_id)
+    .where(_state(HELD), bills.c.created_at < bindparam("before"), ~exists().where(runs.c.id == bills.c.root_id))
+    .distinct()
     .limit(bindparam("most"))
 )
 _BELOW = select(nested_costs.c.run_id, nested_costs.c.amount).where(
@@ -132,10 +138,15 @@ class BillReads:
             async with self._db.write() as connection:
                 await _forget(connection, found)
 
-    async def held_roots(self, limit: int) -> dict[str, datetime]:
-        """Of which bills are held, the longest first, and since when."""
+    async def over_roots(self, limit: int) -> list[str]:
+        """Those that are over although bills of theirs are held."""
         async with self._db.read() as connection:
-            return {row.root_id: row.since for row in await connection.execute(_HELD, {"most": limit})}
+            return list((await connection.execute(_OVER_ROOTS, {"most": limit})).scalars())
+
+    async def lost_roots(self, before: datetime, limit: int) -> list[str]:
+        """Those that aren't there, of which bills have been held since before then."""
+        async with self._db.read() as connection:
+            return list((await connection.execute(_LOST_ROOTS, {"before": before, "most": limit})).scalars())
 
     async def costs_below(self, ids: Collection[str]) -> Mapping[str, int]:
         """What the runs below each of these were charged, however deep; those with none below them are missing."""

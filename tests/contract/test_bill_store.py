@@ -126,7 +126,6 @@ async def test_what_is_held_goes_with_the_end_of_its_root(store: Any, outcome: O
     bills = [a_bill(run, held=True) for run in (*below, *others, root)]
     await kept(store, *bills)
     assert await due(store) == []
-    assert await store.held_roots(10) == {root.id: START, other.id: START}
     nested = below[0].ended(FAILED, at=START)
     ended = root.ended(outcome, at=START)
 
@@ -138,7 +137,7 @@ async def test_what_is_held_goes_with_the_end_of_its_root(store: Any, outcome: O
     assert {bill.run_id: bill.charge for bill in await due(store)} == dict.fromkeys(
         (root.id, *(run.id for run in below)), charge
     )
-    assert await store.held_roots(10) == {other.id: START}
+    assert await store.over_roots(10) == []
     costs = [(await store.find_run(ME, run.id)).cost_own for run in (*below, root, *others)]
     assert costs == ([7, 7, 1, 7, 7] if charge else [0, 0, 0, 7, 7])
 
@@ -151,12 +150,23 @@ async def test_the_end_of_an_ordinary_root_lets_nothing_go(store: Any) -> None:
     assert await due(store) == []
 
 
-async def test_held_roots_are_told_of_the_longest_first(store: Any) -> None:
-    trees = [a_tree(1) for _ in range(3)]
-    for seconds, (_, (nested,)) in zip((5, 1, 3), trees, strict=True):
-        await kept(store, a_bill(nested, held=True, created_at=START + timedelta(seconds=seconds)))
-    await kept(store, a_bill(trees[0][1][0], held=True, purse_id="prs_2"))
-    assert list(await store.held_roots(2)) == [trees[0][0].id, trees[1][0].id]
+async def test_roots_that_are_over_and_roots_that_never_came(store: Any) -> None:
+    """Those that have yet to end are none of them, however long they have been held."""
+    trees = [a_tree() for _ in range(6)]
+    for root, _ in trees[:2]:
+        await inserted(store, root)
+    over = [root for root, _ in trees[2:4]]
+    await inserted(store, *(root.ended(DONE, at=START) for root in over))
+    for _, nested in trees:
+        await kept(store, *(a_bill(run, held=True) for run in nested))
+    await inserted(store, sent := a_tree()[0].ended(DONE, at=START))
+    await kept(store, a_bill(sent))
+    assert sorted(await store.over_roots(10)) == sorted(root.id for root in over)
+    assert len(await store.over_roots(1)) == 1
+    assert await store.lost_roots(START, 10) == []
+    later = START + timedelta(seconds=1)
+    assert sorted(await store.lost_roots(later, 10)) == sorted(root.id for root, _ in trees[4:])
+    assert len(await store.lost_roots(later, 1)) == 1
 
 
 async def test_what_is_below_a_run_costs(store: Any) -> None:
@@ -237,8 +247,12 @@ async def test_the_statements_use_their_indexes(tmp_path: Path) -> None:
         await due(store)
         assert "INDEX bills_due" in plans[-1]
         assert "TEMP B-TREE" not in plans[-1]
-        await store.held_roots(10)
-        assert "INDEX bills_held" in plans[-1]
+        await store.over_roots(10)
+        await store.lost_roots(START, 10)
+        for plan in plans[-2:]:
+            assert "INDEX bills_held" in plan
+            assert "SCAN runs" not in plan
+            assert "TEMP B-TREE" not in plan
 
 
 async def test_two_schedulers_send_no_bill_twice_at_once(postgres: Any) -> None:

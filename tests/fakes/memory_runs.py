@@ -311,13 +311,14 @@ class MemoryStore:
         for bill in due[:limit]:
             del self.state.bills[bill.run_id, bill.attempt, bill.purse_id]
 
-    async def held_roots(self, limit: int) -> dict[str, datetime]:
-        found: dict[str, datetime] = {}
-        for since, root_id in sorted(
-            (bill.created_at, bill.root_id) for bill in self.state.bills.values() if bill.held
-        ):
-            found.setdefault(root_id, since)
-        return dict(list(found.items())[:limit])
+    async def over_roots(self, limit: int) -> list[str]:
+        rows = self.state.run_rows
+        held = {bill.root_id for bill in self.state.bills.values() if bill.held}
+        return [root_id for root_id in held if root_id in rows and rows[root_id].status.over][:limit]
+
+    async def lost_roots(self, before: datetime, limit: int) -> list[str]:
+        old = {bill.root_id for bill in self.state.bills.values() if bill.held and bill.created_at < before}
+        return [root_id for root_id in old if root_id not in self.state.run_rows][:limit]
 
     async def costs_below(self, ids: Collection[str]) -> Mapping[str, int]:
         return {run_id: self.state.nested_costs[run_id][1] for run_id in ids if run_id in self.state.nested_costs}

@@ -11,7 +11,7 @@ from kit.errors import Invalid, Unavailable
 from scheduler import bill_wire, wire
 from scheduler.bill import Bill
 from scheduler.billing import UNBILLED, Billing, Budget
-from scheduler.bills import AGAIN_SECONDS, GATHER_SECONDS, LOOK_SECONDS, LOST, MOST_AT_ONCE, Bills
+from scheduler.bills import AGAIN_SECONDS, GATHER_SECONDS, LOOK_SECONDS, LOST, MOST_AT_ONCE, MOST_HELD, Bills
 from scheduler.model import CANCELLED, TIMED_OUT, Outcome, Run, Status
 from scheduler.model import LOST as LOST_RUN
 from scheduler.report import Batch, Ended, Started
@@ -242,6 +242,27 @@ async def test_a_root_may_be_told_of_late_when_we_were_away(scheduler: Scheduler
     assert bills(scheduler) == {(nested.id, 1): (7, True)}
     await scheduler.report(batch(Started(root.id, START, 1, 0, root), ended(root)))
     assert bills(scheduler) == {(root.id, 1): (7, False), (nested.id, 1): (7, False)}
+
+
+async def test_roots_that_never_come_keep_nobody_up(scheduler: Scheduler) -> None:
+    """However many: they are let go of in turn, when they can't come any more."""
+    root, nested = a_tree()
+    await scheduler.accepted(root.ended(DONE, at=START), nested)
+    lost = [a_tree()[1] for _ in range(MOST_HELD + 5)]
+
+    async def keep(tx: MemoryTx) -> None:
+        await tx.keep_bills([replace(a_bill(run), held=True, created_at=START) for run in lost])
+        await tx.keep_bills([replace(a_bill(nested), held=True, created_at=START + timedelta(seconds=1))])
+
+    await scheduler.store.write(keep)
+    await scheduler.bills.release()
+    assert bills(scheduler)[nested.id, 1] == (7, False)
+    assert sum(held for _, held in bills(scheduler).values()) == len(lost)
+    await scheduler.clock.advance(LOST.total_seconds() + 1)
+    await scheduler.bills.release()
+    assert sum(held for _, held in bills(scheduler).values()) == 5
+    await scheduler.bills.release()
+    assert sum(held for _, held in bills(scheduler).values()) == 0
 
 
 async def kept(scheduler: Scheduler, *runs: Run) -> None:
