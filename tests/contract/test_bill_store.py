@@ -248,8 +248,9 @@ async def test_the_statements_use_their_indexes(tmp_path: Path) -> None:
         assert "INDEX bills_due" in plans[-1]
         assert "TEMP B-TREE" not in plans[-1]
         await store.over_roots(10)
+        over = plans[-1]
         await store.lost_roots(START, 10)
-        for plan in plans[-2:]:
+        for plan in (over, plans[-1]):
             assert "INDEX bills_held" in plan
             assert "SCAN runs" not in plan
             assert "TEMP B-TREE" not in plan
