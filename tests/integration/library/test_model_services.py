@@ -80,7 +80,7 @@ async def test_tokens_are_the_vendors(way: str, stream: bool, vendor: Vendor, mo
     assert "hello" in answer.text
     assert (asked.lines, asked.tab.promised) == (USED[way], 0)
     assert granted(way, vendor.last.body) == 4096
-    assert asked.line.calls.close() == []
+    assert await asked.line.calls.close() == []
 
 
 @pytest.mark.parametrize("way", ASKED)
