@@ -67,7 +67,7 @@ def test_what_they_have_in_common_is_the_same() -> None:
     texts = [(LIBRARY / f"{name}.py").read_text() for name in NAMES]
     rest = {text.split("\n# ---- The rest is the same", 1)[1] for text in texts}
     assert len(rest) == 1
-    assert all(len(text.splitlines()) <= 400 for text in texts)
+    assert all(len(text.splitlines()) <= 520 for text in texts)
     assert all(ast.get_docstring(ast.parse(text)) for text in texts)
 
 
