@@ -44,6 +44,7 @@ class Turn:
         self._instance = instance
         self._before = before
         self._idle = idle
+        self._seen = Usage()
         self._closing: asyncio.Task[Exit] | None = None
 
     async def ready(self, timeout: float) -> None:
@@ -90,8 +91,14 @@ class Turn:
         return replace(exited, used=self._own(exited.used))
 
     def _own(self, used: Usage) -> Usage:
-        before = self._before
-        return Usage(used.cpu_seconds - before.cpu_seconds, used.memory_peak, used.oom_kills - before.oom_kills)
+        """What was seen stays: of a process that is gone nothing can be read any more."""
+        before, seen = self._before, self._seen
+        self._seen = Usage(
+            max(seen.cpu_seconds, used.cpu_seconds - before.cpu_seconds),
+            max(seen.memory_peak, used.memory_peak),
+            max(seen.oom_kills, used.oom_kills - before.oom_kills),
+        )
+        return self._seen
 
 
 class Idle:

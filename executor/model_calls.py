@@ -46,6 +46,9 @@ class Tab(Protocol):
     def book(self, meter: str, quantity: int) -> None:
         """It was used."""
 
+    async def cover(self) -> None:
+        """Takes what was booked and isn't taken, or the last there is. Never fails."""
+
     async def room(self) -> int:
         """The most that could be promised now. Errors: Unavailable."""
 
@@ -97,12 +100,12 @@ class ModelCalls:
             if op == "so_far":
                 self._open[said["call"]].known = _whole(said["in"]), _whole(said["out"])
                 return None
-            answer = await self._afford(_whole(number), said) if op == "afford" else self._used(said)
+            answer = await (self._afford(_whole(number), said) if op == "afford" else self._used(said))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise Crashed(f"the sandbox broke the protocol: a call of a model that is none: {error!r}") from None
         return json.dumps({"id": number, **answer}).encode()
 
-    def close(self) -> list[str]:
+    async def close(self) -> list[str]:
         """The attempt is over: calls whose use was never told are charged for what is known of it; a sentence each."""
         told = []
         for call in self._open.values():
@@ -115,6 +118,7 @@ class ModelCalls:
                 )
             self._tab.release(call.promised)
         self._open.clear()
+        await self._tab.cover()
         return told
 
     async def _afford(self, number: int, said: dict[str, Any]) -> dict[str, Any]:
@@ -146,11 +150,12 @@ class ModelCalls:
         self._open[number] = _Call(name, worst)
         return {"granted": wanted}
 
-    def _used(self, said: dict[str, Any]) -> dict[str, Any]:
+    async def _used(self, said: dict[str, Any]) -> dict[str, Any]:
         used = _whole(said["in"]), _whole(said["out"]), _whole(said["cached"])
         call = self._open.pop(said["call"])
         self._book(call.model, *used)
         self._tab.release(call.promised)
+        await self._tab.cover()  # the provider may count more than it was thought to
         return {}
 
     def _book(self, model: str, tokens_in: int, tokens_out: int, cached: int) -> None:

@@ -285,7 +285,7 @@ class Run:
     async def _conclude(self, outcome: Outcome) -> None:
         """Ends log and answer, keeps what is to be kept, reports."""
         host = self._host
-        output, estimates = self._output or self._log(), self._calls.close()
+        output, estimates = self._output or self._log(), await self._calls.close()
         await output.drain()
         for estimate in estimates:
             log().warning("run.tokens_estimated", run_id=self.spec.run_id, reason=estimate)

@@ -11,8 +11,9 @@ from executor.prices import CPU, EGRESS, MEMORY, RUN, PriceList, Prices
 from executor.purse import Purse, away
 from executor.purses import Purses
 from kit.clock import Clock
-from kit.errors import Exhausted
+from kit.errors import Exhausted, Unavailable
 from kit.lifecycle import failpoint
+from kit.telemetry import log
 
 # A step is what a run can use in so many seconds; the next one is taken when what is left may not last for AHEAD.
 STEP_SECONDS = 5.0
@@ -75,6 +76,20 @@ class Tab:
         """What was promised is over, and booked: the rest of it may go back."""
         self._promised -= amount
         self._trim()
+
+    async def cover(self) -> None:
+        """Takes what was used above all that is taken, as where more was booked than was promised; or the last there
+        is. What credit and budgets don't pay for is ours, and so is all of it while the ledger is away.
+        """
+        if (missing := self._short(0)) <= 0 or self._closed:
+            return
+        try:
+            try:
+                await self._take(missing, self._short(STEP_SECONDS))
+            except Exhausted:
+                await self._take(1, missing)
+        except (Exhausted, Unavailable) as refused:
+            log().warning("tab.not_covered", run_id=self._spec.run_id, missing=missing, reason=refused.message)
 
     async def room(self) -> int:
         """The most that could be promised now. Errors: Unavailable."""
@@ -179,6 +194,7 @@ class Tab:
         return processor + self._prices.cost(MEMORY, round(self._limits.memory_bytes / MEGABYTE * seconds))
 
     def _lines(self, usage: Usage) -> list[Line]:
+        """Never less than nothing, whatever was measured."""
         used = {
             self._fee: 1,
             CPU: round(usage.cpu_seconds * 1000),
@@ -186,4 +202,4 @@ class Tab:
             EGRESS: usage.egress_bytes,
             **self._booked,
         }
-        return [Line(meter, many, self._prices.cost(meter, many)) for meter, many in used.items() if many]
+        return [Line(meter, many, self._prices.cost(meter, many)) for meter, many in used.items() if many > 0]

@@ -15,7 +15,7 @@ API is under /v1. A call starts only if its worst case can be paid; tokens are c
 import json
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,7 +36,8 @@ USUAL = {"accept-encoding": "identity", "anthropic-version": "2023-06-01"}
 PASSED_ON = {"accept", "user-agent", "anthropic-version", "anthropic-beta"}
 QUERY = {"limit", "after_id", "before_id", "beta"}
 ACCOUNT = {"anthropic-organization-id", "x-request-id"}
-IMAGE_KEYS = {"data"}
+# Where content is, in what is asked: elsewhere nothing is an image, whatever it looks like.
+WITHIN = ("messages", "content", "system", "source")
 # What has a price of its own.
 TOOLS = ("code_execution",)
 
@@ -55,21 +56,48 @@ def place(method: str, path: str) -> tuple[str, str]:
 def model_of(path: str, body: dict[str, Any]) -> str:
     """Errors: Refused."""
     model = body.get("model")
-    if not isinstance(model, str) or not 0 < len(model) <= 200:
+    if not isinstance(model, str) or not 0 < len(model) <= 200 or not model.isprintable():
         raise Refused(400, "invalid_request_error", "model: it is missing")
     return model
 
 
+def tools_of(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those that are any."""
+    return [tool for tool in body["tools"] if isinstance(tool, dict)] if isinstance(body.get("tools"), list) else []
+
+
 def wanted(kind: str, body: dict[str, Any]) -> tuple[int | None, int]:
     """How many tokens each of how many answers may have; None: the caller doesn't say. Errors: Refused."""
-    tools = body.get("tools") if isinstance(body.get("tools"), list) else []
-    refused = [tool["type"] for tool in tools if isinstance(tool, dict) and str(tool.get("type")).startswith(TOOLS)]
+    refused = [tool["type"] for tool in tools_of(body) if str(tool.get("type")).startswith(TOOLS)]
     refused += [name for name in ("container", "speed") if body.get(name)]
+    # Sources that others have left in the operator's account.
+    refused += ["file_id" for part in parts(body) if part.get("type") == "file" or part.get("file_id")]
     if refused:
         raise Refused(400, "not_supported", f"{refused[0]} isn't supported here")
-    if body.get("service_tier") not in {None, "auto", "standard_only"}:
+    if body.get("service_tier") not in (None, "auto", "standard_only"):
         raise Refused(400, "not_supported", "service_tier must be auto or standard_only")
     return None if body.get("max_tokens") is None else positive("max_tokens", body["max_tokens"]), 1
+
+
+def attached(part: dict[str, Any]) -> tuple[str, str]:
+    """The data of an image, and what is named by its address: image, file or nothing."""
+    source = part.get("source") if isinstance(part.get("source"), dict) else {}
+    if source.get("type") == "url":
+        return "", "image" if part.get("type") == "image" else "file"
+    is_image = part.get("type") == "image" and source.get("type") == "base64" and isinstance(source.get("data"), str)
+    return source["data"] if is_image else "", ""
+
+
+def searches(body: dict[str, Any]) -> bool:
+    """Whether the vendor may look for more input by itself."""
+    found = [tool for tool in tools_of(body) if str(tool.get("type")).startswith(("web_search", "web_fetch", "mcp"))]
+    return bool(found or body.get("mcp_servers"))
+
+
+def thinks(body: dict[str, Any]) -> bool:
+    """Whether it may produce what its stream doesn't show."""
+    thinking = body.get("thinking")
+    return isinstance(thinking, dict) and thinking.get("type") != "disabled"
 
 
 def prepare(kind: str, body: dict[str, Any], most: int | None) -> bool:
@@ -91,6 +119,7 @@ def hear(spending: "Spending", said: dict[str, Any]) -> None:
     if "input_tokens" in usage:
         read, made = number(usage.get("cache_read_input_tokens")), number(usage.get("cache_creation_input_tokens"))
         spending.tokens_in, spending.cached = number(usage["input_tokens"]) + read + made, read
+        spending.told = True
     spending.tokens_out = number(usage.get("output_tokens"))
     spending.counted = said.get("type") != "message_start"
 
@@ -121,6 +150,10 @@ def error_of(refused: "Refused") -> dict[str, Any]:
 # ---- The rest is the same in all services of models (tests/unit/library compares) ---------------------------------
 
 IMAGE_BYTES = 150_000  # above this an image costs no more tokens
+# What the worst case has for what the vendor fetches by itself, in tokens (docs/models.md).
+FETCHED = {"": 0, "image": 50_000, "file": 200_000, "search": 128_000}
+DEEPEST = 100
+MOST = 10**9  # executor/model_calls.py takes no more
 KEPT_BACK = {"set-cookie", "connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding"}
 END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
@@ -144,13 +177,20 @@ class Stream(StreamingResponse):
 
 @dataclass
 class Spending:
-    """A call's tokens, `cached` are among `tokens_in`; `text`: bytes that came; `counted`: the vendor has told all;
-    `failed`: it has told an error.
+    """A call's tokens, `cached` are among `tokens_in`; `text`: bytes that came; `told`: the vendor has told of its
+    input, `counted`: of all; `failed`: it has told an error; `left`: answers that haven't ended; `over`: no more comes.
+    `most_in` and `most_out` were promised; `searches`, `thinks`: there may be more of it than is seen.
     """
 
     meter: Any
-    most_in: int
-    tokens_in: int
+    most_in: int = 0
+    tokens_in: int = 0
+    searches: bool = False
+    thinks: bool = False
+    left: int = 1
+    most_out: int = 0
+    told: bool = False
+    over: bool = False
     tokens_out: int = 0
     cached: int = 0
     text: int = 0
@@ -165,12 +205,20 @@ class Spending:
         answer = await self.meter.afford(model, self.most_in, tokens_out)
         if "refused" in answer:
             raise Refused(402 if answer["code"] == "payment_required" else 400, answer["code"], answer["refused"])
-        self.call = answer["call"]
-        return answer["granted"]
+        self.call, self.most_out = answer["call"], answer["granted"]
+        return self.most_out
 
     def known(self) -> tuple[int, int]:
-        """Tokens in and out, as the vendor says, else by an estimate."""
-        return self.tokens_in, self.tokens_out if self.counted else max(self.tokens_out, -(-self.text // 4))
+        """Tokens in and out, as the vendor says, else by an estimate. Whoever leaves with a part of the answer before
+        the vendor has counted pays what was promised for what can't be seen.
+        """
+        if self.counted:
+            return self.tokens_in, self.tokens_out
+        tokens_in, tokens_out = self.tokens_in, max(self.tokens_out, -(-self.text // 4))
+        if self.text and not self.over:
+            tokens_in = tokens_in if self.told and not self.searches else max(tokens_in, self.most_in)
+            tokens_out = max(tokens_out, self.most_out) if self.thinks else tokens_out
+        return tokens_in, tokens_out
 
     async def note(self) -> None:
         """What is known counts if nothing better comes."""
@@ -196,6 +244,7 @@ async def serve(request: Request) -> Response:
         is_prompt = request.method == "POST" and path in {"", "/"}
         return await prompted(request) if is_prompt else await passed_on(request, path)
     except Refused as refused:
+        refused.message = refused.message.encode("utf-8", "replace").decode()  # half a character of JSON's is none
         return JSONResponse(error_of(refused) | {"detail": refused.message, "code": refused.code}, refused.status)
 
 
@@ -206,7 +255,7 @@ async def passed_on(request: Request, path: str) -> Response:
     path += f"?{query}" if query else ""
     raw = await request.body()
     if kind == "free":
-        answer, spending, hides = await send(request, path, raw), Spending(None, 0, 0), False
+        answer, spending, hides = await send(request, path, raw), Spending(None), False
     else:
         answer, spending, hides = await spend(request, kind, path, parsed(raw, is_request=True))
     if answer.status_code < 300 and answer.headers.get("content-type", "").startswith("text/event-stream"):
@@ -216,17 +265,19 @@ async def passed_on(request: Request, path: str) -> Response:
 
 async def spend(request: Request, kind: str, path: str, body: dict[str, Any]) -> tuple[httpx.Response, Spending, bool]:
     """The vendor's answer, what it spends, and whether it tells us of its use alone. Errors: Refused."""
-    most, answers = wanted(kind, body)
-    size = len(json.dumps(body, ensure_ascii=False)) - spared(body)
+    (most, answers), model = wanted(kind, body), model_of(path, body)
+    if (most or 1) * answers > MOST:
+        raise Refused(400, "bad_request", f"the most tokens must not be above {MOST}")
+    size, fetched = weighed(body)
     meter = (request.scope.get("extensions") or {}).get("runmesh.meter")
-    spending = Spending(meter, -(-size // 3), -(-size // 4))
-    granted = await spending.afford(model_of(path, body), None if most is None else most * answers)
+    spending = Spending(meter, -(-size // 3) + fetched, -(-size // 4), searches(body), thinks(body), answers)
+    granted = await spending.afford(model, None if most is None else most * answers)
     try:
         if granted < answers and most is None:
             raise Refused(402, "payment_required", "what is left doesn't pay for so many answers")
         hides = prepare(kind, body, granted // answers if most is None else None)
         # Written anew: of a name that is there twice the vendor might see another value than we did.
-        raw = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        raw = encoded(body)
         await spending.note()
         return await send(request, path, raw), spending, hides
     except Refused:
@@ -266,6 +317,7 @@ async def counted(answer: httpx.Response, spending: Spending) -> bytes:
     except httpx.HTTPError as error:
         await spending.settle(free=True)
         raise lost(error) from None
+    spending.over = True
     if answer.status_code < 300:
         said = parsed(content)
         for part in said if isinstance(said, list) else [said]:
@@ -275,15 +327,26 @@ async def counted(answer: httpx.Response, spending: Spending) -> bytes:
 
 
 async def streamed(answer: httpx.Response, spending: Spending, hides: bool) -> AsyncIterator[bytes]:
-    """Its events, byte by byte. Where they break off, so does the caller's answer."""
+    """Its events, byte by byte. Where they break off, so does the caller's answer. Where the use is told after the
+    end, the end waits for it: who leaves then has been counted.
+    """
+    ending = b""
     try:
         async for event in events(answer):
             said = parsed(b"\n".join(line[5:] for line in event.splitlines() if line.startswith(b"data:")))
             said = said if isinstance(said, dict) else {}
             hear(spending, said)
             await spending.note()
-            if not (hides and said.get("choices") == []):
-                yield event
+            ending += b"" if hides and said.get("choices") == [] else event
+            if ending and (spending.left > 0 or spending.counted):
+                yield ending
+                ending = b""
+        spending.over = True
+        if ending:
+            yield ending
+    except httpx.HTTPError as error:
+        spending.over = not isinstance(error, httpx.TimeoutException)
+        raise
     finally:
         await answer.aclose()
         await spending.settle()
@@ -315,11 +378,12 @@ async def prompted(request: Request) -> Response:
         return Response(content, answer.status_code, kept(answer))
     try:
         given = reply(json.loads(content), as_object=example is not None)
-    except (ValueError, LookupError, TypeError):
+        answered = JSONResponse({"response": given})
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise Refused(502, "bad_answer", "the model gave no such answer, or it was cut off; try again") from None
     if example is not None and not fits(example, given):
         raise Refused(502, "bad_answer", "the model's answer hasn't the shape of the example; try again")
-    return JSONResponse({"response": given})
+    return answered
 
 
 def fits(example: Any, value: Any) -> bool:
@@ -342,30 +406,58 @@ def schema_of(example: Any) -> dict[str, Any]:
     return {} if example is None else {"type": kinds[type(example)]}
 
 
-def spared(value: Any, key: str = "") -> int:
-    """Bytes of images that cost nothing more."""
-    if isinstance(value, dict):
-        return sum(spared(each, name) for name, each in value.items())
-    if isinstance(value, list):
-        return sum(spared(each, key) for each in value)
-    return max(0, len(value) - IMAGE_BYTES) if isinstance(value, str) and key in IMAGE_KEYS else 0
+def weighed(body: dict[str, Any]) -> tuple[int, int]:
+    """Bytes of the request that cost tokens, and the tokens of what the vendor fetches by itself, at worst."""
+    size, fetched = len(encoded(body)), FETCHED["search"] if searches(body) else 0
+    for part in parts(body):
+        image, named = attached(part)
+        size -= max(0, len(image) - IMAGE_BYTES)
+        fetched += FETCHED[named]
+    return size, fetched
+
+
+def parts(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The request, and all objects where the vendor looks for content."""
+    waiting: list[Any] = [body]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            yield each
+            waiting += [each[name] for name in WITHIN if name in each]
+        elif isinstance(each, list):
+            waiting += each
 
 
 def text_in(value: Any) -> int:
     """Bytes of all text in it."""
-    if isinstance(value, dict | list):
-        return sum(text_in(each) for each in (value.values() if isinstance(value, dict) else value))
-    return len(value.encode("utf-8", "replace")) if isinstance(value, str) else 0
+    size, waiting = 0, [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict | list):
+            waiting += each.values() if isinstance(each, dict) else each
+        elif isinstance(each, str):
+            size += len(each.encode("utf-8", "replace"))
+    return size
+
+
+def encoded(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def parsed(raw: bytes, *, is_request: bool = False) -> Any:
-    """JSON, or None. Errors: Refused for a request that is no object."""
+    """JSON, or None. Errors: Refused for a request that is no object, or nested too deeply."""
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError):
         value = None
     if is_request and not isinstance(value, dict):
         raise Refused(400, "bad_request", "the body must be a JSON object")
+    level = [value]
+    for _ in range(DEEPEST if is_request else 0):
+        nested = [each for each in level if isinstance(each, dict | list)]
+        level = [one for each in nested for one in (each.values() if isinstance(each, dict) else each)]
+    if is_request and level:
+        raise Refused(400, "bad_request", f"the body is nested deeper than {DEEPEST} levels")
     return value
 
 

@@ -15,7 +15,7 @@ under /v1 or without it. A call starts only if its worst case can be paid; token
 import json
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,10 +37,14 @@ USUAL = {"accept-encoding": "identity"}
 PASSED_ON = {"accept", "user-agent", "openai-beta"}
 QUERY = {"limit", "after", "order"}
 ACCOUNT = {"openai-organization", "openai-project", "x-request-id"}
-IMAGE_KEYS = {"url", "image_url"}
+# Where content is, in what is asked: elsewhere nothing is an image, whatever it looks like.
+WITHIN = ("messages", "input", "content", "output")
 # What has a price of its own, or what others have left in the operator's account.
-TOOLS = {"file_search", "code_interpreter", "image_generation"}
-STORED = ("previous_response_id", "conversation", "background")
+TOOLS = ("file_search", "code_interpreter", "image_generation")
+STORED = ("previous_response_id", "conversation", "background", "prompt")
+ITEMS = ("item_reference", "file_search_call", "code_interpreter_call", "image_generation_call")
+# Models that think before they speak, unseen in a stream of chat.
+THINKING = re.compile(r"(ft:)?(o\d|gpt-[5-9]|codex)")
 
 
 def place(method: str, path: str) -> tuple[str, str]:
@@ -56,21 +60,29 @@ def place(method: str, path: str) -> tuple[str, str]:
 def model_of(path: str, body: dict[str, Any]) -> str:
     """Errors: Refused."""
     model = body.get("model")
-    if not isinstance(model, str) or not 0 < len(model) <= 200:
+    if not isinstance(model, str) or not 0 < len(model) <= 200 or not model.isprintable():
         raise Refused(400, "bad_request", "model is missing")
     return model
+
+
+def tools_of(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those that are any."""
+    return [tool for tool in body["tools"] if isinstance(tool, dict)] if isinstance(body.get("tools"), list) else []
 
 
 def wanted(kind: str, body: dict[str, Any]) -> tuple[int | None, int]:
     """How many tokens each of how many answers may have; None: the caller doesn't say. Errors: Refused."""
     if kind == "embeddings":
         return 0, 1
-    tools = body.get("tools") if isinstance(body.get("tools"), list) else []
-    refused = [tool["type"] for tool in tools if isinstance(tool, dict) and tool.get("type") in TOOLS]
+    refused = [tool["type"] for tool in tools_of(body) if tool.get("type") in TOOLS]
     refused += [name for name in STORED if kind == "responses" and body.get(name)]
+    refused += [name for part in parts(body) for name in stored(part)]
+    items = body["input"] if kind == "responses" and isinstance(body.get("input"), list) else []
+    items = [item for item in items if isinstance(item, dict)]
+    refused += ["item_reference" for item in items if not item.get("type") and not item.get("role")]
     if refused:
         raise Refused(400, "not_supported", f"{refused[0]} isn't supported here: nothing is kept between two calls")
-    if body.get("service_tier") not in {None, "auto", "default", "flex"}:
+    if body.get("service_tier") not in (None, "auto", "default", "flex"):
         raise Refused(400, "not_supported", "service_tier must be auto, default or flex")
     names = ("max_output_tokens",) if kind == "responses" else ("max_completion_tokens", "max_tokens")
     limits = [positive(name, body[name]) for name in names if body.get(name) is not None]
@@ -78,10 +90,41 @@ def wanted(kind: str, body: dict[str, Any]) -> tuple[int | None, int]:
     return max(limits, default=None), answers
 
 
+def stored(part: dict[str, Any]) -> list[str]:
+    """What it names that the operator's account has: everybody's meet there."""
+    file, audio = (part.get(name) if isinstance(part.get(name), dict) else {} for name in ("file", "audio"))
+    found = ["file_id"] if part.get("file_id") or file.get("file_id") else []
+    found += ["audio.id"] if audio.get("id") else []
+    return found + ([part["type"]] if part.get("type") in ITEMS else [])
+
+
+def attached(part: dict[str, Any]) -> tuple[str, str]:
+    """The data of an image, and what is named by its address: image, file or nothing."""
+    image = part.get("image_url") if part.get("type") in ("image_url", "input_image", "computer_screenshot") else None
+    image = image.get("url") if isinstance(image, dict) else image
+    if isinstance(image, str):
+        return (image, "") if image.startswith("data:image/") else ("", "image")
+    return "", "file" if part.get("file_url") else ""
+
+
+def searches(body: dict[str, Any]) -> bool:
+    """Whether the vendor may look for more input by itself."""
+    found = [tool for tool in tools_of(body) if str(tool.get("type")).startswith(("web_search", "mcp"))]
+    return bool(found) or body.get("web_search_options") is not None or "-search" in str(body.get("model"))
+
+
+def thinks(body: dict[str, Any]) -> bool:
+    """Whether it may produce what its stream doesn't show."""
+    asked = body.get("reasoning_effort") or body.get("reasoning")
+    return bool(asked) or bool(THINKING.match(str(body.get("model")).lower()))
+
+
 def prepare(kind: str, body: dict[str, Any], most: int | None) -> bool:
     """Sets what the caller leaves open. Whether a stream's event without choices is for us alone."""
     if most is not None:
         body["max_output_tokens" if kind == "responses" else "max_completion_tokens"] = most
+    if kind == "responses" or "store" in body:
+        body["store"] = False
     options = body.get("stream_options") if isinstance(body.get("stream_options"), dict) else {}
     if kind != "chat" or not body.get("stream") or options.get("include_usage"):
         return False
@@ -94,15 +137,18 @@ def hear(spending: "Spending", said: dict[str, Any]) -> None:
     spending.failed |= bool(said.get("error")) or said.get("type") in {"error", "response.failed"}
     delta = said.get("delta") if isinstance(said.get("delta"), str) else ""
     choices = [each for each in said.get("choices") or [] if isinstance(each, dict)]
+    spending.left -= sum(bool(each.get("finish_reason")) for each in choices)
     parts = [part for each in choices if isinstance(part := each.get("delta") or each.get("message"), dict)]
     spending.text += text_in([delta, *({name: part[name] for name in part if name != "role"} for part in parts)])
+    item = said.get("item") if isinstance(said.get("item"), dict) else {}
+    spending.thinks |= item.get("type") == "reasoning"
     usage = (said.get("response") if isinstance(said.get("response"), dict) else said).get("usage")
     if isinstance(usage, dict):
         details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
         spending.tokens_in = number(usage.get("prompt_tokens", usage.get("input_tokens")))
         spending.tokens_out = number(usage.get("completion_tokens", usage.get("output_tokens")))
         spending.cached = number(details.get("cached_tokens"))
-        spending.counted = True
+        spending.counted = spending.told = True
 
 
 def question(model: str, prompt: str, example: Any) -> tuple[str, str, dict[str, Any]]:
@@ -131,6 +177,10 @@ def error_of(refused: "Refused") -> dict[str, Any]:
 # ---- The rest is the same in all services of models (tests/unit/library compares) ---------------------------------
 
 IMAGE_BYTES = 150_000  # above this an image costs no more tokens
+# What the worst case has for what the vendor fetches by itself, in tokens (docs/models.md).
+FETCHED = {"": 0, "image": 50_000, "file": 200_000, "search": 128_000}
+DEEPEST = 100
+MOST = 10**9  # executor/model_calls.py takes no more
 KEPT_BACK = {"set-cookie", "connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding"}
 END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
@@ -154,13 +204,20 @@ class Stream(StreamingResponse):
 
 @dataclass
 class Spending:
-    """A call's tokens, `cached` are among `tokens_in`; `text`: bytes that came; `counted`: the vendor has told all;
-    `failed`: it has told an error.
+    """A call's tokens, `cached` are among `tokens_in`; `text`: bytes that came; `told`: the vendor has told of its
+    input, `counted`: of all; `failed`: it has told an error; `left`: answers that haven't ended; `over`: no more comes.
+    `most_in` and `most_out` were promised; `searches`, `thinks`: there may be more of it than is seen.
     """
 
     meter: Any
-    most_in: int
-    tokens_in: int
+    most_in: int = 0
+    tokens_in: int = 0
+    searches: bool = False
+    thinks: bool = False
+    left: int = 1
+    most_out: int = 0
+    told: bool = False
+    over: bool = False
     tokens_out: int = 0
     cached: int = 0
     text: int = 0
@@ -175,12 +232,20 @@ class Spending:
         answer = await self.meter.afford(model, self.most_in, tokens_out)
         if "refused" in answer:
             raise Refused(402 if answer["code"] == "payment_required" else 400, answer["code"], answer["refused"])
-        self.call = answer["call"]
-        return answer["granted"]
+        self.call, self.most_out = answer["call"], answer["granted"]
+        return self.most_out
 
     def known(self) -> tuple[int, int]:
-        """Tokens in and out, as the vendor says, else by an estimate."""
-        return self.tokens_in, self.tokens_out if self.counted else max(self.tokens_out, -(-self.text // 4))
+        """Tokens in and out, as the vendor says, else by an estimate. Whoever leaves with a part of the answer before
+        the vendor has counted pays what was promised for what can't be seen.
+        """
+        if self.counted:
+            return self.tokens_in, self.tokens_out
+        tokens_in, tokens_out = self.tokens_in, max(self.tokens_out, -(-self.text // 4))
+        if self.text and not self.over:
+            tokens_in = tokens_in if self.told and not self.searches else max(tokens_in, self.most_in)
+            tokens_out = max(tokens_out, self.most_out) if self.thinks else tokens_out
+        return tokens_in, tokens_out
 
     async def note(self) -> None:
         """What is known counts if nothing better comes."""
@@ -206,6 +271,7 @@ async def serve(request: Request) -> Response:
         is_prompt = request.method == "POST" and path in {"", "/"}
         return await prompted(request) if is_prompt else await passed_on(request, path)
     except Refused as refused:
+        refused.message = refused.message.encode("utf-8", "replace").decode()  # half a character of JSON's is none
         return JSONResponse(error_of(refused) | {"detail": refused.message, "code": refused.code}, refused.status)
 
 
@@ -216,7 +282,7 @@ async def passed_on(request: Request, path: str) -> Response:
     path += f"?{query}" if query else ""
     raw = await request.body()
     if kind == "free":
-        answer, spending, hides = await send(request, path, raw), Spending(None, 0, 0), False
+        answer, spending, hides = await send(request, path, raw), Spending(None), False
     else:
         answer, spending, hides = await spend(request, kind, path, parsed(raw, is_request=True))
     if answer.status_code < 300 and answer.headers.get("content-type", "").startswith("text/event-stream"):
@@ -226,17 +292,19 @@ async def passed_on(request: Request, path: str) -> Response:
 
 async def spend(request: Request, kind: str, path: str, body: dict[str, Any]) -> tuple[httpx.Response, Spending, bool]:
     """The vendor's answer, what it spends, and whether it tells us of its use alone. Errors: Refused."""
-    most, answers = wanted(kind, body)
-    size = len(json.dumps(body, ensure_ascii=False)) - spared(body)
+    (most, answers), model = wanted(kind, body), model_of(path, body)
+    if (most or 1) * answers > MOST:
+        raise Refused(400, "bad_request", f"the most tokens must not be above {MOST}")
+    size, fetched = weighed(body)
     meter = (request.scope.get("extensions") or {}).get("runmesh.meter")
-    spending = Spending(meter, -(-size // 3), -(-size // 4))
-    granted = await spending.afford(model_of(path, body), None if most is None else most * answers)
+    spending = Spending(meter, -(-size // 3) + fetched, -(-size // 4), searches(body), thinks(body), answers)
+    granted = await spending.afford(model, None if most is None else most * answers)
     try:
         if granted < answers and most is None:
             raise Refused(402, "payment_required", "what is left doesn't pay for so many answers")
         hides = prepare(kind, body, granted // answers if most is None else None)
         # Written anew: of a name that is there twice the vendor might see another value than we did.
-        raw = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        raw = encoded(body)
         await spending.note()
         return await send(request, path, raw), spending, hides
     except Refused:
@@ -276,6 +344,7 @@ async def counted(answer: httpx.Response, spending: Spending) -> bytes:
     except httpx.HTTPError as error:
         await spending.settle(free=True)
         raise lost(error) from None
+    spending.over = True
     if answer.status_code < 300:
         said = parsed(content)
         for part in said if isinstance(said, list) else [said]:
@@ -285,15 +354,26 @@ async def counted(answer: httpx.Response, spending: Spending) -> bytes:
 
 
 async def streamed(answer: httpx.Response, spending: Spending, hides: bool) -> AsyncIterator[bytes]:
-    """Its events, byte by byte. Where they break off, so does the caller's answer."""
+    """Its events, byte by byte. Where they break off, so does the caller's answer. Where the use is told after the
+    end, the end waits for it: who leaves then has been counted.
+    """
+    ending = b""
     try:
         async for event in events(answer):
             said = parsed(b"\n".join(line[5:] for line in event.splitlines() if line.startswith(b"data:")))
             said = said if isinstance(said, dict) else {}
             hear(spending, said)
             await spending.note()
-            if not (hides and said.get("choices") == []):
-                yield event
+            ending += b"" if hides and said.get("choices") == [] else event
+            if ending and (spending.left > 0 or spending.counted):
+                yield ending
+                ending = b""
+        spending.over = True
+        if ending:
+            yield ending
+    except httpx.HTTPError as error:
+        spending.over = not isinstance(error, httpx.TimeoutException)
+        raise
     finally:
         await answer.aclose()
         await spending.settle()
@@ -325,11 +405,12 @@ async def prompted(request: Request) -> Response:
         return Response(content, answer.status_code, kept(answer))
     try:
         given = reply(json.loads(content), as_object=example is not None)
-    except (ValueError, LookupError, TypeError):
+        answered = JSONResponse({"response": given})
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise Refused(502, "bad_answer", "the model gave no such answer, or it was cut off; try again") from None
     if example is not None and not fits(example, given):
         raise Refused(502, "bad_answer", "the model's answer hasn't the shape of the example; try again")
-    return JSONResponse({"response": given})
+    return answered
 
 
 def fits(example: Any, value: Any) -> bool:
@@ -352,30 +433,58 @@ def schema_of(example: Any) -> dict[str, Any]:
     return {} if example is None else {"type": kinds[type(example)]}
 
 
-def spared(value: Any, key: str = "") -> int:
-    """Bytes of images that cost nothing more."""
-    if isinstance(value, dict):
-        return sum(spared(each, name) for name, each in value.items())
-    if isinstance(value, list):
-        return sum(spared(each, key) for each in value)
-    return max(0, len(value) - IMAGE_BYTES) if isinstance(value, str) and key in IMAGE_KEYS else 0
+def weighed(body: dict[str, Any]) -> tuple[int, int]:
+    """Bytes of the request that cost tokens, and the tokens of what the vendor fetches by itself, at worst."""
+    size, fetched = len(encoded(body)), FETCHED["search"] if searches(body) else 0
+    for part in parts(body):
+        image, named = attached(part)
+        size -= max(0, len(image) - IMAGE_BYTES)
+        fetched += FETCHED[named]
+    return size, fetched
+
+
+def parts(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The request, and all objects where the vendor looks for content."""
+    waiting: list[Any] = [body]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            yield each
+            waiting += [each[name] for name in WITHIN if name in each]
+        elif isinstance(each, list):
+            waiting += each
 
 
 def text_in(value: Any) -> int:
     """Bytes of all text in it."""
-    if isinstance(value, dict | list):
-        return sum(text_in(each) for each in (value.values() if isinstance(value, dict) else value))
-    return len(value.encode("utf-8", "replace")) if isinstance(value, str) else 0
+    size, waiting = 0, [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict | list):
+            waiting += each.values() if isinstance(each, dict) else each
+        elif isinstance(each, str):
+            size += len(each.encode("utf-8", "replace"))
+    return size
+
+
+def encoded(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def parsed(raw: bytes, *, is_request: bool = False) -> Any:
-    """JSON, or None. Errors: Refused for a request that is no object."""
+    """JSON, or None. Errors: Refused for a request that is no object, or nested too deeply."""
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError):
         value = None
     if is_request and not isinstance(value, dict):
         raise Refused(400, "bad_request", "the body must be a JSON object")
+    level = [value]
+    for _ in range(DEEPEST if is_request else 0):
+        nested = [each for each in level if isinstance(each, dict | list)]
+        level = [one for each in nested for one in (each.values() if isinstance(each, dict) else each)]
+    if is_request and level:
+        raise Refused(400, "bad_request", f"the body is nested deeper than {DEEPEST} levels")
     return value
 
 

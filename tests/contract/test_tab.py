@@ -68,3 +68,21 @@ async def test_what_is_booked_before_its_release_is_paid_from_it(tab: Tab) -> No
     with pytest.raises(Exhausted):
         await tab.promise(71)
     await tab.promise(70)
+
+
+async def test_what_was_booked_above_the_promise_is_taken_too(tab: Tab) -> None:
+    await tab.promise(20)
+    tab.book(METER, 50)
+    tab.release(20)
+    await tab.cover()
+    assert await tab.room() == 50
+    with pytest.raises(Exhausted):
+        await tab.promise(51)
+
+
+async def test_what_cant_be_paid_is_taken_as_far_as_it_goes(tab: Tab) -> None:
+    await tab.promise(20)
+    tab.book(METER, CREDIT + 50)
+    tab.release(20)
+    await tab.cover()
+    assert await tab.room() == 0

@@ -79,8 +79,8 @@ def service(name: str, vendor: Vendor, monkeypatch: pytest.MonkeyPatch, tab: Fak
     return Service(module, name, tab, line)
 
 
-async def leave(service: Service, path: str, body: Any, parts: int) -> bytes:
-    """A caller that goes once it has seen so many parts of the answer: what it saw."""
+async def leave(service: Service, path: str, body: Any, parts: int, until: bytes = b"") -> bytes:
+    """A caller that goes once it has seen so many parts of the answer, or `until` in one: what it saw."""
     seen, gone, told = bytearray(), asyncio.Event(), iter([json.dumps(body).encode()])
 
     async def receive() -> dict[str, Any]:
@@ -92,7 +92,7 @@ async def leave(service: Service, path: str, body: Any, parts: int) -> bytes:
     async def send(message: dict[str, Any]) -> None:
         nonlocal parts
         seen.extend(message.get("body", b""))
-        parts -= bool(message.get("body"))
+        parts = 0 if until and until in message.get("body", b"") else parts - bool(message.get("body"))
         if parts <= 0:
             gone.set()
         await asyncio.sleep(0)

@@ -16,6 +16,7 @@ class FakeTab:
     lines: dict[str, int] = field(default_factory=dict)
     promised: int = 0
     asked: list[int] = field(default_factory=list)
+    covered: int = 0
 
     def price(self, meter: str) -> int | None:
         return self.prices.get(meter, self.default)
@@ -32,8 +33,12 @@ class FakeTab:
     def book(self, meter: str, quantity: int) -> None:
         self.lines[meter] = self.lines.get(meter, 0) + quantity
 
+    async def cover(self) -> None:
+        """What was booked is gone from the credit, which may end below nothing."""
+        self.covered += 1
+
     async def room(self) -> int:
-        return self._left
+        return max(0, self._left)
 
     @property
     def _left(self) -> int:

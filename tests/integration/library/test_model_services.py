@@ -67,7 +67,7 @@ def test_what_they_have_in_common_is_the_same() -> None:
     texts = [(LIBRARY / f"{name}.py").read_text() for name in NAMES]
     rest = {text.split("\n# ---- The rest is the same", 1)[1] for text in texts}
     assert len(rest) == 1
-    assert all(len(text.splitlines()) <= 400 for text in texts)
+    assert all(len(text.splitlines()) <= 520 for text in texts)
     assert all(ast.get_docstring(ast.parse(text)) for text in texts)
 
 
@@ -80,7 +80,7 @@ async def test_tokens_are_the_vendors(way: str, stream: bool, vendor: Vendor, mo
     assert "hello" in answer.text
     assert (asked.lines, asked.tab.promised) == (USED[way], 0)
     assert granted(way, vendor.last.body) == 4096
-    assert asked.line.calls.close() == []
+    assert await asked.line.calls.close() == []
 
 
 @pytest.mark.parametrize("way", ASKED)

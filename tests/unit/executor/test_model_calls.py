@@ -33,8 +33,8 @@ async def test_a_call_takes_its_worst_case_and_pays_what_it_used() -> None:
     assert await say(service, **AFFORD) == {"granted": 50}
     assert (tab.asked, tab.promised) == ([100 + 150], 250)
     assert await say(service, 2, **USED) == {}
-    assert (tab.lines, tab.promised) == ({"tokens:openai/m:in": 80, "tokens:openai/m:out": 20}, 0)
-    assert service.close() == []
+    assert (tab.lines, tab.promised, tab.covered) == ({"tokens:openai/m:in": 80, "tokens:openai/m:out": 20}, 0, 1)
+    assert await service.close() == []
 
 
 async def test_what_was_asked_for_and_cant_be_paid_doesnt_start() -> None:
@@ -79,11 +79,11 @@ async def test_a_call_that_broke_off_is_charged_for_what_is_known_of_it() -> Non
     for number in (1, 2):
         await say(service, number, **AFFORD)
     assert await service.hear(json.dumps({"op": "so_far", "call": 1, "in": 75, "out": 9}).encode()) is None
-    (told,) = service.close()
+    (told,) = await service.close()
     assert "openai/m" in told
     assert "75 tokens in, 9 out" in told
-    assert (tab.lines, tab.promised) == ({"tokens:openai/m:in": 75, "tokens:openai/m:out": 9}, 0)
-    assert service.close() == []
+    assert (tab.lines, tab.promised, tab.covered) == ({"tokens:openai/m:in": 75, "tokens:openai/m:out": 9}, 0, 1)
+    assert await service.close() == []
 
 
 async def test_an_error_of_the_providers_costs_nothing() -> None:
@@ -92,7 +92,7 @@ async def test_an_error_of_the_providers_costs_nothing() -> None:
     await say(service, **AFFORD)
     await service.hear(json.dumps({"op": "so_far", "call": 1, "in": 75, "out": 0}).encode())
     await say(service, 2, **{**USED, "in": 0, "out": 0})
-    assert (service.close(), tab.lines, tab.promised) == ([], {}, 0)
+    assert (await service.close(), tab.lines, tab.promised) == ([], {}, 0)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ async def test_calls_at_once_are_bounded() -> None:
         await say(service, number, **AFFORD)
     with pytest.raises(Crashed):
         await say(service, MAX_OPEN, **AFFORD)
-    assert len(service.close()) == 0
+    assert len(await service.close()) == 0
 
 
 async def test_nobody_elses_word_counts() -> None:
@@ -157,7 +157,7 @@ async def test_never_more_is_promised_than_there_is(
             await say(service, 100 + number, op="used", **used)
             cost = tokens_in * prices[0] + told["granted"] * prices[1]
             assert (before - tab.promised) * 1_000_000 >= cost
-    service.close()
+    await service.close()
     assert tab.promised == 0
 
 

@@ -260,6 +260,58 @@ async def test_a_promise_is_taken_and_what_is_left_of_it_goes_back(rig: Rig) -> 
     assert bill.amount == rig.spent() == 4100
 
 
+OUT = "tokens:openai/gpt:out"
+
+
+async def used_above_its_promise(rig: Rig, **spec: Any) -> Tab:
+    """10,000 were promised, 50,000 were used."""
+    rig.ledger.listed.append(price(OUT, 10))
+    await rig.prices.fetch()
+    tab = await rig.opened(**spec)
+    await tab.promise(10_000)
+    tab.book(OUT, 5_000)
+    tab.release(10_000)
+    return tab
+
+
+async def test_what_was_used_above_a_promise_is_charged_where_there_is_credit(rig: Rig) -> None:
+    tab = await used_above_its_promise(rig)
+    await tab.cover()
+    bill = tab.close(busy(1))
+    assert bill is not None
+    assert bill.lines[-1] == Line(OUT, 5_000, 50_000)
+    assert bill.amount == rig.spent() == 1000 + 1000 + 50 * 2 + 50_000
+
+
+async def test_only_what_a_budget_cant_pay_is_cut(rig: Rig) -> None:
+    tab = await used_above_its_promise(rig, budgets=(Budget("key:1", 30_000),))
+    await tab.cover()
+    bill = tab.close(Usage())
+    assert bill is not None
+    assert (bill.amount, bill.lines[-1]) == (30_000, Line(OUT, 5_000, 29_000))
+    assert rig.ledger.used["key:1"] == 30_000
+
+
+async def test_while_the_ledger_is_away_what_is_above_a_promise_is_ours(rig: Rig) -> None:
+    tab = await used_above_its_promise(rig)
+    rig.ledger.away = True
+    covering = asyncio.create_task(tab.cover())
+    for _ in range(40):
+        await rig.clock.advance(0.1)
+    await asyncio.wait_for(covering, 5)
+    bill = tab.close(Usage())
+    assert bill is not None
+    assert 1000 + 10_000 <= bill.amount < 1000 + 50_000
+
+
+async def test_nothing_is_covered_after_the_end(rig: Rig) -> None:
+    tab = await used_above_its_promise(rig)
+    bill = tab.close(Usage())
+    await tab.cover()
+    assert bill is not None
+    assert rig.spent() == bill.amount
+
+
 async def test_what_cant_be_promised_isnt(rig: Rig) -> None:
     budget = Budget("key:1", 1000 + STEP + 500)
     tab = await rig.opened(budgets=(budget,))
@@ -343,6 +395,33 @@ def test_no_run_costs_more_than_its_budget(limit: int, seconds: list[tuple[float
         assert bill.amount == sum(line.amount for line in bill.lines) == min(should, limit) == rig.spent()
         assert bool(rig.stopped) == (should >= limit)
         for purse in rig.purses:
+            await purse.close()
+
+    asyncio.run(lived())
+
+
+ANY = st.integers(-(10**6), 10**9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.floats(-100, 100), st.floats(-10, 100), ANY, ANY), min_size=1, max_size=20))
+def test_measures_that_fall_give_nothing_back(seen: list[tuple[float, float, int, int]]) -> None:
+    """A process that is gone has used nothing, or less."""
+
+    async def lived() -> None:
+        rig = Rig()
+        await rig.prices.fetch()
+        tab = await rig.opened()
+        usages = [Usage(*each) for each in seen]
+        for usage in usages:
+            await rig.looks(tab, [usage])
+            assert all(purse.held >= 1000 for purse in rig.purses)
+        bill = tab.close(usages[-1])
+        assert bill is not None
+        assert all(line.quantity > 0 and line.amount >= 0 for line in bill.lines)
+        assert bill.amount == sum(line.amount for line in bill.lines) == rig.spent() >= 1000
+        for purse in rig.purses:
+            assert purse.held == 0
             await purse.close()
 
     asyncio.run(lived())
