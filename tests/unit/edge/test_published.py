@@ -10,6 +10,7 @@ import pytest
 
 from edge.calls import Calls
 from edge.contacts import Contacts
+from edge.deltas import MAX_LINE_BYTES
 from edge.diff import Diffs
 from edge.direct import Direct
 from edge.durable import Durable
@@ -355,6 +356,16 @@ async def test_the_end_has_all_that_was_said_where_the_workflow_says_no_more(mes
     mesh.answers(head(kind="text/event-stream"), b"data: a\n\ndata: b\n\ndata: unfinished", *DONE)
     assert (await mesh.stream())[-1] == ("end", {"success": True, "result": "ab"})
     assert await mesh.run() == (200, {"success": True, "result": "ab"})
+
+
+async def test_a_line_that_is_too_long_breaks_the_stream(mesh: Mesh) -> None:
+    mesh.answers(head(kind="text/event-stream"), b"data: a\n\ndata: ", b"x" * MAX_LINE_BYTES, *DONE)
+    status, told = await mesh.run()
+    assert (status, told["success"], told["code"]) == (502, False, "too_much_output")
+    first, (name, told) = await mesh.stream()
+    assert first == ("", {"delta": "a"})
+    assert (name, told["code"]) == ("error", "too_much_output")
+    await mesh.executor.left.wait()
 
 
 async def test_text_comes_as_it_is_made(mesh: Mesh) -> None:
