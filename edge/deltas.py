@@ -154,7 +154,7 @@ class Events:
         elif not line:
             event, data = self._event, "\n".join(self._data)
             self._event, self._data = "", []
-            if data:
+            if data or event == "error":
                 yield from self._told(event, data)
 
     def _told(self, event: str, data: str) -> Iterator[str]:

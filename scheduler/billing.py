@@ -23,7 +23,7 @@ class Budget:
 @dataclass(frozen=True)
 class Billing:
     """`paying_key_id`: the key at the root. `charged_on_success`: the tree is charged if its root succeeds, else
-    nothing of it is; nor is it where the root `refused`, by an answer of 400 or more.
+    nothing of it is; nor is it where the root `refused`, by an answer that is no success.
     """
 
     budgets: tuple[Budget, ...] = ()

@@ -387,6 +387,7 @@ async def test_a_stream_that_fails_ends_with_an_error(mesh: Mesh) -> None:
         ([b"data: a\n\n", told, *DONE], "payment_required", "no credits"),
         ([b"data: a\n\n", b"event: error\ndata: odd\n\n", *DONE], "workflow_crashed", "odd"),
         ([b"data: a\n\n", b"event: error\ndata: {}\n\n", *DONE], "workflow_crashed", "no reason"),
+        ([b"data: a\n\n", b"event: error\n\n", *DONE], "workflow_crashed", "no reason"),
     ]:
         mesh.answers(head(kind="text/event-stream"), *script)  # type: ignore[misc]
         first, last = await mesh.stream()
