@@ -2,6 +2,14 @@
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import NamedTuple
+
+
+class Below(NamedTuple):
+    """The runs below one: what they were charged so far, and how many aren't over."""
+
+    cost: int = 0
+    under_way: int = 0
 
 
 @dataclass(frozen=True)

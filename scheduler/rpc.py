@@ -10,6 +10,7 @@ from mesh.workflows.v1 import workflows_pb2, workflows_pb2_grpc
 
 from kit.telemetry import current_traceparent, log, span
 from scheduler import wire, workflow_wire
+from scheduler.bill import Below
 from scheduler.cancel import Cancel
 from scheduler.catalog import Catalog
 from scheduler.deploy import Deploy
@@ -62,8 +63,9 @@ class Runs(runs_pb2_grpc.RunsServicer):
     async def GetRun(self, request: runs_pb2.GetRunRequest, _context: Any) -> runs_pb2.GetRunResponse:
         found = await self._watch.get(wire.asker(request), request.request_id, content=not request.summary)
         waiting = await self._estimate(found) if isinstance(found, Run) else None
-        nested = await self._watch.nested(found)
-        return runs_pb2.GetRunResponse(run=wire.record(found, waiting, nested.get(found.id, 0)))
+        below = (await self._watch.nested(found)).get(found.id, Below())
+        cost_open = await self._watch.cost_open(found, below)
+        return runs_pb2.GetRunResponse(run=wire.record(found, waiting, below.cost), cost_open=cost_open)
 
     async def WatchRun(
         self, request: runs_pb2.WatchRunRequest, _context: Any
@@ -71,13 +73,13 @@ class Runs(runs_pb2_grpc.RunsServicer):
         async with aclosing(self._watch.follow(wire.asker(request), request.request_id)) as records:
             async for found in records:
                 nested = await self._watch.nested(found)
-                yield runs_pb2.WatchRunResponse(run=wire.record(found, nested=nested.get(found.id, 0)))
+                yield runs_pb2.WatchRunResponse(run=wire.record(found, nested=nested.get(found.id, Below()).cost))
 
     async def ListRuns(self, request: runs_pb2.ListRunsRequest, _context: Any) -> runs_pb2.ListRunsResponse:
         query = wire.history_query(request)
         found, after = await self._watch.history(query)
         nested = await self._watch.nested(*found)
-        records = [wire.record(run, nested=nested.get(run.id, 0)) for run in found]
+        records = [wire.record(run, nested=nested.get(run.id, Below()).cost) for run in found]
         return runs_pb2.ListRunsResponse(runs=records, next=after)
 
     async def GetInput(self, request: runs_pb2.GetInputRequest, _context: Any) -> runs_pb2.GetInputResponse:

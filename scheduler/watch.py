@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from kit.clock import Clock
+from scheduler.bill import Below
 from scheduler.model import Asker, History, Provision, Run, unknown_run
 
 AGAIN_SECONDS = 0.5
@@ -23,7 +24,9 @@ class RunReads(Protocol):
 
     async def history(self, query: History) -> list[Run]: ...
 
-    async def costs_below(self, ids: Collection[str]) -> Mapping[str, int]: ...
+    async def below(self, ids: Collection[str]) -> Mapping[str, Below]: ...
+
+    async def holds(self, root_id: str) -> bool: ...
 
 
 class Watcher:
@@ -113,10 +116,18 @@ class Watch:
         found = await self._reads.history(replace(query, limit=query.limit + 1))
         return found[: query.limit], (found[query.limit - 1].id if len(found) > query.limit else "")
 
-    async def nested(self, *found: Run | Provision) -> Mapping[str, int]:
-        """What the runs below these were charged, by their ids; what is missing is 0."""
+    async def nested(self, *found: Run | Provision) -> Mapping[str, Below]:
+        """The runs below these, by their ids; those with none are missing."""
         ids = [run.id for run in found if isinstance(run, Run)]
-        return await self._reads.costs_below(ids) if ids else {}
+        return await self._reads.below(ids) if ids else {}
+
+    async def cost_open(self, found: Run | Provision, below: Below) -> bool:
+        """Whether what it and the runs below it are charged may change: one of them goes on, or how their root ends
+        has yet to say whether they are charged.
+        """
+        if isinstance(found, Provision) or not found.status.over or below.under_way:
+            return True
+        return found.billing.charged_on_success and await self._reads.holds(found.root_id or found.id)
 
     async def follow(self, asker: Asker, request_id: str) -> AsyncGenerator[Run | Provision, None]:
         """The record now, and after each change until it is over. Errors: NotFound."""

@@ -12,8 +12,8 @@ from sqlalchemy import Row, bindparam, delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kit.db import Database
-from scheduler.bill import Bill
-from scheduler.model import Event, RunEnded
+from scheduler.bill import Below, Bill
+from scheduler.model import Event, RunEnded, Status
 from scheduler.store.tables import bills, runs
 from scheduler.store.workflow_rows import WorkflowRows
 
@@ -54,15 +54,17 @@ _HELD = (
 )
 _BELOW = text(
     """
-    WITH RECURSIVE below (top, id, cost) AS (
-        SELECT parent_id, id, cost_own FROM runs WHERE parent_id IN :ids AND parent_id <> ''
+    WITH RECURSIVE below (top, id, cost, status) AS (
+        SELECT parent_id, id, cost_own, status FROM runs WHERE parent_id IN :ids AND parent_id <> ''
         UNION ALL
-        SELECT below.top, runs.id, runs.cost_own FROM below JOIN runs ON runs.parent_id = below.id
+        SELECT below.top, runs.id, runs.cost_own, runs.status FROM below JOIN runs ON runs.parent_id = below.id
         WHERE runs.parent_id <> ''
     )
-    SELECT top, sum(cost) AS cost FROM below GROUP BY top
+    SELECT top, sum(cost) AS cost, sum(CASE WHEN status < :over THEN 1 ELSE 0 END) AS under_way
+    FROM below GROUP BY top
     """
-).bindparams(bindparam("ids", expanding=True))
+).bindparams(bindparam("ids", expanding=True), bindparam("over", int(Status.SUCCEEDED)))
+_IS_HELD = select(bills.c.run_id).where(_state(HELD), _OF_ROOT).limit(1)
 
 
 class BillRows(WorkflowRows):
@@ -114,11 +116,16 @@ class BillReads:
         async with self._db.read() as connection:
             return {row.root_id: row.since for row in await connection.execute(_HELD, {"most": limit})}
 
-    async def costs_below(self, ids: Collection[str]) -> Mapping[str, int]:
-        """What the runs below each of these were charged, however deep; those with none below them are missing."""
+    async def below(self, ids: Collection[str]) -> Mapping[str, Below]:
+        """The runs below each of these, however deep; those with none below them are missing."""
         async with self._db.read() as connection:
             rows = await connection.execute(_BELOW, {"ids": list(ids)})
-            return {row.top: int(row.cost) for row in rows}
+            return {row.top: Below(int(row.cost), int(row.under_way)) for row in rows}
+
+    async def holds(self, root_id: str) -> bool:
+        """Whether bills wait for the end of this root."""
+        async with self._db.read() as connection:
+            return (await connection.execute(_IS_HELD, {"root": root_id})).first() is not None
 
 
 async def _forget(connection: AsyncConnection, these: list[Bill]) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import event
 
 from kit.db import open_db
 from migrations.__main__ import upgrade
-from scheduler.bill import Bill
+from scheduler.bill import Below, Bill
 from scheduler.billing import UNBILLED, Billing, Budget
 from scheduler.model import Asker, Outcome, Run, RunEnded, Status
 from scheduler.result import Result
@@ -157,6 +157,9 @@ async def test_held_roots_are_told_of_the_longest_first(store: Any) -> None:
         await kept(store, a_bill(nested, held=True, created_at=START + timedelta(seconds=seconds)))
     await kept(store, a_bill(trees[0][1][0], held=True, purse_id="prs_2"))
     assert list(await store.held_roots(2)) == [trees[0][0].id, trees[1][0].id]
+    assert await store.holds(trees[2][0].id)
+    await store.write(lambda tx: tx.let_go(trees[2][0].id, charged=True))
+    assert not await store.holds(trees[2][0].id)
 
 
 async def test_what_is_below_a_run_costs(store: Any) -> None:
@@ -167,8 +170,11 @@ async def test_what_is_below_a_run_costs(store: Any) -> None:
     alone = a_run(cost_own=1000)
     await inserted(store, root, child, sibling, grandchild, alone)
     ids = [run.id for run in (root, child, sibling, grandchild, alone)]
-    assert await store.costs_below(ids) == {root.id: 110 + 2**40, child.id: 100}
-    assert await store.costs_below([grandchild.id]) == {}
+    assert await store.below(ids) == {root.id: Below(110 + 2**40, 3), child.id: Below(100, 1)}
+    assert await store.below([grandchild.id]) == {}
+    running = child.started(executor="x", incarnation="i", at=START)
+    await store.write(lambda tx: tx.save([running, grandchild.ended(DONE, at=START)]))
+    assert await store.below(ids) == {root.id: Below(110 + 2**40, 2), child.id: Below(100, 0)}
 
 
 async def test_who_pays_is_kept_with_the_run(store: Any) -> None:
@@ -195,7 +201,7 @@ async def test_the_statements_use_their_indexes(tmp_path: Path) -> None:
             plans.append(str([row[3] for row in cursor.fetchall()]))
 
         event.listen(db._reader.sync_engine, "before_cursor_execute", explain)
-        await store.costs_below(["run_1", "run_2"])
+        await store.below(["run_1", "run_2"])
         assert plans[-1].count("INDEX runs_parent (parent_id=?)") == 2
         assert "SCAN runs" not in plans[-1]
         await due(store)

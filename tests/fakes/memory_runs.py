@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from kit.errors import Unavailable
 from scheduler import delivery
-from scheduler.bill import Bill
+from scheduler.bill import Below, Bill
 from scheduler.delivery import Delivery
 from scheduler.fleet import Lease
 from scheduler.model import Asker, Event, History, Idempotent, Input, Provision, Queued, Run, RunEnded, Runs, Status
@@ -308,13 +308,20 @@ class MemoryStore:
             found.setdefault(root_id, since)
         return dict(list(found.items())[:limit])
 
-    async def costs_below(self, ids: Collection[str]) -> Mapping[str, int]:
-        def below(run_id: str) -> int:
+    async def below(self, ids: Collection[str]) -> Mapping[str, Below]:
+        def below(run_id: str) -> list[Run]:
             children = [run for run in self.state.run_rows.values() if run.parent_id == run_id]
-            return sum(run.cost_own + below(run.id) for run in children)
+            return children + [run for child in children for run in below(child.id)]
 
-        parents = {run.parent_id for run in self.state.run_rows.values()}
-        return {run_id: below(run_id) for run_id in ids if run_id in parents}
+        found = {run_id: below(run_id) for run_id in ids}
+        return {
+            run_id: Below(sum(run.cost_own for run in runs), sum(not run.status.over for run in runs))
+            for run_id, runs in found.items()
+            if runs
+        }
+
+    async def holds(self, root_id: str) -> bool:
+        return any(bill.held and bill.root_id == root_id for bill in self.state.bills.values())
 
     async def find_provision(self, provision_id: str) -> Provision | None:
         return self.state.provisions.get(provision_id)

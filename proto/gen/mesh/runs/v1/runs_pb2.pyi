@@ -329,16 +329,20 @@ class GetRunResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_FIELD_NUMBER: _builtins.int
+    COST_OPEN_FIELD_NUMBER: _builtins.int
+    cost_open: _builtins.bool
+    """What it and all below it are charged may change: something goes on, or isn't known to be charged yet."""
     @_builtins.property
     def run(self) -> Global___RunRecord: ...
     def __init__(
         self,
         *,
         run: Global___RunRecord | None = ...,
+        cost_open: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_open", b"cost_open", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
