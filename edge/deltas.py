@@ -2,19 +2,25 @@
 
 import codecs
 import json
+import re
 from collections.abc import Iterator
 from email.message import Message
 from typing import Any, Protocol
 
+from edge.answers import Broken
 from edge.record import content
-from edge.run_model import AnswerHead
+from edge.run_model import AnswerHead, Outcome, Status
+
+MAX_LINE_BYTES = 1024 * 1024
+TOO_LONG = Outcome(Status.FAILED, "too_much_output", f"a line of its events is longer than {MAX_LINE_BYTES} bytes")
+_LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 class Reader(Protocol):
     """Takes an answer's bytes as they come."""
 
     def read(self, chunk: bytes) -> Iterator[str]:
-        """What of the text has come with it."""
+        """What of the text has come with it. Errors: Broken for what can't be read on."""
         ...
 
     def end(self) -> dict[str, Any]:
@@ -103,21 +109,36 @@ class Events:
 
     def __init__(self) -> None:
         self.fault: dict[str, Any] | None = None
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._held = ""
+        # Of a line that hasn't ended yet; never looked at again before its end, however small its parts are.
+        self._held = bytearray()
+        self._after_return = False
         self._event = ""
         self._data: list[str] = []
         self._parts: list[str] = []
         self._whole: dict[str, Any] | None = None
 
     def read(self, chunk: bytes) -> Iterator[str]:
-        text = self._held + self._decoder.decode(chunk)
-        # A "\r" at the end may be half of a "\r\n".
-        held = "\r" if text.endswith("\r") else ""
-        *lines, rest = text.removesuffix(held).replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        self._held = rest + held
-        for line in lines:
-            yield from self._line(line)
+        """Errors: Broken (too_much_output) for a line over MAX_LINE_BYTES."""
+        for line in self._lines(chunk):
+            yield from self._line(line.decode(errors="replace"))
+
+    def _lines(self, chunk: bytes) -> Iterator[bytes]:
+        """Those that end in this chunk. A "\r" at its end may be half of a "\r\n"."""
+        if self._after_return and chunk:
+            chunk = chunk.removeprefix(b"\n")
+        self._after_return = chunk.endswith(b"\r") or (self._after_return and not chunk)
+        start = 0
+        for end in _LINE_END.finditer(chunk):
+            self._hold(chunk[start : end.start()])
+            start = end.end()
+            yield bytes(self._held)
+            self._held.clear()
+        self._hold(chunk[start:])
+
+    def _hold(self, part: bytes) -> None:
+        if len(self._held) + len(part) > MAX_LINE_BYTES:
+            raise Broken(TOO_LONG)
+        self._held += part
 
     def end(self) -> dict[str, Any]:
         return self._whole or {"result": "".join(self._parts)}
@@ -133,7 +154,7 @@ class Events:
         elif not line:
             event, data = self._event, "\n".join(self._data)
             self._event, self._data = "", []
-            if data:
+            if data or event == "error":
                 yield from self._told(event, data)
 
     def _told(self, event: str, data: str) -> Iterator[str]:

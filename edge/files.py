@@ -13,8 +13,8 @@ class Files(Protocol):
     """The filestore."""
 
     async def create(self, organization_id: str, file_name: str, *, without_credit: bool) -> Upload:
-        """Errors: Invalid for a name that can't be one; Exhausted (payment_required) for an organization without
-        credit, if storage costs any.
+        """Of the organization that pays. Errors: Invalid for a name that can't be one; Exhausted (payment_required)
+        for one without credit, if storage costs any.
         """
         ...
 
@@ -26,13 +26,15 @@ class FileHandlers:
         self._files = files
 
     async def create(self, request: Request) -> Answer:
-        """The published clients send no body, or the JSON `null`."""
+        """The published clients send no body, or the JSON `null`. What a run makes is its caller's to pay and to
+        find room for, whoever it acts as; who has its addresses needs to be neither.
+        """
         if (await request.read(1024)).strip() not in {b"", b"null", b"{}"}:
             raise Invalid("POST /file takes no body: PUT the bytes to the upload_uri of its answer")
         name = request.parameter("filename") or DEFAULT_NAME
         who = request.who
         spent = who.credit is not None and who.credit <= 0
-        place = await self._files.create(who.organization_id, name, without_credit=spent)
+        place = await self._files.create(who.caller_id, name, without_credit=spent)
         return json_answer(
             {
                 "upload_uri": place.upload_uri,

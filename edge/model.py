@@ -83,6 +83,8 @@ class Principal:
     rates: Rates = Rates()
     credit: int | None = None
     budget_left: int | None = None
+    # `key:KEY_ID` of the first of the keys that were rotated into this one; empty: it is itself the first.
+    lineage_id: str = ""
 
     @property
     def one_time(self) -> bool:

@@ -83,6 +83,8 @@ async def _whole(request: Request, call: Call, answer: Answer) -> Answer:
             status, told = _rendered(answer, raw)
         else:
             status, told = await asyncio.to_thread(_rendered, answer, raw)
+    except Broken as broken:
+        return dressed(request, _frame(call, answer).failed(broken.outcome))
     except (ValueError, RecursionError):
         return dressed(request, _frame(call, answer).failure("not_supported", NO_TEXT))
     origin = [] if status == 200 else [("error-origin", "service")]
@@ -93,7 +95,7 @@ _JSON = ("content-type", "application/json")
 
 
 def _rendered(answer: Answer, raw: bytes) -> tuple[int, bytes]:
-    """(status, body); a stream of events may end in an error. Errors: ValueError, RecursionError."""
+    """(status, body); a stream of events may end in an error. Errors: ValueError, RecursionError, Broken."""
     reader = reader_for(_head(answer))
     for _ in reader.read(raw):
         pass

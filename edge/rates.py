@@ -1,4 +1,5 @@
-"""How often may be called: by a key, by all of an organization, and one workflow by everybody (SPEC §6).
+"""How often may be called: by a key and those that it was rotated to, by all of an organization, and one workflow by
+everybody (SPEC §6).
 
 What comes out of runs isn't counted for a key or an organization, since depth and places bound it; for the workflow
 that is called it is.
@@ -67,7 +68,7 @@ class RateLimits:
         own = rates.api_per_minute if api else rates.per_second
         if own is None:
             own = self._defaults.api_per_minute if api else self._defaults.per_second
-        found = [_bucket(request, f"key:{who.key_id}", own)]
+        found = [_bucket(request, who.lineage_id or f"key:{who.key_id}", own)]
         together = rates.organization_api_per_minute if api else rates.organization_per_second
         if together is not None:
             found.append(_bucket(request, f"organization:{who.organization_id}", together))

@@ -3,18 +3,20 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from edge.http import Answer, Request, json_answer
 from edge.model import iso
-from edge.reading import Reading
+from edge.problems import failure
+from edge.reading import Reading, request_id
 from edge.record import usage_of
 from edge.run_model import RunRecord, VersionOf
 from kit.clock import Clock
-from kit.errors import Precondition
 
 FORMAT = "runmesh.receipt.v1"
+# What a run has called is reported by whichever executor had it, up to so long after the run itself.
+WRITTEN_DOWN = timedelta(seconds=2)
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,13 @@ class ReceiptHandlers:
         self._clock = clock
 
     async def receipt(self, request: Request) -> Answer:
-        """`{"receipt", "jws"}`, to whoever may see the run. Errors: NotFound; Precondition (pending) before its end."""
+        """`{"receipt", "jws"}`, to whoever may see the run; 408 while anything that it tells may change. Errors:
+        NotFound.
+        """
         record = await self._reading.find(request, summary=True)
-        if not record.status.over:
-            raise Precondition("the run has not ended yet, and its receipt tells how it did: ask again later")
+        if why := _unfinished(record, self._clock.now()):
+            detail = f"{why}: ask again later"
+            return failure("pending", detail, request_id=request_id(request), retry_after=1)
         told = receipt_of(record, await self._version(record), self._clock.now())
         payload = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
         return json_answer({"receipt": told, "jws": await self._signer.sign(payload)})
@@ -80,6 +85,17 @@ class ReceiptHandlers:
 
     async def _version(self, record: RunRecord) -> VersionOf | None:
         return await self._versions.version(record.version_id) if record.version_id else None
+
+
+def _unfinished(record: RunRecord, now: datetime) -> str:
+    """Why there is no receipt yet; empty when there is."""
+    if not record.status.over:
+        return "the run has not ended yet, and its receipt tells how it did"
+    if record.cost_open:
+        return "something that it has called goes on, or isn't charged yet, and its receipt tells what all of it cost"
+    if record.completed_at is not None and now - record.completed_at < WRITTEN_DOWN:
+        return "the run has just ended, and what it has called is still being written down"
+    return ""
 
 
 def receipt_of(record: RunRecord, version: VersionOf | None, now: datetime) -> dict[str, Any]:

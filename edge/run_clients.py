@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Self
 
@@ -75,7 +76,8 @@ class RunsClient:
             summary=summary,
             exact=exact,
         )
-        return wire.from_record((await unary(self._stub.GetRun, request, retry=True)).run)
+        reply = await unary(self._stub.GetRun, request, retry=True)
+        return replace(wire.from_record(reply.run), cost_open=reply.cost_open)
 
     async def watch(
         self, asker: Asker, request_id: str, timeout: timedelta, *, exact: bool = False

@@ -277,6 +277,8 @@ class RunRecord:
     # What it was charged itself, and what all below it were; micro-credits.
     cost_own: int = 0
     cost_nested: int = 0
+    # Whether that may change; only `get` tells.
+    cost_open: bool = False
     # SHA-256 (hex) of the bodies of request and answer; empty where there was none.
     input_sha256: str = ""
     output_sha256: str = ""

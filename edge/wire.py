@@ -60,6 +60,7 @@ def from_principal(message: keys_pb2.Principal) -> Principal:
         bind=_bind(message),
         budget=Budget(message.budget.id, message.budget.limit) if message.HasField("budget") else None,
         rates=from_rates(message.rates),
+        lineage_id=message.lineage_id,
     )
 
 
@@ -100,6 +101,7 @@ def to_principal(principal: Principal) -> keys_pb2.Principal:
         bind=to_bind(principal.bind),
         budget=ledger_pb2.Budget(**vars(principal.budget)) if principal.budget else None,
         rates=keys_pb2.Rates(**vars(principal.rates)),
+        lineage_id=principal.lineage_id,
     )
 
 

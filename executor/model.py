@@ -123,6 +123,11 @@ class Spec:
     above: tuple[str, ...] = ()
 
     @property
+    def decides(self) -> bool:
+        """How it ends says whether it, and all below it, is charged."""
+        return self.charged_on_success and self.root_id in {"", self.run_id}
+
+    @property
     def library(self) -> str:
         """The name of the library service that it is a run of, if of any."""
         return self.service_id if self.owner_id == SYSTEM else ""

@@ -63,6 +63,8 @@ class Ended:
     # SHA-256 (hex) of the bodies that went in and came out; empty where there was none.
     input_sha256: str = ""
     output_sha256: str = ""
+    # Under /api/v1 its answer is a failure.
+    refused: bool = False
     # What it cost; None where nothing was taken for it.
     bill: Bill | None = None
 

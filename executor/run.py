@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from typing import Any, cast
 
-from executor import disk
+from executor import disk, published
 from executor.answer import Answer
 from executor.capacity import Place
 from executor.cgroups import Bounds, Usage
@@ -298,6 +298,7 @@ class Run:
         if not self._goes_on(outcome):
             await output.end()
         self.answer.end(outcome)
+        refused = await self._refused()
         streamed = self._receiver is not None and self._receiver.streamed
         kept = await keep_answer(self.answer, host.blobs, host.clock, streamed=streamed)
         if self.known and kept is not None and kept.digest:
@@ -309,7 +310,14 @@ class Run:
         if self._recording:
             document = await asyncio.to_thread(self._recording.document, self._contacts)
             recorded = await keep_recording(document, host.blobs, host.clock)
-        self._tell(outcome, kept, digest, contacts, recorded)
+        self._tell(outcome, kept, digest, contacts, recorded, refused=refused)
+
+    async def _refused(self) -> bool:
+        """Whether nobody pays, since the whole answer is none to those who decide so."""
+        head, body = self.answer.head, self.answer.body
+        if not self.spec.decides or head is None or not self.answer.complete:
+            return False
+        return await asyncio.to_thread(published.refused, head, body)
 
     def _goes_on(self, outcome: Outcome) -> bool:
         """Whether another attempt may follow, so that its log doesn't end here. If none does, who reads it finds out by
@@ -326,6 +334,8 @@ class Run:
         log_digest: str = "",
         egress_digest: str = "",
         recording_digest: str = "",
+        *,
+        refused: bool = False,
     ) -> None:
         spec = self.spec
         failpoint("ended")
@@ -349,6 +359,7 @@ class Run:
             recording_digest=recording_digest,
             input_sha256=self._given.hex if self._given else "",
             output_sha256=self._receiver.sha256 if self._receiver else "",
+            refused=refused,
             bill=bill,
         )
         self._host.reporter.tell(ended)

@@ -162,6 +162,7 @@ def _ended(fact: Ended) -> runs_pb2.RunEnded:
         recording_digest=fact.recording_digest,
         input_sha256=fact.input_sha256,
         output_sha256=fact.output_sha256,
+        refused=fact.refused,
         bill=to_bill(fact.bill) if fact.bill else None,
     )
 

@@ -125,7 +125,8 @@ class Issue:
                 raise Conflict("this key has ended or was rotated before; rotate its successor, or make a new key")
             expires_at = old.expires_at and now + (old.expires_at - old.created_at)
             issued = mint(old.organization_id, old.name, old.kind, old.scopes, now, expires_at)
-            successor = replace(issued.key, bind=old.bind, budget=old.budget, rates=old.rates)
+            shared_id = "" if old.budget else old.lineage_id
+            successor = replace(issued.key, bind=old.bind, budget=old.budget, rates=old.rates, shared_id=shared_id)
             await change.add(successor, self._hash(issued.secret))
             await change.save(_retired(old, successor.id, now, overlap))
             told = {"successor_id": successor.id, "overlap_seconds": int(overlap.total_seconds())}

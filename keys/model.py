@@ -69,6 +69,13 @@ class Key:
     bind: Binding | None = None
     budget: Budget | None = None
     rates: Rates = Rates()
+    # Of a successor without a budget: the lineage of the key that was rotated. Empty: its own.
+    shared_id: str = ""
+
+    @property
+    def lineage_id(self) -> str:
+        """`key:KEY_ID` of the first of the keys that were rotated into it: what they share is counted under that."""
+        return self.budget.id if self.budget else self.shared_id or f"key:{self.id}"
 
     def alive(self, now: datetime) -> bool:
         """Neither revoked nor expired."""
@@ -98,6 +105,7 @@ class Principal:
     budget: Budget | None = None
     rates: Rates = Rates()
     organization_rates: Rates = Rates()
+    lineage_id: str = ""
 
     def has(self, scope: str) -> bool:
         """Whether it may do what `scope` allows: `run` covers `run:SERVICE`."""

@@ -68,7 +68,8 @@ keys = Table(
     Column("successor_id", String(40)),
     # A JSON object.
     Column("bind", Text),
-    # Both or neither. A rotated key and its successor share what is spent under this id.
+    # A rotated key and its successor share what is spent under this id, and how often they call. NULL: the key's own,
+    # of one without a budget.
     Column("budget_id", String(60)),
     Column("budget", BigInteger),
     Column("per_second", Integer),
@@ -218,10 +219,12 @@ def _spread(thing: Key | Organization) -> dict[str, Any]:
 
 
 def _row(key: Key) -> dict[str, Any]:
-    return _spread(key) | {
+    fields = _spread(key)
+    del fields["shared_id"]
+    return fields | {
         "scopes": json.dumps(key.scopes),
         "bind": key.bind and json.dumps(asdict(key.bind)),
-        "budget_id": key.budget and key.budget.id,
+        "budget_id": key.budget.id if key.budget else key.shared_id or None,
         "budget": key.budget and key.budget.limit,
     }
 
@@ -232,7 +235,9 @@ def _key(row: Any) -> Key:
     fields.update(bind=Binding(**json.loads(row.bind)) if row.bind else None)
     limit, budget_id = fields.pop("budget"), fields.pop("budget_id")
     rates = Rates(fields.pop("per_second"), fields.pop("api_per_minute"))
-    return Key(**fields, budget=None if limit is None else Budget(budget_id, limit), rates=rates)
+    if limit is None:
+        return Key(**fields, rates=rates, shared_id=budget_id or "")
+    return Key(**fields, budget=Budget(budget_id, limit), rates=rates)
 
 
 @contextmanager

@@ -44,5 +44,6 @@ class Verify:
             key.budget,
             key.rates,
             found.organization_rates,
+            key.lineage_id,
         )
         return Verified(principal, found.credit)

@@ -54,6 +54,7 @@ def principal_from_wire(message: keys_pb2.Principal) -> Principal:
         Budget(message.budget.id, message.budget.limit) if message.HasField("budget") else None,
         rates_from_wire(message.rates),
         _organization_rates(message.rates),
+        message.lineage_id,
     )
 
 
@@ -96,6 +97,7 @@ def principal_to_wire(principal: Principal) -> keys_pb2.Principal:
         bind=_bind(principal.bind),
         budget=ledger_pb2.Budget(**vars(principal.budget)) if principal.budget else None,
         rates=_rates(principal.rates, principal.organization_rates),
+        lineage_id=principal.lineage_id,
     )
 
 

@@ -25,8 +25,8 @@ class Budget:
 @dataclass(frozen=True)
 class Billing:
     """`paying_key_id`: the key at the root. `charged_on_success`: the tree is charged if its root succeeds, else
-    nothing of it is; nor is it where the root `refused`, by an answer of 400 or more. `above`: the runs above it, the
-    root first.
+    nothing of it is; nor is it where the root `refused`, by an answer that is no success. `above`: the runs above it,
+    the root first.
     """
 
     budgets: tuple[Budget, ...] = ()

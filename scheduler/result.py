@@ -27,7 +27,7 @@ class Result:
     # SHA-256 (hex) of the bodies of request and answer.
     input_sha256: str = ""
     output_sha256: str = ""
-    # The workflow answered 400 or more: under /api/v1 that is no success.
+    # The workflow answered 400 or more, or something that is no result: under /api/v1 that is no success.
     refused: bool = False
 
 

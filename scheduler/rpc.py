@@ -62,8 +62,8 @@ class Runs(runs_pb2_grpc.RunsServicer):
     async def GetRun(self, request: runs_pb2.GetRunRequest, _context: Any) -> runs_pb2.GetRunResponse:
         found = await self._watch.get(wire.asker(request), request.request_id, content=not request.summary)
         waiting = await self._estimate(found) if isinstance(found, Run) else None
-        nested = await self._watch.nested(found)
-        return runs_pb2.GetRunResponse(run=wire.record(found, waiting, nested.get(found.id, 0)))
+        nested, cost_open = await self._watch.nested(found), await self._watch.cost_open(found)
+        return runs_pb2.GetRunResponse(run=wire.record(found, waiting, nested.get(found.id, 0)), cost_open=cost_open)
 
     async def WatchRun(
         self, request: runs_pb2.WatchRunRequest, _context: Any

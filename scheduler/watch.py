@@ -25,6 +25,10 @@ class RunReads(Protocol):
 
     async def costs_below(self, ids: Collection[str]) -> Mapping[str, int]: ...
 
+    async def holds(self, root_id: str) -> bool: ...
+
+    async def goes_on(self, root_id: str, depth: int) -> bool: ...
+
 
 class Watcher:
     """One look-out: the newest state that it hasn't fetched yet, of runs that it `wants` to know about."""
@@ -117,6 +121,17 @@ class Watch:
         """What the runs below these were charged, by their ids; what is missing is 0."""
         ids = [run.id for run in found if isinstance(run, Run)]
         return await self._reads.costs_below(ids) if ids else {}
+
+    async def cost_open(self, found: Run | Provision) -> bool:
+        """Whether what it and the runs below it are charged may change: one of them goes on, or how their root ends
+        has yet to say whether they are charged.
+        """
+        if isinstance(found, Provision) or not found.status.over:
+            return True
+        root_id = found.root_id or found.id
+        if await self._reads.goes_on(root_id, found.depth):
+            return True
+        return found.billing.charged_on_success and await self._reads.holds(root_id)
 
     async def follow(self, asker: Asker, request_id: str) -> AsyncGenerator[Run | Provision, None]:
         """The record now, and after each change until it is over. Errors: NotFound."""

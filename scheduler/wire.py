@@ -223,7 +223,7 @@ def ended(message: runs_pb2.RunEnded) -> Ended:
             recording_digest=message.recording_digest[:64],
             input_sha256=message.input_sha256[:64],
             output_sha256=message.output_sha256[:64],
-            refused=message.answer.head.status >= 400,
+            refused=message.refused or message.answer.head.status >= 400,
         ),
         handed_back=message.handed_back,
         bill=bill_wire.bill(message),

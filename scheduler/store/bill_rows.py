@@ -72,6 +72,11 @@ _ADD = text(
 )
 _OF_TREES = nested_costs.c.root_id.in_(bindparam("roots", expanding=True))
 _FREE = update(nested_costs).where(_OF_TREES, nested_costs.c.amount != 0).values(amount=0)
+_IS_HELD = select(bills.c.run_id).where(_state(HELD), _OF_ROOT).limit(1)
+# By the index of live runs of a tree.
+_DEEPER = (
+    select(runs.c.id).where(runs.c.root_id == bindparam("root"), ~_OVER, runs.c.depth > bindparam("depth")).limit(1)
+)
 
 
 class BillRows(WorkflowRows):
@@ -149,10 +154,20 @@ class BillReads:
             return list((await connection.execute(_LOST_ROOTS, {"before": before, "most": limit})).scalars())
 
     async def costs_below(self, ids: Collection[str]) -> Mapping[str, int]:
-        """What the runs below each of these were charged, however deep; those with none below them are missing."""
+        """What the runs below each of these were charged, however deep; nothing, of those that are missing."""
         async with self._db.read() as connection:
             rows = await connection.execute(_BELOW, {"ids": list(ids)})
             return {row.run_id: row.amount for row in rows}
+
+    async def holds(self, root_id: str) -> bool:
+        """Whether bills wait for the end of this root."""
+        async with self._db.read() as connection:
+            return (await connection.execute(_IS_HELD, {"root": root_id})).first() is not None
+
+    async def goes_on(self, root_id: str, depth: int) -> bool:
+        """Whether a run of this tree isn't over that is deeper."""
+        async with self._db.read() as connection:
+            return (await connection.execute(_DEEPER, {"root": root_id, "depth": depth})).first() is not None
 
 
 async def _forget(connection: AsyncConnection, these: list[Bill]) -> None:

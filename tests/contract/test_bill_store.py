@@ -218,6 +218,26 @@ async def test_what_is_below_a_run_is_forgotten_with_it(store: Any) -> None:
     assert await store.costs_below([root.id]) == {}
 
 
+async def test_whether_bills_wait_for_a_root(store: Any) -> None:
+    root, (nested,) = a_tree(1)
+    assert not await store.holds(root.id)
+    await kept(store, a_bill(nested, held=True))
+    assert await store.holds(root.id)
+    await store.write(lambda tx: tx.let_go(root.id, charged=True))
+    assert not await store.holds(root.id)
+
+
+async def test_whether_something_goes_on_below(store: Any) -> None:
+    root = a_run().ended(DONE, at=START)
+    child = a_run(root_id=root.id, parent_id=root.id, depth=1).ended(DONE, at=START)
+    grandchild = a_run(root_id=root.id, parent_id=child.id, depth=2)
+    await inserted(store, root, child, grandchild)
+    assert [await store.goes_on(root.id, depth) for depth in range(3)] == [True, True, False]
+    assert not await store.goes_on("run_another", 0)
+    await store.write(lambda tx: tx.save([grandchild.ended(DONE, at=START)]))
+    assert [await store.goes_on(root.id, depth) for depth in range(3)] == [False] * 3
+
+
 async def test_who_pays_is_kept_with_the_run(store: Any) -> None:
     run = a_run(
         billing=Billing((Budget("key:1", 2**50), Budget("run:1", 0)), "key_1", charged_on_success=True), cost_own=5
@@ -244,6 +264,8 @@ async def test_the_statements_use_their_indexes(tmp_path: Path) -> None:
         event.listen(db._reader.sync_engine, "before_cursor_execute", explain)
         await store.costs_below(["run_1", "run_2"])
         assert plans[-1].count("USING INDEX sqlite_autoindex_nested_costs_1 (run_id=?)") == 1
+        await store.goes_on("run_1", 0)
+        assert "INDEX runs_tree" in plans[-1]
         await due(store)
         assert "INDEX bills_due" in plans[-1]
         assert "TEMP B-TREE" not in plans[-1]

@@ -116,12 +116,13 @@ async def test_a_key_comes_back_as_it_was(store: Store) -> None:
         rates=Rates(None, 7),
     )
     spent = replace(a_key("key_4"), budget=Budget("key:key_4", 0), bind=Binding(path="/"), rates=Rates(1, 1))
-    await add(store, plain, full, spent)
+    successor = replace(a_key("key_5"), shared_id="key:key_1")
+    await add(store, plain, full, spent, successor)
     assert await store.by_hash(b"key_1") == KnownKey(plain, first_organization=True, credit=7)
     found = KnownKey(full, first_organization=False, credit=0, organization_rates=ORG_B.rates)
     assert await store.by_hash(b"key_2") == found
     assert await store.by_hash(b"key_3") is None
-    assert await store.page("org_a", 9, "") == [plain, spent]
+    assert await store.page("org_a", 9, "") == [plain, spent, successor]
     async with store.change() as change:
         assert await change.get("org_a", "key_1") == plain
         assert await change.get("org_b", "key_1") is None

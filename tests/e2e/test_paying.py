@@ -56,7 +56,7 @@ async def app(scope, receive, send):
         body, more = body + message["body"], message["more_body"]
     given = json.loads(body or b"{}")
     answer = json.dumps(await asyncio.to_thread(work, given)).encode()
-    headers = [(b"content-type", b"application/json")]
+    headers = [(b"content-type", given.get("kind", "application/json").encode())]
     await send({"type": "http.response.start", "status": given.get("status", 200), "headers": headers})
     await send({"type": "http.response.body", "body": answer})
 
@@ -260,6 +260,17 @@ def test_under_api_only_success_is_charged(priced: World, payer: dict[str, Any])
             assert money.booked(mesh, ran.id) == {run_id: cost["own"] for run_id, cost in costs.items()}
             assert len(costs) == 4
             assert costs[ran.id]["total"] == (whole if status == 200 else 0)
+
+
+def test_under_api_an_answer_that_is_no_result_is_free(priced: World, payer: dict[str, Any]) -> None:
+    """The run succeeds, as the scheduler has it; its caller is told of a failure."""
+    mesh, told = priced.mesh, {"path": ["b"], "kind": "text/html; charset=none-such"}
+    before = money.settled(mesh, payer["key"])
+    with mesh.http(payer["key"]) as client:
+        ran = priced.run(client, told, way="/api/v1/run")
+        assert (ran.answer.status_code, ran.answer.json()["code"]) == (501, "not_supported")
+        assert (ran.record["status"], ran.cost["total"]) == ("succeeded", 0)
+    assert money.settled(mesh, payer["key"]) == before
 
 
 def test_the_key_at_the_root_answers_for_all_below(priced: World, payer: dict[str, Any]) -> None:

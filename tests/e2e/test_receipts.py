@@ -105,6 +105,7 @@ def test_nobody_gets_what_is_not_his_or_not_over(mesh: Mesh) -> None:
     stranger = mesh.new_organization("receipt-stranger")["key"]
     with mesh.http() as client, mesh.http(stranger) as other:
         run_id = client.post("/run/receipts", content=b"").headers["x-request-id"]
+        assert client.get(f"/request/{run_id}/receipt").status_code == 408  # it has just ended
         assert receipt(client, run_id)
         assert other.get(f"/request/{run_id}/receipt").status_code == 404
         assert other.post("/receipt-keys/rotate").status_code == 403

@@ -323,6 +323,13 @@ class MemoryStore:
     async def costs_below(self, ids: Collection[str]) -> Mapping[str, int]:
         return {run_id: self.state.nested_costs[run_id][1] for run_id in ids if run_id in self.state.nested_costs}
 
+    async def holds(self, root_id: str) -> bool:
+        return any(bill.held and bill.root_id == root_id for bill in self.state.bills.values())
+
+    async def goes_on(self, root_id: str, depth: int) -> bool:
+        runs = self.state.run_rows.values()
+        return any(run.root_id == root_id and run.depth > depth and not run.status.over for run in runs)
+
     async def find_provision(self, provision_id: str) -> Provision | None:
         return self.state.provisions.get(provision_id)
 

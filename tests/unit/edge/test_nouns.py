@@ -17,6 +17,7 @@ from edge.platform import PlatformHandlers, merged
 from edge.secrets import SecretHandlers
 from edge.workflows import MAX_CODE_LENGTH, WorkflowHandlers
 from kit.errors import Exhausted, Invalid, NotFound
+from tests.fakes.edge_runs import CALLER, OWNER, nested
 
 WHO = Principal("key_1", "org_1", "standard", frozenset({"admin", "deploy", "files"}))
 THEN = datetime(2030, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
@@ -198,6 +199,13 @@ class FakeFiles:
 async def test_a_place_for_a_file(content: bytes) -> None:
     answer = await FileHandlers(FakeFiles()).create(request(content, query="filename=a%20b.txt"))
     assert body(answer) == {"upload_uri": "up/org_1/a b.txt", "download_uri": "down", "upload_headers": {"x": "y"}}
+
+
+async def test_a_file_of_a_run_is_its_callers() -> None:
+    who = nested()
+    asked = Request("POST", "/", query="filename=a", body=sent(b""), principal=who)
+    assert who.organization_id == OWNER != CALLER
+    assert body(await FileHandlers(FakeFiles()).create(asked))["upload_uri"] == f"up/{CALLER}/a"
 
 
 @pytest.mark.parametrize(("credit", "told"), [(None, False), (1, False), (0, True)])

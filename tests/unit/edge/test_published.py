@@ -10,6 +10,7 @@ import pytest
 
 from edge.calls import Calls
 from edge.contacts import Contacts
+from edge.deltas import MAX_LINE_BYTES
 from edge.diff import Diffs
 from edge.direct import Direct
 from edge.durable import Durable
@@ -357,6 +358,16 @@ async def test_the_end_has_all_that_was_said_where_the_workflow_says_no_more(mes
     assert await mesh.run() == (200, {"success": True, "result": "ab"})
 
 
+async def test_a_line_that_is_too_long_breaks_the_stream(mesh: Mesh) -> None:
+    mesh.answers(head(kind="text/event-stream"), b"data: a\n\ndata: ", b"x" * MAX_LINE_BYTES, *DONE)
+    status, told = await mesh.run()
+    assert (status, told["success"], told["code"]) == (502, False, "too_much_output")
+    first, (name, told) = await mesh.stream()
+    assert first == ("", {"delta": "a"})
+    assert (name, told["code"]) == ("error", "too_much_output")
+    await mesh.executor.left.wait()
+
+
 async def test_text_comes_as_it_is_made(mesh: Mesh) -> None:
     mesh.answers(head(kind="text/plain"), b"caf\xc3", b"\xa9 ", b"noir", *DONE)
     deltas = [("", {"delta": text}) for text in ("caf", "é ", "noir")]
@@ -376,6 +387,7 @@ async def test_a_stream_that_fails_ends_with_an_error(mesh: Mesh) -> None:
         ([b"data: a\n\n", told, *DONE], "payment_required", "no credits"),
         ([b"data: a\n\n", b"event: error\ndata: odd\n\n", *DONE], "workflow_crashed", "odd"),
         ([b"data: a\n\n", b"event: error\ndata: {}\n\n", *DONE], "workflow_crashed", "no reason"),
+        ([b"data: a\n\n", b"event: error\n\n", *DONE], "workflow_crashed", "no reason"),
     ]:
         mesh.answers(head(kind="text/event-stream"), *script)  # type: ignore[misc]
         first, last = await mesh.stream()

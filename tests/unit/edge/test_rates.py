@@ -50,6 +50,16 @@ async def test_calls_are_counted_by_key_and_kind() -> None:
     assert it.keys.taken == {"key:key_1": 5, "key:key_1:api": 3, "key:key_2": 1}
 
 
+async def test_a_rotated_key_and_its_successor_count_together() -> None:
+    it = Limited()
+    keys = [replace(WHO, key_id=f"key_{number}", lineage_id="key:key_1") for number in (1, 2)]
+    for _ in range(5):
+        await it.call(who=keys[0])
+    with pytest.raises(Exhausted, match="this key may call 5 times a second"):
+        await it.call(who=keys[1])
+    assert it.keys.taken == {"key:key_1": 5}
+
+
 async def test_the_keys_own_limits_count_before_the_settings() -> None:
     it = Limited()
     who = replace(WHO, rates=Rates(per_second=1, api_per_minute=2))

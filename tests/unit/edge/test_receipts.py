@@ -1,10 +1,17 @@
 """What a receipt says, and when there is one."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from edge.receipts import receipt_of
+import pytest
+
+from edge.reading import Reading
+from edge.receipts import WRITTEN_DOWN, ReceiptHandlers, ReceiptKey, receipt_of
 from edge.run_model import AnswerHead, KeptAnswer, RunRecord, Status, Usage, VersionOf
+from kit.clock import FakeClock
+from kit.names import new_id
+from tests.fakes.edge_runs import CALLER, FakeRuns, a_request
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 RECORD = RunRecord(
@@ -62,3 +69,41 @@ def test_what_there_was_not_is_null() -> None:
     told = receipt_of(dead, VERSION, NOW)
     assert told["digests"] == {"code": "c" * 64, "lock": "d" * 64, "input": None, "output": None, "egress": None}
     assert (told["responseStatus"], told["usage"], told["startedAt"]) == (None, None, None)
+
+
+class FakeKeys:
+    """receipts.Versions and Signer."""
+
+    async def version(self, _version_id: str) -> VersionOf:
+        return VERSION
+
+    async def sign(self, payload: bytes) -> str:
+        return payload.decode()
+
+    async def keys(self) -> list[ReceiptKey]:
+        return []
+
+    async def rotate(self) -> ReceiptKey:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, ""),
+        ({"status": Status.RUNNING}, "has not ended"),
+        ({"cost_open": True}, "goes on"),
+        ({"completed_at": NOW - WRITTEN_DOWN + timedelta(milliseconds=1)}, "just ended"),
+    ],
+)
+async def test_there_is_none_while_its_cost_may_change(changes: dict[str, Any], why: str) -> None:
+    runs, clock, run_id = FakeRuns(), FakeClock(NOW), new_id("run")
+    ended = replace(RECORD, id=run_id, caller_id=CALLER, completed_at=NOW - WRITTEN_DOWN)
+    runs.records[run_id] = replace(ended, **changes)
+    handlers = ReceiptHandlers(Reading(runs, clock), FakeKeys(), FakeKeys(), clock)
+    answer = await handlers.receipt(a_request(request_id=run_id))
+    assert isinstance(answer.body, bytes)
+    assert answer.status == (408 if why else 200)
+    if why:
+        assert dict(answer.headers)["retry-after"] == "1"
+        assert why in answer.body.decode()

@@ -14,7 +14,7 @@ def test_a_principal_there_and_back() -> None:
     principal = Principal("key_1", "org_1", "one_time", frozenset({"run", "files"}), True)
     assert wire.from_principal(wire.to_principal(principal)) == principal
     full = replace(principal, bind=Binding("greet", "/a", "0" * 64), budget=Budget("key:key_0", 0))
-    full = replace(full, rates=Rates(1, None, None, 0))
+    full = replace(full, rates=Rates(1, None, None, 0), lineage_id="key:key_0")
     assert wire.from_principal(wire.to_principal(full)) == full
 
 

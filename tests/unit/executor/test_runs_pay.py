@@ -58,6 +58,22 @@ async def test_a_run_reports_what_it_costs(world: World) -> None:
     assert spent(world) == 1250
 
 
+async def test_an_answer_that_is_no_result_is_refused_where_success_decides(world: World) -> None:
+    async def app(_sandbox: FakeSandbox, _request: Head, _body: AsyncIterator[bytes]) -> AsyncIterator[Event]:
+        yield Head([(b"content-type", b"text/event-stream")], status=200)
+        yield b"event: error\n\n"
+        yield AnswerEnd()
+        yield Finished()
+
+    world.driver.app = app
+    root = make_spec(charged_on_success=True)
+    for spec in (root, replace(make_spec(), charged_on_success=True, root_id=root.run_id), make_spec()):
+        Runs(world.host).start(spec, chunks(), LIFE)
+        await until(lambda: world.reporter.ended and world.reporter.ended[-1].run_id == spec.run_id)  # noqa: B023
+    assert [ended.outcome.status for ended in world.reporter.ended] == [Status.SUCCEEDED] * 3
+    assert [ended.refused for ended in world.reporter.ended] == [True, False, False]
+
+
 async def test_what_cant_be_paid_leaves_no_record(world: World) -> None:
     world.ledger.credit[ORG] = 10_999  # a fee, and a step of five seconds of two processors
     for asked in (Runs(world.host).ask(make_spec(), chunks()), anext(Runs(world.host).call(make_spec(), chunks()))):

@@ -89,6 +89,9 @@ def test_an_end() -> None:
     assert ended.outcome.status == run_pb2.RUN_STATUS_FAILED
     assert list(ended.outcome.log_tail) == ["last"]
     assert (ended.answer.head.status, ended.answer.content, ended.answer.size) == (201, b"abc", 3)
+    assert not ended.refused
+    (refused,) = wire.to_report("x", "i", [Ended("run_1", 3, 4, outcome, kept, "", START, refused=True)]).ended
+    assert refused.refused
     (bare,) = wire.to_report("x", "i", [Ended("run_1", 3, 4, outcome, None, "", START)]).ended
     assert not bare.HasField("answer")
     assert bare.usage == run_pb2.Usage()

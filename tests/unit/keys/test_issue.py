@@ -41,7 +41,8 @@ async def test_an_issued_key_stands_for_its_organization_and_scopes(
 ) -> None:
     issued = await make(issue, admin, "files", "run:greet")
     found = (await verify(issued.secret)).principal
-    assert found == Principal(issued.key.id, "org_a", KeyKind.STANDARD, ("files", "run:greet"), first_organization=True)
+    plain = Principal(issued.key.id, "org_a", KeyKind.STANDARD, ("files", "run:greet"), first_organization=True)
+    assert found == replace(plain, lineage_id=f"key:{issued.key.id}")
     assert issued.secret.startswith(issued.key.prefix)
 
 

@@ -137,6 +137,19 @@ async def test_what_is_done_to_keys_is_noted(issue: Issue, admin: Principal, key
         assert new.secret not in repr(entry)
 
 
+@pytest.mark.parametrize("budget", [None, 5])
+async def test_what_is_rotated_counts_as_the_first_of_its_line(
+    issue: Issue, verify: Verify, admin: Principal, budget: int | None
+) -> None:
+    first = await make(issue, admin, budget=budget)
+    second = await issue.rotate(admin, first.key.id, timedelta(seconds=60))
+    third = await issue.rotate(admin, second.key.id, timedelta(seconds=60))
+    for key in (first, second, third):
+        assert (await verify(key.secret)).principal.lineage_id == f"key:{first.key.id}"
+    other = await make(issue, admin, budget=budget)
+    assert (await verify(other.secret)).principal.lineage_id == f"key:{other.key.id}"
+
+
 async def test_rates_of_an_organization(
     issue: Issue, verify: Verify, admin: Principal, keys: MemoryKeyStore, key_hash: PepperedHash, clock: FakeClock
 ) -> None:
@@ -193,5 +206,6 @@ def test_on_the_wire_absent_is_not_zero() -> None:
         Budget("key:key_1", 0),
         Rates(1, None),
         Rates(None, 2),
+        "key:key_0",
     )
     assert wire.principal_from_wire(wire.principal_to_wire(full)) == full

@@ -73,7 +73,12 @@ async def test_further_organizations_have_a_key_with_all_scopes_and_are_not_firs
     created = await organizations.create("Ünïcorp", ACTOR)
     found = (await verify(created.first_key.secret)).principal
     assert found == Principal(
-        created.first_key.key.id, created.organization.id, KeyKind.STANDARD, ALL_SCOPES, first_organization=False
+        created.first_key.key.id,
+        created.organization.id,
+        KeyKind.STANDARD,
+        ALL_SCOPES,
+        first_organization=False,
+        lineage_id=f"key:{created.first_key.key.id}",
     )
 
 

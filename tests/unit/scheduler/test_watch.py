@@ -3,7 +3,9 @@ import asyncio
 import pytest
 
 from kit.errors import NotFound
-from scheduler.model import CANCELLED, Asker, History, Outcome, Provision, Run, Status
+from scheduler.bill import Bill
+from scheduler.billing import Billing
+from scheduler.model import CANCELLED, Asker, History, Outcome, Provision, Run, RunEnded, Status
 from scheduler.result import Answer, Result
 from tests.fakes.scheduler_rig import Scheduler
 from tests.fakes.scheduling import HOME, START, a_run, a_submission, settled
@@ -143,3 +145,31 @@ async def test_history_says_where_to_go_on(scheduler: Scheduler) -> None:
     assert (len(page), after) == (2, page[-1].id)
     rest, end = await scheduler.watch.history(History("org_caller", limit=2, after=after))
     assert (len(rest), end) == (1, "")
+
+
+async def test_what_a_run_costs_is_open_while_anything_below_it_goes_on(scheduler: Scheduler) -> None:
+    root = a_run().ended(DONE, at=START)
+    child = a_run(parent_id=root.id, root_id=root.id, depth=1).ended(DONE, at=START)
+    grandchild = a_run(parent_id=child.id, root_id=root.id, depth=2)
+    await scheduler.accepted(root, child, grandchild)
+    assert await opened(scheduler, root, child, grandchild) == [True, True, True]
+    await moved(scheduler, ended := grandchild.ended(DONE, at=START))
+    assert await opened(scheduler, root, child, ended) == [False, False, False]
+
+
+async def test_what_a_run_costs_is_open_until_its_root_says_whether_it_is_charged(scheduler: Scheduler) -> None:
+    billing = Billing(charged_on_success=True)
+    root = a_run(billing=billing).started(executor=HOME, incarnation="", at=START)
+    child = a_run(billing=billing, parent_id=root.id, root_id=root.id, depth=1).ended(DONE, at=START)
+    await scheduler.accepted(root, child)
+    bill = Bill(child.id, 1, "prs_1", root.id, 5, b"", held=True)
+    await scheduler.store.write(lambda tx: tx.keep_bills([bill]))
+    assert await opened(scheduler, root, child) == [True, True]
+    over = root.ended(DONE, at=START)
+    await scheduler.store.write(lambda tx: tx.save([over]))
+    await scheduler.store.write(lambda tx: tx.tell([RunEnded(over)]))
+    assert await opened(scheduler, over, child) == [False, False]
+
+
+async def opened(scheduler: Scheduler, *runs: Run) -> list[bool]:
+    return [await scheduler.watch.cost_open(run) for run in runs]

@@ -146,6 +146,16 @@ def test_an_end_is_bounded() -> None:
         wire.ended(runs_pb2.RunEnded(outcome=outcome, answer=big))
 
 
+@pytest.mark.parametrize(
+    ("status", "said", "refused"), [(200, False, False), (399, True, True), (400, False, True), (0, False, False)]
+)
+def test_what_is_no_success_under_api(status: int, said: bool, refused: bool) -> None:
+    outcome = run_pb2.Outcome(status=run_pb2.RUN_STATUS_SUCCEEDED)
+    kept = run_pb2.KeptAnswer(head=run_pb2.AnswerHead(status=status)) if status else None
+    ended = wire.ended(runs_pb2.RunEnded(run_id="run_1", outcome=outcome, answer=kept, refused=said))
+    assert ended.result.refused is refused
+
+
 def test_what_was_used_arrives_and_is_bounded() -> None:
     outcome = run_pb2.Outcome(status=run_pb2.RUN_STATUS_SUCCEEDED)
     used = run_pb2.Usage(cpu_seconds=0.25, wall_seconds=1.5, memory_peak_bytes=1 << 40, egress_bytes=9)

@@ -26,51 +26,51 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from mesh.ledger.v1 import ledger_pb2 as mesh_dot_ledger_dot_v1_dot_ledger__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mesh/keys/v1/keys.proto\x12\x0cmesh.keys.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bmesh/ledger/v1/ledger.proto\"\xf6\x01\n\tPrincipal\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12#\n\x04kind\x18\x03 \x01(\x0e\x32\x15.mesh.keys.v1.KeyKind\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x1a\n\x12\x66irst_organization\x18\x05 \x01(\x08\x12#\n\x04\x62ind\x18\x06 \x01(\x0b\x32\x15.mesh.keys.v1.Binding\x12&\n\x06\x62udget\x18\x07 \x01(\x0b\x32\x16.mesh.ledger.v1.Budget\x12\"\n\x05rates\x18\x08 \x01(\x0b\x32\x13.mesh.keys.v1.Rates\"@\n\x07\x42inding\x12\x12\n\nservice_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x13\n\x0b\x62ody_sha256\x18\x03 \x01(\t\"\xeb\x01\n\x05Rates\x12\x17\n\nper_second\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x1b\n\x0e\x61pi_per_minute\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12$\n\x17organization_per_second\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12(\n\x1borganization_api_per_minute\x18\x04 \x01(\x05H\x03\x88\x01\x01\x42\r\n\x0b_per_secondB\x11\n\x0f_api_per_minuteB\x1a\n\x18_organization_per_secondB\x1e\n\x1c_organization_api_per_minute\"\xb3\x03\n\x03Key\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12#\n\x04kind\x18\x04 \x01(\x0e\x32\x15.mesh.keys.v1.KeyKind\x12\x0e\n\x06prefix\x18\x05 \x01(\t\x12\x0e\n\x06scopes\x18\x06 \x03(\t\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\nexpires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x33\n\nrevoked_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12#\n\x04\x62ind\x18\n \x01(\x0b\x32\x15.mesh.keys.v1.Binding\x12\x13\n\x06\x62udget\x18\x0b \x01(\x03H\x02\x88\x01\x01\x12\x13\n\x0b\x62udget_used\x18\x0c \x01(\x03\x12\"\n\x05rates\x18\r \x01(\x0b\x32\x13.mesh.keys.v1.RatesB\r\n\x0b_expires_atB\r\n\x0b_revoked_atB\t\n\x07_budget\"\x1c\n\rVerifyRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"\x86\x01\n\x0eVerifyResponse\x12*\n\tprincipal\x18\x01 \x01(\x0b\x32\x17.mesh.keys.v1.Principal\x12\x13\n\x06\x63redit\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x0b\x62udget_left\x18\x03 \x01(\x03H\x01\x88\x01\x01\x42\t\n\x07_creditB\x0e\n\x0c_budget_left\"\xaa\x02\n\x0fIssueKeyRequest\x12\'\n\x06issuer\x18\x01 \x01(\x0b\x32\x17.mesh.keys.v1.Principal\x12\x0c\n\x04name\x18\x02 \x01(\t\x12#\n\x04kind\x18\x03 \x01(\x0e\x32\x15.mesh.keys.v1.KeyKind\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x33\n\nexpires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12#\n\x04\x62ind\x18\x06 \x01(\x0b\x32\x15.mesh.keys.v1.Binding\x12\x13\n\x06\x62udget\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12\"\n\x05rates\x18\x08 \x01(\x0b\x32\x13.mesh.keys.v1.RatesB\r\n\x0b_expires_atB\t\n\x07_budget\"B\n\x10IssueKeyResponse\x12\x1e\n\x03key\x18\x01 \x01(\x0b\x32\x11.mesh.keys.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"H\n\x0fListKeysRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"A\n\x10ListKeysResponse\x12\x1f\n\x04keys\x18\x01 \x03(\x0b\x32\x11.mesh.keys.v1.Key\x12\x0c\n\x04next\x18\x02 \x01(\t\"Q\n\x10RevokeKeyRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x14\n\x0c\x61\x63tor_key_id\x18\x03 \x01(\t\"\x13\n\x11RevokeKeyResponse\"d\n\x10RotateKeyRequest\x12\'\n\x06issuer\x18\x01 \x01(\x0b\x32\x17.mesh.keys.v1.Principal\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x17\n\x0foverlap_seconds\x18\x03 \x01(\x05\"C\n\x11RotateKeyResponse\x12\x1e\n\x03key\x18\x01 \x01(\x0b\x32\x11.mesh.keys.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"^\n\x19\x43reateOrganizationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x63tor_key_id\x18\x02 \x01(\t\x12\x1d\n\x15\x61\x63tor_organization_id\x18\x03 \x01(\t\"s\n\x1a\x43reateOrganizationResponse\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1e\n\x03key\x18\x03 \x01(\x0b\x32\x11.mesh.keys.v1.Key\x12\x0e\n\x06secret\x18\x04 \x01(\t\"\xb7\x01\n\x0fSetRatesRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x17\n\nper_second\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x1b\n\x0e\x61pi_per_minute\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x14\n\x0c\x61\x63tor_key_id\x18\x04 \x01(\t\x12\x1d\n\x15\x61\x63tor_organization_id\x18\x05 \x01(\tB\r\n\x0b_per_secondB\x11\n\x0f_api_per_minute\"\x12\n\x10SetRatesResponse*Q\n\x07KeyKind\x12\x18\n\x14KEY_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11KEY_KIND_STANDARD\x10\x01\x12\x15\n\x11KEY_KIND_ONE_TIME\x10\x02\x32\xb1\x04\n\x04Keys\x12\x43\n\x06Verify\x12\x1b.mesh.keys.v1.VerifyRequest\x1a\x1c.mesh.keys.v1.VerifyResponse\x12I\n\x08IssueKey\x12\x1d.mesh.keys.v1.IssueKeyRequest\x1a\x1e.mesh.keys.v1.IssueKeyResponse\x12I\n\x08ListKeys\x12\x1d.mesh.keys.v1.ListKeysRequest\x1a\x1e.mesh.keys.v1.ListKeysResponse\x12L\n\tRevokeKey\x12\x1e.mesh.keys.v1.RevokeKeyRequest\x1a\x1f.mesh.keys.v1.RevokeKeyResponse\x12L\n\tRotateKey\x12\x1e.mesh.keys.v1.RotateKeyRequest\x1a\x1f.mesh.keys.v1.RotateKeyResponse\x12g\n\x12\x43reateOrganization\x12\'.mesh.keys.v1.CreateOrganizationRequest\x1a(.mesh.keys.v1.CreateOrganizationResponse\x12I\n\x08SetRates\x12\x1d.mesh.keys.v1.SetRatesRequest\x1a\x1e.mesh.keys.v1.SetRatesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17mesh/keys/v1/keys.proto\x12\x0cmesh.keys.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bmesh/ledger/v1/ledger.proto\"\x8a\x02\n\tPrincipal\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12#\n\x04kind\x18\x03 \x01(\x0e\x32\x15.mesh.keys.v1.KeyKind\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x1a\n\x12\x66irst_organization\x18\x05 \x01(\x08\x12#\n\x04\x62ind\x18\x06 \x01(\x0b\x32\x15.mesh.keys.v1.Binding\x12&\n\x06\x62udget\x18\x07 \x01(\x0b\x32\x16.mesh.ledger.v1.Budget\x12\"\n\x05rates\x18\x08 \x01(\x0b\x32\x13.mesh.keys.v1.Rates\x12\x12\n\nlineage_id\x18\t \x01(\t\"@\n\x07\x42inding\x12\x12\n\nservice_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x13\n\x0b\x62ody_sha256\x18\x03 \x01(\t\"\xeb\x01\n\x05Rates\x12\x17\n\nper_second\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x1b\n\x0e\x61pi_per_minute\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12$\n\x17organization_per_second\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12(\n\x1borganization_api_per_minute\x18\x04 \x01(\x05H\x03\x88\x01\x01\x42\r\n\x0b_per_secondB\x11\n\x0f_api_per_minuteB\x1a\n\x18_organization_per_secondB\x1e\n\x1c_organization_api_per_minute\"\xb3\x03\n\x03Key\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12#\n\x04kind\x18\x04 \x01(\x0e\x32\x15.mesh.keys.v1.KeyKind\x12\x0e\n\x06prefix\x18\x05 \x01(\t\x12\x0e\n\x06scopes\x18\x06 \x03(\t\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\nexpires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x33\n\nrevoked_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12#\n\x04\x62ind\x18\n \x01(\x0b\x32\x15.mesh.keys.v1.Binding\x12\x13\n\x06\x62udget\x18\x0b \x01(\x03H\x02\x88\x01\x01\x12\x13\n\x0b\x62udget_used\x18\x0c \x01(\x03\x12\"\n\x05rates\x18\r \x01(\x0b\x32\x13.mesh.keys.v1.RatesB\r\n\x0b_expires_atB\r\n\x0b_revoked_atB\t\n\x07_budget\"\x1c\n\rVerifyRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"\x86\x01\n\x0eVerifyResponse\x12*\n\tprincipal\x18\x01 \x01(\x0b\x32\x17.mesh.keys.v1.Principal\x12\x13\n\x06\x63redit\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x0b\x62udget_left\x18\x03 \x01(\x03H\x01\x88\x01\x01\x42\t\n\x07_creditB\x0e\n\x0c_budget_left\"\xaa\x02\n\x0fIssueKeyRequest\x12\'\n\x06issuer\x18\x01 \x01(\x0b\x32\x17.mesh.keys.v1.Principal\x12\x0c\n\x04name\x18\x02 \x01(\t\x12#\n\x04kind\x18\x03 \x01(\x0e\x32\x15.mesh.keys.v1.KeyKind\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x33\n\nexpires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12#\n\x04\x62ind\x18\x06 \x01(\x0b\x32\x15.mesh.keys.v1.Binding\x12\x13\n\x06\x62udget\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12\"\n\x05rates\x18\x08 \x01(\x0b\x32\x13.mesh.keys.v1.RatesB\r\n\x0b_expires_atB\t\n\x07_budget\"B\n\x10IssueKeyResponse\x12\x1e\n\x03key\x18\x01 \x01(\x0b\x32\x11.mesh.keys.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"H\n\x0fListKeysRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"A\n\x10ListKeysResponse\x12\x1f\n\x04keys\x18\x01 \x03(\x0b\x32\x11.mesh.keys.v1.Key\x12\x0c\n\x04next\x18\x02 \x01(\t\"Q\n\x10RevokeKeyRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x14\n\x0c\x61\x63tor_key_id\x18\x03 \x01(\t\"\x13\n\x11RevokeKeyResponse\"d\n\x10RotateKeyRequest\x12\'\n\x06issuer\x18\x01 \x01(\x0b\x32\x17.mesh.keys.v1.Principal\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x17\n\x0foverlap_seconds\x18\x03 \x01(\x05\"C\n\x11RotateKeyResponse\x12\x1e\n\x03key\x18\x01 \x01(\x0b\x32\x11.mesh.keys.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"^\n\x19\x43reateOrganizationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x63tor_key_id\x18\x02 \x01(\t\x12\x1d\n\x15\x61\x63tor_organization_id\x18\x03 \x01(\t\"s\n\x1a\x43reateOrganizationResponse\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1e\n\x03key\x18\x03 \x01(\x0b\x32\x11.mesh.keys.v1.Key\x12\x0e\n\x06secret\x18\x04 \x01(\t\"\xb7\x01\n\x0fSetRatesRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x17\n\nper_second\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x1b\n\x0e\x61pi_per_minute\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x14\n\x0c\x61\x63tor_key_id\x18\x04 \x01(\t\x12\x1d\n\x15\x61\x63tor_organization_id\x18\x05 \x01(\tB\r\n\x0b_per_secondB\x11\n\x0f_api_per_minute\"\x12\n\x10SetRatesResponse*Q\n\x07KeyKind\x12\x18\n\x14KEY_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11KEY_KIND_STANDARD\x10\x01\x12\x15\n\x11KEY_KIND_ONE_TIME\x10\x02\x32\xb1\x04\n\x04Keys\x12\x43\n\x06Verify\x12\x1b.mesh.keys.v1.VerifyRequest\x1a\x1c.mesh.keys.v1.VerifyResponse\x12I\n\x08IssueKey\x12\x1d.mesh.keys.v1.IssueKeyRequest\x1a\x1e.mesh.keys.v1.IssueKeyResponse\x12I\n\x08ListKeys\x12\x1d.mesh.keys.v1.ListKeysRequest\x1a\x1e.mesh.keys.v1.ListKeysResponse\x12L\n\tRevokeKey\x12\x1e.mesh.keys.v1.RevokeKeyRequest\x1a\x1f.mesh.keys.v1.RevokeKeyResponse\x12L\n\tRotateKey\x12\x1e.mesh.keys.v1.RotateKeyRequest\x1a\x1f.mesh.keys.v1.RotateKeyResponse\x12g\n\x12\x43reateOrganization\x12\'.mesh.keys.v1.CreateOrganizationRequest\x1a(.mesh.keys.v1.CreateOrganizationResponse\x12I\n\x08SetRates\x12\x1d.mesh.keys.v1.SetRatesRequest\x1a\x1e.mesh.keys.v1.SetRatesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mesh.keys.v1.keys_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KEYKIND']._serialized_start=2465
-  _globals['_KEYKIND']._serialized_end=2546
+  _globals['_KEYKIND']._serialized_start=2485
+  _globals['_KEYKIND']._serialized_end=2566
   _globals['_PRINCIPAL']._serialized_start=104
-  _globals['_PRINCIPAL']._serialized_end=350
-  _globals['_BINDING']._serialized_start=352
-  _globals['_BINDING']._serialized_end=416
-  _globals['_RATES']._serialized_start=419
-  _globals['_RATES']._serialized_end=654
-  _globals['_KEY']._serialized_start=657
-  _globals['_KEY']._serialized_end=1092
-  _globals['_VERIFYREQUEST']._serialized_start=1094
-  _globals['_VERIFYREQUEST']._serialized_end=1122
-  _globals['_VERIFYRESPONSE']._serialized_start=1125
-  _globals['_VERIFYRESPONSE']._serialized_end=1259
-  _globals['_ISSUEKEYREQUEST']._serialized_start=1262
-  _globals['_ISSUEKEYREQUEST']._serialized_end=1560
-  _globals['_ISSUEKEYRESPONSE']._serialized_start=1562
-  _globals['_ISSUEKEYRESPONSE']._serialized_end=1628
-  _globals['_LISTKEYSREQUEST']._serialized_start=1630
-  _globals['_LISTKEYSREQUEST']._serialized_end=1702
-  _globals['_LISTKEYSRESPONSE']._serialized_start=1704
-  _globals['_LISTKEYSRESPONSE']._serialized_end=1769
-  _globals['_REVOKEKEYREQUEST']._serialized_start=1771
-  _globals['_REVOKEKEYREQUEST']._serialized_end=1852
-  _globals['_REVOKEKEYRESPONSE']._serialized_start=1854
-  _globals['_REVOKEKEYRESPONSE']._serialized_end=1873
-  _globals['_ROTATEKEYREQUEST']._serialized_start=1875
-  _globals['_ROTATEKEYREQUEST']._serialized_end=1975
-  _globals['_ROTATEKEYRESPONSE']._serialized_start=1977
-  _globals['_ROTATEKEYRESPONSE']._serialized_end=2044
-  _globals['_CREATEORGANIZATIONREQUEST']._serialized_start=2046
-  _globals['_CREATEORGANIZATIONREQUEST']._serialized_end=2140
-  _globals['_CREATEORGANIZATIONRESPONSE']._serialized_start=2142
-  _globals['_CREATEORGANIZATIONRESPONSE']._serialized_end=2257
-  _globals['_SETRATESREQUEST']._serialized_start=2260
-  _globals['_SETRATESREQUEST']._serialized_end=2443
-  _globals['_SETRATESRESPONSE']._serialized_start=2445
-  _globals['_SETRATESRESPONSE']._serialized_end=2463
-  _globals['_KEYS']._serialized_start=2549
-  _globals['_KEYS']._serialized_end=3110
+  _globals['_PRINCIPAL']._serialized_end=370
+  _globals['_BINDING']._serialized_start=372
+  _globals['_BINDING']._serialized_end=436
+  _globals['_RATES']._serialized_start=439
+  _globals['_RATES']._serialized_end=674
+  _globals['_KEY']._serialized_start=677
+  _globals['_KEY']._serialized_end=1112
+  _globals['_VERIFYREQUEST']._serialized_start=1114
+  _globals['_VERIFYREQUEST']._serialized_end=1142
+  _globals['_VERIFYRESPONSE']._serialized_start=1145
+  _globals['_VERIFYRESPONSE']._serialized_end=1279
+  _globals['_ISSUEKEYREQUEST']._serialized_start=1282
+  _globals['_ISSUEKEYREQUEST']._serialized_end=1580
+  _globals['_ISSUEKEYRESPONSE']._serialized_start=1582
+  _globals['_ISSUEKEYRESPONSE']._serialized_end=1648
+  _globals['_LISTKEYSREQUEST']._serialized_start=1650
+  _globals['_LISTKEYSREQUEST']._serialized_end=1722
+  _globals['_LISTKEYSRESPONSE']._serialized_start=1724
+  _globals['_LISTKEYSRESPONSE']._serialized_end=1789
+  _globals['_REVOKEKEYREQUEST']._serialized_start=1791
+  _globals['_REVOKEKEYREQUEST']._serialized_end=1872
+  _globals['_REVOKEKEYRESPONSE']._serialized_start=1874
+  _globals['_REVOKEKEYRESPONSE']._serialized_end=1893
+  _globals['_ROTATEKEYREQUEST']._serialized_start=1895
+  _globals['_ROTATEKEYREQUEST']._serialized_end=1995
+  _globals['_ROTATEKEYRESPONSE']._serialized_start=1997
+  _globals['_ROTATEKEYRESPONSE']._serialized_end=2064
+  _globals['_CREATEORGANIZATIONREQUEST']._serialized_start=2066
+  _globals['_CREATEORGANIZATIONREQUEST']._serialized_end=2160
+  _globals['_CREATEORGANIZATIONRESPONSE']._serialized_start=2162
+  _globals['_CREATEORGANIZATIONRESPONSE']._serialized_end=2277
+  _globals['_SETRATESREQUEST']._serialized_start=2280
+  _globals['_SETRATESREQUEST']._serialized_end=2463
+  _globals['_SETRATESRESPONSE']._serialized_start=2465
+  _globals['_SETRATESRESPONSE']._serialized_end=2483
+  _globals['_KEYS']._serialized_start=2569
+  _globals['_KEYS']._serialized_end=3130
 # @@protoc_insertion_point(module_scope)

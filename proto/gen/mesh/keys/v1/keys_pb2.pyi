@@ -52,11 +52,14 @@ class Principal(_message.Message):
     BIND_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     RATES_FIELD_NUMBER: _builtins.int
+    LINEAGE_ID_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     organization_id: _builtins.str
     kind: Global___KeyKind.ValueType
     first_organization: _builtins.bool
     """The organization that was made at the first start; only its admin keys make organizations."""
+    lineage_id: _builtins.str
+    """`key:KEY_ID` of the first of the keys that were rotated into it: they share their rates."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -78,10 +81,11 @@ class Principal(_message.Message):
         bind: Global___Binding | None = ...,
         budget: _ledger_pb2.Budget | None = ...,
         rates: Global___Rates | None = ...,
+        lineage_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bind", b"bind", "budget", b"budget", "rates", b"rates"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bind", b"bind", "budget", b"budget", "first_organization", b"first_organization", "key_id", b"key_id", "kind", b"kind", "organization_id", b"organization_id", "rates", b"rates", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bind", b"bind", "budget", b"budget", "first_organization", b"first_organization", "key_id", b"key_id", "kind", b"kind", "lineage_id", b"lineage_id", "organization_id", b"organization_id", "rates", b"rates", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -329,16 +329,20 @@ class GetRunResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_FIELD_NUMBER: _builtins.int
+    COST_OPEN_FIELD_NUMBER: _builtins.int
+    cost_open: _builtins.bool
+    """What it and all below it are charged may change: something goes on, or isn't known to be charged yet."""
     @_builtins.property
     def run(self) -> Global___RunRecord: ...
     def __init__(
         self,
         *,
         run: Global___RunRecord | None = ...,
+        cost_open: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_open", b"cost_open", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -591,6 +595,7 @@ class RunEnded(_message.Message):
     BILL_FIELD_NUMBER: _builtins.int
     INPUT_SHA256_FIELD_NUMBER: _builtins.int
     OUTPUT_SHA256_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     attempt: _builtins.int
     epoch: _builtins.int
@@ -605,6 +610,8 @@ class RunEnded(_message.Message):
     workflow was given none, or answered nothing.
     """
     output_sha256: _builtins.str
+    refused: _builtins.bool
+    """Of the root of a tree that is charged on success only: /api/v1 shows its answer as a failure."""
     @_builtins.property
     def outcome(self) -> _run_pb2.Outcome: ...
     @_builtins.property
@@ -634,10 +641,11 @@ class RunEnded(_message.Message):
         bill: _ledger_pb2.Bill | None = ...,
         input_sha256: _builtins.str = ...,
         output_sha256: _builtins.str = ...,
+        refused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "bill", b"bill", "completed_at", b"completed_at", "outcome", b"outcome", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "attempt", b"attempt", "bill", b"bill", "completed_at", b"completed_at", "egress_digest", b"egress_digest", "epoch", b"epoch", "handed_back", b"handed_back", "input_sha256", b"input_sha256", "log_digest", b"log_digest", "outcome", b"outcome", "output_sha256", b"output_sha256", "recording_digest", b"recording_digest", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "attempt", b"attempt", "bill", b"bill", "completed_at", b"completed_at", "egress_digest", b"egress_digest", "epoch", b"epoch", "handed_back", b"handed_back", "input_sha256", b"input_sha256", "log_digest", b"log_digest", "outcome", b"outcome", "output_sha256", b"output_sha256", "recording_digest", b"recording_digest", "refused", b"refused", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
