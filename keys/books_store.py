@@ -1,8 +1,9 @@
-"""The books as tables, and the only ways to change them. Rows of the ledger are never changed or deleted: triggers of
-the migration see to that.
+"""The books as tables, and the only ways to change them. Rows of the ledger and bills are never changed or deleted:
+triggers of the migrations see to that.
 
 Whoever holds rows until the end of its transaction takes them in one order, so that nobody waits in a circle: the
-ledger's transactions by key, accounts by id, budgets by id, the life of a purse, and the platform's accounts last.
+ledger's transactions by key, accounts by id, budgets by id, lives of purses by id, sums of usage by key, and the
+platform's accounts last.
 """
 
 from collections import Counter
@@ -37,6 +38,7 @@ from kit.errors import NotFound
 from kit.names import new_id
 
 metadata = MetaData()
+_KEPT, _CLOSED = text("swept_at IS NULL"), text("swept_at IS NULL AND closed_at IS NOT NULL")
 
 accounts = Table(
     "accounts",
@@ -95,12 +97,10 @@ purses = Table(
     # Ids, as JSON.
     Column("budgets", Text, nullable=False),
     Column("swept_at", UtcDateTime),
-    Index(
-        "purses_kept",
-        "incarnation",
-        sqlite_where=text("swept_at IS NULL"),
-        postgresql_where=text("swept_at IS NULL"),
-    ),
+    # Its executor is done with it.
+    Column("closed_at", UtcDateTime),
+    Index("purses_kept", "incarnation", sqlite_where=_KEPT, postgresql_where=_KEPT),
+    Index("purses_closed", "closed_at", sqlite_where=_CLOSED, postgresql_where=_CLOSED),
 )
 
 bills = Table(
@@ -117,12 +117,12 @@ bills = Table(
     Column("day", String(10), nullable=False),
     Column("reserved", BigInteger, nullable=False),
     Column("charge", BigInteger, nullable=False),
-    # Of the lines, for sums over many bills.
+    # Of the lines, for what is summed up.
     Column("cpu_ms", BigInteger, nullable=False),
     Column("tokens_in", BigInteger, nullable=False),
     Column("tokens_out", BigInteger, nullable=False),
     Column("egress_bytes", BigInteger, nullable=False),
-    Index("bills_of_organization", "organization_id", "day"),
+    Index("bills_of_run", "run_id"),
 )
 
 bill_lines = Table(

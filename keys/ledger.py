@@ -79,7 +79,11 @@ class Change(Protocol):
         ...
 
     async def add_bills(self, bills: Sequence[Bill]) -> None:
-        """For usage; their transactions were entered in this change."""
+        """Their transactions were entered in this change."""
+        ...
+
+    async def add_usage(self, bills: Sequence[Bill]) -> None:
+        """To the sums, when they are added and all else is held."""
         ...
 
     async def note(self, entry: Entry) -> None:
@@ -266,6 +270,7 @@ class Ledger:
             for name, change in used.items():
                 changes[name] += change
         await tx.use_budgets(changes)
+        await tx.add_usage(bills)
         await tx.post(postings)
 
 

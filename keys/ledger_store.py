@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Row, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from keys import audit_store
+from keys import audit_store, usage_store
 from keys import books_store as books
 from keys.audit import Entry
 from keys.books_store import accounts, budgets, ledger_entries, ledger_transactions, purse_lives, purses
@@ -137,6 +137,9 @@ class SqlBooksChange:
         await self._tx.execute(books.bills.insert(), [_bill(self._entered[bill.key], bill) for bill in bills])
         if lines := [row for bill in bills for row in _lines(self._entered[bill.key], bill)]:
             await self._tx.execute(books.bill_lines.insert(), lines)
+
+    async def add_usage(self, bills: Sequence[Bill]) -> None:
+        await usage_store.add_usage(self._tx, bills, (self._entered[bill.key] for bill in bills))
 
     async def hold_left(self, purse: Purse, before: datetime) -> bool:
         """Whether it still is as `left` says; nobody keeps it meanwhile."""

@@ -31,7 +31,7 @@ from keys.settings import Settings
 from keys.store import SqlKeyStore, SqlSecretStore, outbox
 from keys.sweep import Sweep
 from keys.usage import Usage
-from keys.usage_store import SqlBills
+from keys.usage_store import SqlUsage
 from keys.vault import Vault
 from keys.verify import Verify
 from keys.webhook_store import SqlWebhookStore
@@ -72,7 +72,7 @@ async def build(
     secrets = SecretsServicer(Vault(SqlSecretStore(db), envelope, clock))
     webhooks = WebhooksServicer(Webhooks(SqlWebhookStore(db), envelope, clock))
     receipts = ReceiptsServicer(Receipts(SqlReceiptKeyStore(db), envelope, clock))
-    ledger = LedgerServicer(Ledger(books, clock), Usage(SqlBills(db), clock), clock)
+    ledger = LedgerServicer(Ledger(books, clock), Usage(SqlUsage(db), clock), clock)
     audit = AuditServicer(Audit(SqlAuditLog(db)))
     server = RpcServer(settings.address("keys"), grace=settings.drain_seconds)
     server.needs(db.answers)

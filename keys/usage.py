@@ -1,16 +1,22 @@
-"""What an organization has paid for: its bills, by service, day, key or model."""
+"""What an organization has paid for: sums over its bills, by service, day, key or model."""
 
 import enum
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Protocol
 
 from keys.model import Page, page_size
+from keys.money import FILES, Bill
 from kit.clock import Clock
 from kit.errors import Invalid
 
 DAYS = timedelta(days=30)
+LONGEST = timedelta(days=366)
+SUMS = ("runs", "amount", "cpu_ms", "tokens_in", "tokens_out", "egress_bytes")
+# Organization, run, number of the attempt; the model that it used, or empty: of the attempt itself.
+Attempt = tuple[str, str, int, str]
 
 
 class Group(enum.IntEnum):
@@ -35,8 +41,8 @@ class Used:
     egress_bytes: int = 0
 
 
-class Bills(Protocol):
-    """All that were booked."""
+class Sums(Protocol):
+    """Over all bills that were booked."""
 
     async def sums(
         self, organization_id: str, group: Group, since: date, until: date, limit: int, after: str
@@ -48,8 +54,8 @@ class Bills(Protocol):
 class Usage:
     """Reads only."""
 
-    def __init__(self, bills: Bills, clock: Clock) -> None:
-        self._bills = bills
+    def __init__(self, sums: Sums, clock: Clock) -> None:
+        self._sums = sums
         self._clock = clock
 
     async def __call__(
@@ -62,7 +68,7 @@ class Usage:
         after: str = "",
     ) -> Page[Used]:
         """Whole days in UTC, from `since` to before `until`; without them the last 30, today included. Errors: Invalid
-        for times that are the wrong way round, or a limit out of range.
+        for times that are the wrong way round or more than 366 days apart, or a limit out of range.
         """
         size = page_size(limit)
         try:
@@ -72,8 +78,53 @@ class Usage:
             raise Invalid("until must be a time of some use") from error
         if begin > end:
             raise Invalid("since must not be later than until")
-        found = await self._bills.sums(organization_id, group, begin, end, size + 1, after)
+        if end - begin > LONGEST:
+            raise Invalid(f"from since to until there are at most {LONGEST.days} days")
+        found = await self._sums.sums(organization_id, group, begin, end, size + 1, after)
         return Page(found[:size], found[size - 1].group if len(found) > size else "")
+
+
+def summed_up(
+    bills: Iterable[Bill], counted: Iterable[Attempt]
+) -> list[tuple[tuple[str, Group, str, str], Counter[str]]]:
+    """What bills come to: (organization, group, its name, day), in that order, and SUMS of it. An attempt that has
+    several bills counts with the first; `counted`: those that have.
+    """
+    known = set(counted)
+    rows: dict[tuple[str, Group, str, str], Counter[str]] = {}
+
+    def add(bill: Bill, group: Group, name: str, sums: Counter[str]) -> None:
+        key = (bill.organization_id, group, name, _day(bill.at).isoformat())
+        rows.setdefault(key, Counter()).update(sums)
+
+    def attempts(bill: Bill, model: str = "") -> int:
+        attempt = (bill.organization_id, bill.run_id, bill.attempt, model)
+        if bill.service_id == FILES or attempt in known:
+            return 0
+        known.add(attempt)
+        return 1
+
+    for bill in bills:
+        whole = _whole(bill, attempts(bill))
+        for group, name in (
+            (Group.SERVICE, bill.service_id),
+            (Group.DAY, _day(bill.at).isoformat()),
+            (Group.KEY, bill.key_id),
+        ):
+            if name:
+                add(bill, group, name, whole)
+        for line in bill.lines:
+            if line.model:
+                tokens = "tokens_out" if line.meter.endswith(":out") else "tokens_in"
+                used = {"runs": attempts(bill, line.model), "amount": line.amount, tokens: line.quantity}
+                add(bill, Group.MODEL, line.model, Counter(used))
+    return sorted(rows.items())
+
+
+def _whole(bill: Bill, runs: int) -> Counter[str]:
+    used = bill.quantities()
+    tokens = {"tokens_in": used["in"] + used["cached"], "tokens_out": used["out"]}
+    return Counter(tokens, runs=runs, amount=bill.charge, cpu_ms=used["cpu"], egress_bytes=used["egress"])
 
 
 def _day(moment: datetime) -> date:

@@ -1,28 +1,70 @@
-"""The port of usage.py on SQL. Only bills are read that the index names: those of the organization and the days."""
+"""The port of usage.py on SQL. Sums grow where bills are booked, in that transaction: what a page costs doesn't grow with
+the number of bills.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
-from typing import Any
 
-from sqlalchemy import ColumnElement, Select, String, case, cast, func, select
+from sqlalchemy import BigInteger, Column, Integer, String, Table, func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from keys.books_store import bill_lines, bills
-from keys.money import FILES
-from keys.usage import Group, Used
+from keys.books_store import bill_lines, bills, metadata
+from keys.money import FILES, MOST, Bill
+from keys.usage import SUMS, Attempt, Group, Used, summed_up
 from kit.db import Database
 
-_BY: dict[Group, ColumnElement[Any]] = {
-    Group.SERVICE: bills.c.service_id,
-    Group.DAY: bills.c.day,
-    Group.KEY: bills.c.key_id,
-    Group.MODEL: bill_lines.c.model,
-}
-_ATTEMPT = bills.c.run_id + ":" + cast(bills.c.attempt, String)
-_ATTEMPTS = func.count(func.distinct(case((bills.c.service_id != FILES, _ATTEMPT))))
+# A row for each name that a group has (a service, day, key, model) and each day that it was used.
+usage_sums = Table(
+    "usage_sums",
+    metadata,
+    Column("organization_id", String(100), primary_key=True),
+    # A Group.
+    Column("kind", Integer, primary_key=True),
+    Column("name", String(200), primary_key=True),
+    # YYYY-MM-DD in UTC.
+    Column("day", String(10), primary_key=True),
+    *(Column(name, BigInteger, nullable=False) for name in SUMS),
+)
+_KEY = ("organization_id", "kind", "name", "day")
+# Never above MOST, however much bills say: a year of that can be summed up.
+_MORE = [
+    f"{name} = CASE WHEN usage_sums.{name} > {MOST} - excluded.{name} THEN {MOST} "
+    f"ELSE usage_sums.{name} + excluded.{name} END"
+    for name in SUMS
+]
+_ADD = text(
+    f"""
+    INSERT INTO usage_sums ({", ".join(_KEY + SUMS)}) VALUES ({", ".join(f":{name}" for name in _KEY + SUMS)})
+    ON CONFLICT ({", ".join(_KEY)}) DO UPDATE SET {", ".join(_MORE)}
+    """  # noqa: S608  # names of columns
+)
 
 
-class SqlBills:
-    """usage.Bills."""
+async def add_usage(tx: AsyncConnection, new: Sequence[Bill], transaction_ids: Iterable[str]) -> None:
+    """What these have come to. They are in `bills` by now, as `transaction_ids`; the accounts of who pays are held, so
+    that nobody else adds bills of the same attempts.
+    """
+    sums = summed_up(new, await _counted(tx, new, set(transaction_ids)))
+    rows = [dict(zip(_KEY, key, strict=True)) | {each: min(found[each], MOST) for each in SUMS} for key, found in sums]
+    await tx.execute(_ADD, rows)
+
+
+async def _counted(tx: AsyncConnection, new: Sequence[Bill], transaction_ids: set[str]) -> set[Attempt]:
+    """Attempts of these that have bills from before; with them and without the models that they used."""
+    ids = {bill.run_id for bill in new if bill.service_id != FILES}
+    attempt = (bills.c.organization_id, bills.c.run_id, bills.c.attempt)
+    several = select(bills.c.run_id).where(bills.c.run_id.in_(sorted(ids))).group_by(*attempt).having(func.count() > 1)
+    if not ids or not (repeated := set((await tx.execute(several)).scalars())):
+        return set()
+    lines = bills.outerjoin(bill_lines, bill_lines.c.transaction_id == bills.c.transaction_id)
+    query = select(bills.c.transaction_id, *attempt, bill_lines.c.model).select_from(lines)
+    rows = await tx.execute(query.where(bills.c.run_id.in_(sorted(repeated)), bills.c.service_id != FILES))
+    before = [tuple(row)[1:] for row in rows if row.transaction_id not in transaction_ids]
+    return {(*row[:3], model) for row in before for model in ("", row[3] or "")}
+
+
+class SqlUsage:
+    """usage.Sums."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -30,25 +72,10 @@ class SqlBills:
     async def sums(
         self, organization_id: str, group: Group, since: date, until: date, limit: int, after: str
     ) -> Sequence[Used]:
-        by = _BY[group]
-        days = (bills.c.day >= since.isoformat()) & (bills.c.day < until.isoformat())
-        query = (_of_models if group is Group.MODEL else _of_bills)(by)
-        query = query.where(bills.c.organization_id == organization_id, days, by > after)
+        its = usage_sums.c
+        query = select(its.name, *(func.sum(its[each]) for each in SUMS))
+        query = query.where(its.organization_id == organization_id, its.kind == int(group), its.name > after)
+        query = query.where(its.day >= since.isoformat(), its.day < until.isoformat())
         async with self._db.read() as tx:
-            rows = await tx.execute(query.group_by(by).order_by(by).limit(limit))
+            rows = await tx.execute(query.group_by(its.name).order_by(its.name).limit(limit))
             return [Used(row[0], *map(int, row[1:])) for row in rows]
-
-
-def _of_bills(by: ColumnElement[Any]) -> Select[Any]:
-    sums = (bills.c.charge, bills.c.cpu_ms, bills.c.tokens_in, bills.c.tokens_out, bills.c.egress_bytes)
-    return select(by, _ATTEMPTS, *map(func.sum, sums))
-
-
-def _of_models(by: ColumnElement[Any]) -> Select[Any]:
-    line = bill_lines.c
-    out = line.meter.endswith(":out", autoescape=True)
-    tokens_in = func.sum(case((out, 0), else_=line.quantity))
-    tokens_out = func.sum(case((out, line.quantity), else_=0))
-    columns = (by, _ATTEMPTS, func.sum(line.amount), func.sum(0), tokens_in, tokens_out)
-    joined = line.transaction_id == bills.c.transaction_id
-    return select(*columns).select_from(bills.join(bill_lines, joined))

@@ -269,18 +269,51 @@ async def test_stored_files_are_paid_as_far_as_there_is_something(ledger: Ledger
         assert [tuple(row) for row in kinds] == [("storage:sto_0", "storage"), ("storage:sto_1", "storage")]
 
 
-@pytest.mark.parametrize("table", ["ledger_transactions", "ledger_entries"])
+SEALED = {"ledger_transactions": "kind", "ledger_entries": "amount", "bills": "charge", "bill_lines": "amount"}
+
+
+@pytest.mark.parametrize("table", SEALED)
 async def test_the_ledger_is_append_only(ledger: Ledger, db: Database, table: str) -> None:
     await ledger.grant("1", "org_a", 100)
-    column = {"ledger_transactions": "kind", "ledger_entries": "amount"}[table]
-    statements = [f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}"]
+    await ledger.draw(a_draw("1", 60))
+    await ledger.settle([a_bill("run_1", 30, 10)])
+    before = await counted(db, table)
+    statements = [f"UPDATE {table} SET {SEALED[table]} = {SEALED[table]}", f"DELETE FROM {table}"]
     if db.shared:
         statements.append(f"TRUNCATE {table} CASCADE")
+    else:
+        statements.append(f"INSERT OR REPLACE INTO {table} SELECT * FROM {table}")
+        statements.append(f"UPDATE OR REPLACE {table} SET rowid = rowid + 1")
+        statements.append(_by_row(table, await _columns(db, table)))
     for statement in statements:
         with pytest.raises(DBAPIError, match="append-only"):
             async with db.write() as tx:
                 await tx.execute(text(statement))
-    assert await counted(db, table) == {"ledger_transactions": 1, "ledger_entries": 2}[table]
+    assert await counted(db, table) == before > 0
+
+
+async def _columns(db: Database, table: str) -> list[str]:
+    async with db.read() as tx:
+        return list((await tx.execute(text(f"SELECT * FROM {table} LIMIT 1"))).keys())
+
+
+def _by_row(table: str, columns: list[str]) -> str:
+    """In the place of a row of another key."""
+    others = [f"{name} || 'x'" if name in ("id", "key") else name for name in columns]
+    return f"INSERT OR REPLACE INTO {table} (rowid, {', '.join(columns)}) SELECT rowid, {', '.join(others)} FROM {table}"
+
+
+async def test_a_transaction_isnt_replaced_by_another_of_its_key(ledger: Ledger, db: Database) -> None:
+    if db.shared:
+        return  # PostgreSQL has no such statement
+    await ledger.grant("1", "org_a", 100)
+    async with db.write() as tx:
+        await tx.execute(
+            text("INSERT OR REPLACE INTO ledger_transactions SELECT 'txn_x', key, 'run', at FROM ledger_transactions")
+        )
+    async with db.read() as tx:
+        rows = (await tx.execute(text("SELECT id, kind FROM ledger_transactions"))).all()
+    assert [(row.id == "txn_x", row.kind) for row in rows] == [(False, "grant")]
 
 
 async def test_the_database_itself_refuses_what_is_below_a_limit(ledger: Ledger, db: Database) -> None:
@@ -311,7 +344,8 @@ async def test_the_audit_finds_what_is_wrong(ledger: Ledger, db: Database, clock
     found = await broken(
         db,
         "UPDATE accounts SET balance = 3 WHERE id = 'purse\\:p'",
-        "UPDATE bills SET charge = 1",
+        "INSERT INTO bills SELECT (SELECT max(id) FROM ledger_transactions), 'another', attempt, root_id, organization_id, "
+        "service_id, key_id, day, reserved, charge, cpu_ms, tokens_in, tokens_out, egress_bytes FROM bills",
         "INSERT INTO ledger_entries VALUES ((SELECT max(id) FROM ledger_transactions), 'platform\\:losses', 1)",
     )
     assert found == {title for title, _ in AUDITS if "below" not in title and "passed" not in title}

@@ -14,6 +14,8 @@ from keys.ledger import Balance, Ledger
 from keys.ledger_store import SqlBooks
 from keys.money import Budget
 from keys.sweep import Sweep
+from keys.usage import Group, Usage
+from keys.usage_store import SqlUsage
 from kit.clock import FakeClock
 from kit.db import Database, open_db
 from kit.errors import Conflict, Exhausted
@@ -86,6 +88,18 @@ async def test_the_same_at_once_happens_once(processes: list[Database], ledgers:
     await asyncio.gather(*(ledger.settle(Random(n).sample(bills, 20)) for n, ledger in enumerate(ledgers)))
     assert await ledgers[0].balance("org_a") == Balance(860, 0, 860)
     assert (await balances(processes[0]))["platform:revenue"] == 140
+
+
+async def test_an_attempt_with_bills_of_several_purses_is_one_run(
+    processes: list[Database], ledgers: list[Ledger], clock: FakeClock
+) -> None:
+    """Whoever books them, at the same moment."""
+    await ledgers[0].grant("1", "org_a", 10_000)
+    bills = [a_bill(f"run_{n}", 1, 1, purse=f"p{purse}") for n in range(30) for purse in range(4)]
+    parts = [Random(n).sample(bills, 60) for n, _ in enumerate(ledgers)]
+    await asyncio.gather(*(ledger.settle(part) for ledger, part in zip(ledgers, parts, strict=True)))
+    (day,) = (await Usage(SqlUsage(processes[0]), clock)("org_a", Group.DAY)).items
+    assert day.runs == len({bill.run_id for part in parts for bill in part})
 
 
 async def test_a_purse_is_swept_once_or_kept(

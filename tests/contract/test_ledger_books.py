@@ -25,11 +25,13 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import text
 
+from keys import usage, usage_store
 from keys.ledger import Ledger
 from keys.ledger_store import SqlBooks, SqlBooksChange
-from keys.money import PURSE_LIFE, Bill, Budget, Draw, Transaction
+from keys.money import PURSE_LIFE, Bill, BillLine, Budget, Draw, Transaction
 from keys.money import Purse as SweptPurse
 from keys.sweep import Sweep
+from keys.usage import Attempt
 from kit.clock import FakeClock
 from kit.db import Database, open_db
 from kit.errors import Conflict, Exhausted, Problem
@@ -40,6 +42,7 @@ from tests.ledger_books import NOW, Crash, CrashingBooks, a_bill, audit, balance
 
 AMOUNTS = st.integers(1, 60)
 LIMITS = {"key:k": 100, "run:r": 40}
+LINES = [BillLine("cpu", 900, 0), BillLine("tokens:v/m:in", 50, 0), BillLine("tokens:v/m:out", 7, 0)]
 SETS = st.sampled_from([(), ("key:k",), ("key:k", "run:r")])
 
 
@@ -66,7 +69,8 @@ class Model:
     granted: int = 0
     revenue: int = 0
     lost: int = 0
-    charged: dict[tuple[str, int], int] = field(default_factory=dict)
+    # By the key of the bill.
+    charged: dict[str, int] = field(default_factory=dict)
 
     def room(self, org: str, budgets: tuple[str, ...]) -> int:
         return min(self.orgs[org], *(LIMITS[name.partition("@")[0]] - self.used[name] for name in budgets), 10**9)
@@ -76,9 +80,9 @@ class Model:
             self.used[name] = min(self.used[name] + amount, LIMITS[name.partition("@")[0]])
 
     def settle(self, bill: Bill) -> None:
-        if (bill.run_id, bill.attempt) in self.charged:
+        if bill.key in self.charged:
             return
-        self.charged[bill.run_id, bill.attempt] = bill.charge
+        self.charged[bill.key] = bill.charge
         swept = not self.purses[bill.purse_id] and bill.reserved > 0
         leaves = 0 if swept else bill.reserved
         back = leaves - min(leaves, bill.charge)
@@ -202,12 +206,19 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: any(purse.left for purse in self.all))
     @rule(data=st.data())
     def end_run(self, data: st.DataObject) -> None:
-        """Its bill waits to be sent."""
+        """Its bill waits to be sent; it may have one of another purse."""
         purse = data.draw(st.sampled_from([purse for purse in self.all if purse.left]))
         reserved = data.draw(st.integers(1, purse.left))
         purse.left -= reserved
         charge = data.draw(st.integers(0, reserved))
-        self.bills.append(a_bill(new_id("run"), reserved, charge, *purse.budgets, purse=purse.id, org=purse.org))
+        others = [one.run_id for one in self.bills if one.purse_id != purse.id and one.organization_id == purse.org]
+        run = data.draw(st.sampled_from(others)) if others and data.draw(st.booleans()) else new_id("run")
+        bill = a_bill(run, reserved, charge, *purse.budgets, purse=purse.id, org=purse.org)
+        if bill.key in {one.key for one in self.bills}:
+            return
+        lines = data.draw(st.lists(st.sampled_from(LINES), unique=True))
+        day = timedelta(days=data.draw(st.integers(0, 1)))
+        self.bills.append(replace(bill, lines=(*bill.lines, *lines), at=NOW + day))
 
     @rule(which=st.integers(0, 1), charge=st.integers(1, 120))
     def keep_files(self, which: int, charge: int) -> None:
@@ -283,10 +294,10 @@ class Machine(RuleBasedStateMachine):
             assert found.get(f"purse:{purse.id}", 0) == self.model.purses[purse.id]
         async with self.db.read() as tx:
             used = {row.id: row.used for row in await tx.execute(text("SELECT id, used FROM budgets"))}
-            paid = await tx.execute(text("SELECT run_id, attempt, charge FROM bills"))
-            charged = Counter((row.run_id, row.attempt, row.charge) for row in paid)
+            paid = "SELECT key, charge FROM bills JOIN ledger_transactions ON id = transaction_id"
+            charged = Counter((row.key, row.charge) for row in await tx.execute(text(paid)))
         assert {name: used[name] for name in self.model.used} == self.model.used
-        assert all(charged[run, attempt, charge] == 1 for (run, attempt), charge in self.model.charged.items())
+        assert all(charged[key, charge] == 1 for key, charge in self.model.charged.items())
         if not self.db.shared:
             platform = [found[f"platform:{name}"] for name in ("grants", "revenue", "losses")]
             assert platform == [-self.model.granted, self.model.revenue, -self.model.lost]
@@ -371,9 +382,31 @@ def swept_although_it_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SqlBooks, "keep", forgotten)
 
 
+def each_bill_counts_as_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def none(*_: object) -> set[Attempt]:
+        return set()
+
+    monkeypatch.setattr(usage_store, "_counted", none)
+
+
+def usage_that_counts_no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    def summed(bills: list[Bill], counted: set[Attempt]) -> Any:
+        return usage.summed_up([replace(bill, lines=bill.lines[:1]) for bill in bills], counted)
+
+    monkeypatch.setattr(usage_store, "summed_up", summed)
+
+
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
-    "breaks", [nothing_is_remembered, budgets_get_nothing_back, swept_without_its_money, swept_although_it_was_kept]
+    "breaks",
+    [
+        nothing_is_remembered,
+        budgets_get_nothing_back,
+        swept_without_its_money,
+        swept_although_it_was_kept,
+        each_bill_counts_as_a_run,
+        usage_that_counts_no_tokens,
+    ],
 )
 def test_what_breaks_the_books_is_found(
     breaks: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
