@@ -70,7 +70,10 @@ def options_of(body: dict[str, Any]) -> dict[str, Any]:
     given = [body[name] for name in ("generationConfig", "generation_config") if body.get(name) is not None]
     if len(given) > 1 or not all(isinstance(each, dict) for each in given):
         raise Refused(400, "bad_request", "generationConfig must be one object")
-    return given[0] if given else body.setdefault("generationConfig", {})
+    if not given:
+        body["generationConfig"] = {}
+        body.pop("generation_config", None)
+    return given[0] if given else body["generationConfig"]
 
 
 def tools_of(body: dict[str, Any]) -> list[dict[str, Any]]:
