@@ -162,6 +162,8 @@ STORED: list[tuple[str, str, Any]] = [
         MESSAGES,
         chat({"type": "tool_result", "content": [{"type": "image", "source": {"type": "file", "file_id": "f"}}]}),
     ),
+    ("anthropic", MESSAGES + "/count_tokens", chat({"type": "document", "source": {"type": "file"}})),
+    ("gemini", "/v1/models/m:countTokens", {"generateContentRequest": contents({"fileData": {"fileUri": "files/x"}})}),
     *(
         ("gemini", GEMINI, contents({key: {uri: at}}))
         for key, uri in (("fileData", "fileUri"), ("file_data", "file_uri"))
@@ -315,6 +317,7 @@ BAD: list[tuple[str, str, Any]] = [
     ("openai", CHAT, chat(text("x"), service_tier=[])),
     ("openai", CHAT, chat(text("x"), max_tokens=999_999_999, n=2)),
     ("openai", CHAT, chat(text("x"), max_tokens=2, n=999_999_999)),
+    ("openai", CHAT, chat(*[{"type": "image_url", "image_url": "x"}] * 20_001)),
     ("openai", CHAT, chat(text("x"), model="\ud800")),
     ("anthropic", MESSAGES, chat(text("x"), service_tier={})),
     ("anthropic", MESSAGES, chat(text("x"), model="\udfff")),
