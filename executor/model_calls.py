@@ -3,7 +3,7 @@
 A service speaks over its request's socket, in frames `M` of JSON (shim.py), and is answered in the same way:
 
     {"id", "op": "afford", "model", "tokens_in", "tokens_out"}   → {"id", "granted"} or {"id", "refused", "code"}
-    {"op": "so_far", "call", "in", "out"}                        no answer
+    {"op": "so_far", "call", "in", "out"}                        no answer; it counts if nothing better comes
     {"id", "op": "used", "call", "in", "out", "cached"}          → {"id"}
 
 `tokens_in` is the most that the provider can count of the request; `tokens_out` the most that was asked for, null where

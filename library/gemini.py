@@ -40,7 +40,7 @@ QUERY = {"alt", "pageSize", "pageToken"}
 ACCOUNT = set[str]()
 # Where content is, in what is asked: elsewhere nothing is an image, whatever it looks like.
 WITHIN = ("requests", "contents", "content", "parts", "systemInstruction", "system_instruction")
-WITHIN += ("functionResponse", "function_response")
+WITHIN += ("functionResponse", "function_response", "generateContentRequest", "generate_content_request")
 LIMITS = ("maxOutputTokens", "max_output_tokens", "candidateCount", "candidate_count")
 TOOLS = ("codeExecution", "code_execution", "fileSearch", "file_search")
 SEARCH = ("googleSearch", "google_search", "googleSearchRetrieval", "google_search_retrieval", "googleMaps")
@@ -70,7 +70,10 @@ def options_of(body: dict[str, Any]) -> dict[str, Any]:
     given = [body[name] for name in ("generationConfig", "generation_config") if body.get(name) is not None]
     if len(given) > 1 or not all(isinstance(each, dict) for each in given):
         raise Refused(400, "bad_request", "generationConfig must be one object")
-    return given[0] if given else body.setdefault("generationConfig", {})
+    if not given:
+        body["generationConfig"] = {}
+        body.pop("generation_config", None)
+    return given[0] if given else body["generationConfig"]
 
 
 def tools_of(body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -102,7 +105,7 @@ def wanted(kind: str, body: dict[str, Any]) -> tuple[int | None, int]:
     refused += [f"file {uri}" for part in parts(body) for uri in files(part) if not is_public(uri)]
     if refused:
         raise Refused(400, "not_supported", f"{refused[0][:200]} isn't supported here")
-    if kind == "embed":
+    if kind in ("embed", "free"):
         return 0, 1
     options = options_of(body)
     given = {name: positive(name, options[name]) for name in LIMITS if options.get(name) is not None}
@@ -283,6 +286,9 @@ async def passed_on(request: Request, path: str) -> Response:
     path += f"?{query}" if query else ""
     raw = await request.body()
     if kind == "free":
+        if raw:
+            wanted(kind, body := parsed(raw, is_request=True))
+            raw = encoded(body)
         answer, spending, hides = await send(request, path, raw), Spending(None), False
     else:
         answer, spending, hides = await spend(request, kind, path, parsed(raw, is_request=True))
@@ -294,11 +300,12 @@ async def passed_on(request: Request, path: str) -> Response:
 async def spend(request: Request, kind: str, path: str, body: dict[str, Any]) -> tuple[httpx.Response, Spending, bool]:
     """The vendor's answer, what it spends, and whether it tells us of its use alone. Errors: Refused."""
     (most, answers), model = wanted(kind, body), model_of(path, body)
-    if (most or 1) * answers > MOST:
-        raise Refused(400, "bad_request", f"the most tokens must not be above {MOST}")
     size, fetched = weighed(body)
+    most_in = -(-size // 3) + fetched
+    if max(most_in, (most or 1) * answers) > MOST:
+        raise Refused(400, "bad_request", f"a call may have {MOST} tokens at most, in and out")
     meter = (request.scope.get("extensions") or {}).get("runmesh.meter")
-    spending = Spending(meter, -(-size // 3) + fetched, -(-size // 4), searches(body), thinks(body), answers)
+    spending = Spending(meter, most_in, -(-size // 4), searches(body), thinks(body), answers)
     granted = await spending.afford(model, None if most is None else most * answers)
     try:
         if granted < answers and most is None:

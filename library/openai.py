@@ -115,8 +115,9 @@ def searches(body: dict[str, Any]) -> bool:
 
 def thinks(body: dict[str, Any]) -> bool:
     """Whether it may produce what its stream doesn't show."""
-    asked = body.get("reasoning_effort") or body.get("reasoning")
-    return bool(asked) or bool(THINKING.match(str(body.get("model")).lower()))
+    options = body.get("reasoning") if isinstance(body.get("reasoning"), dict) else {}
+    effort = body.get("reasoning_effort") or options.get("effort")
+    return effort != "none" and (bool(effort) or bool(THINKING.match(str(body.get("model")).lower())))
 
 
 def prepare(kind: str, body: dict[str, Any], most: int | None) -> bool:
@@ -282,6 +283,9 @@ async def passed_on(request: Request, path: str) -> Response:
     path += f"?{query}" if query else ""
     raw = await request.body()
     if kind == "free":
+        if raw:
+            wanted(kind, body := parsed(raw, is_request=True))
+            raw = encoded(body)
         answer, spending, hides = await send(request, path, raw), Spending(None), False
     else:
         answer, spending, hides = await spend(request, kind, path, parsed(raw, is_request=True))
@@ -293,11 +297,12 @@ async def passed_on(request: Request, path: str) -> Response:
 async def spend(request: Request, kind: str, path: str, body: dict[str, Any]) -> tuple[httpx.Response, Spending, bool]:
     """The vendor's answer, what it spends, and whether it tells us of its use alone. Errors: Refused."""
     (most, answers), model = wanted(kind, body), model_of(path, body)
-    if (most or 1) * answers > MOST:
-        raise Refused(400, "bad_request", f"the most tokens must not be above {MOST}")
     size, fetched = weighed(body)
+    most_in = -(-size // 3) + fetched
+    if max(most_in, (most or 1) * answers) > MOST:
+        raise Refused(400, "bad_request", f"a call may have {MOST} tokens at most, in and out")
     meter = (request.scope.get("extensions") or {}).get("runmesh.meter")
-    spending = Spending(meter, -(-size // 3) + fetched, -(-size // 4), searches(body), thinks(body), answers)
+    spending = Spending(meter, most_in, -(-size // 4), searches(body), thinks(body), answers)
     granted = await spending.afford(model, None if most is None else most * answers)
     try:
         if granted < answers and most is None:
