@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from edge.answers import Broken
 from edge.calls import Call
-from edge.deltas import reader_for
+from edge.deltas import Reader, reader_for
 from edge.direct import framed
 from edge.http import Answer, Request
 from edge.problems import dressed, unsuccessful
@@ -142,7 +142,8 @@ async def _events(call: Call, answer: Answer) -> AsyncGenerator[bytes, None]:
                 for delta in reader.read(chunk):
                     yield _event({"delta": delta})
         if reader.fault is None:
-            yield _event({"success": True, **reader.end()}, "end")
+            # All of an answer may be one JSON document: nobody else's call waits while it is read and written.
+            yield await asyncio.to_thread(_end, reader)
             return
         fault = reader.fault
     except Broken as broken:
@@ -165,6 +166,11 @@ def _failed(call: Call, answer: Answer, outcome: Outcome) -> bytes:
     body = _frame(call, answer).failed(outcome).body
     assert isinstance(body, bytes)
     return body
+
+
+def _end(reader: Reader) -> bytes:
+    """Errors: ValueError, RecursionError."""
+    return _event({"success": True, **reader.end()}, "end")
 
 
 def _event(value: Mapping[str, Any], name: str = "") -> bytes:

@@ -92,7 +92,7 @@ def _unfinished(record: RunRecord, now: datetime) -> str:
     if not record.status.over:
         return "the run has not ended yet, and its receipt tells how it did"
     if record.cost_open:
-        return "something that it has called goes on, or isn't charged yet, and its receipt tells what all of it cost"
+        return "something that the run has called goes on, or isn't charged yet, and its receipt tells all that it cost"
     if record.completed_at is not None and now - record.completed_at < WRITTEN_DOWN:
         return "the run has just ended, and what it has called is still being written down"
     return ""

@@ -1,6 +1,5 @@
 """Whether an answer is a result under /api/v1. What the edge tells its caller as a failure (edge/published.py,
-edge/deltas.py), nobody is charged for; the answer passes the edge by another way than the report, so it is judged
-twice.
+edge/deltas.py), nobody is charged for; the report of a run doesn't pass the edge, so its answer is judged twice.
 """
 
 import re

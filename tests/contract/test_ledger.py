@@ -300,7 +300,9 @@ async def _columns(db: Database, table: str) -> list[str]:
 def _by_row(table: str, columns: list[str]) -> str:
     """In the place of a row of another key."""
     others = [f"{name} || 'x'" if name in ("id", "key") else name for name in columns]
-    return f"INSERT OR REPLACE INTO {table} (rowid, {', '.join(columns)}) SELECT rowid, {', '.join(others)} FROM {table}"
+    return (
+        f"INSERT OR REPLACE INTO {table} (rowid, {', '.join(columns)}) SELECT rowid, {', '.join(others)} FROM {table}"
+    )
 
 
 async def test_a_transaction_isnt_replaced_by_another_of_its_key(ledger: Ledger, db: Database) -> None:

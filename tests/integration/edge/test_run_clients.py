@@ -105,7 +105,8 @@ class Runs(runs_pb2_grpc.RunsServicer):
         self.asked.append(request)
         if request.request_id == "run_unknown":
             raise NotFound("no such request")
-        return runs_pb2.GetRunResponse(run=runs_pb2.RunRecord(id="run_g", status=run_pb2.RUN_STATUS_QUEUED))
+        run = runs_pb2.RunRecord(id="run_g", status=run_pb2.RUN_STATUS_QUEUED)
+        return runs_pb2.GetRunResponse(run=run, cost_open=True)
 
     async def WatchRun(self, request: runs_pb2.WatchRunRequest, _context: Any) -> AsyncIterator[Any]:
         self.asked.append(request)
@@ -270,7 +271,8 @@ async def test_the_scheduler(mesh: Mesh) -> None:
     runs, asker = mesh.to_runs, Asker("org_1", "key_1")
     assert await runs.provision("org_1", "key_1") == "run_p"
     assert await runs.submit(Submission(replace(SPEC, run_id=""), LONG, b"x")) == ("run_s", False)
-    assert (await runs.get(asker, "run_g", exact=True, summary=True)).id == "run_g"
+    found = await runs.get(asker, "run_g", exact=True, summary=True)
+    assert (found.id, found.cost_open) == ("run_g", True)
     watched = [record.status async for record in runs.watch(asker, "run_w", LONG, exact=True)]
     assert watched == [Status.QUEUED, Status.SUCCEEDED]
     listed, following = await runs.list("org_1", service_id="greet", status=Status.FAILED, limit=5, after="run_a")

@@ -206,6 +206,12 @@ async def test_bad_requests_are_refused(service: Service) -> None:
         await unary(service.runs.Provision, runs_pb2.ProvisionRequest())
 
 
+async def _cost_open(service: Service, run_id: str) -> bool:
+    request = runs_pb2.GetRunRequest(organization_id="org_a", request_id=run_id)
+    found: runs_pb2.GetRunResponse = await unary(service.runs.GetRun, request)
+    return found.cost_open
+
+
 async def test_bills_reach_the_ledger_and_costs_the_record(service: Service) -> None:
     service.neighbours.ledger_away = True
     version_id = await service.deploy()
@@ -215,11 +221,13 @@ async def test_bills_reach_the_ledger_and_costs_the_record(service: Service) -> 
     await service.eventually(lambda: _all_started(service, 2))
     starts = {start.spec.run_id: start.spec for start in service.neighbours.starts}
     assert (list(starts[root].budgets), starts[root].paying_key_id) == ([budget], "key_1")
-    for run_id, charge in ((nested, 30), (root, 12)):
+    for run_id, charge in ((root, 12), (nested, 30)):
+        assert await _cost_open(service, root)
         bill = ledger_pb2.Bill(purse_id="prs_1", root_id=root, reserved=charge, charge=charge, organization_id="org_a")
         await service.report(ended=run_id, bill=bill)
     record = await service.get(root)
     assert (record.cost_own, record.cost_nested) == (12, 30)
+    assert not await _cost_open(service, root)
     listed = (await unary(service.runs.ListRuns, runs_pb2.ListRunsRequest(organization_id="org_a"))).runs
     assert {run.id: (run.cost_own, run.cost_nested) for run in listed} == {root: (12, 30), nested: (30, 0)}
 

@@ -1,6 +1,7 @@
 """/api/v1/run and its stream, and what prompts are given, over fakes of the mesh."""
 
 import json
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -10,7 +11,7 @@ import pytest
 
 from edge.calls import Calls
 from edge.contacts import Contacts
-from edge.deltas import MAX_LINE_BYTES
+from edge.deltas import MAX_LINE_BYTES, Whole
 from edge.diff import Diffs
 from edge.direct import Direct
 from edge.durable import Durable
@@ -376,6 +377,20 @@ async def test_text_comes_as_it_is_made(mesh: Mesh) -> None:
 
 async def test_json_is_one_event(mesh: Mesh) -> None:
     assert await mesh.stream() == [("end", {"success": True, "result": "hi"})]
+
+
+async def test_the_end_of_a_stream_is_no_work_for_the_loop(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    end = Whole.end
+
+    def noted(whole: Whole) -> dict[str, Any]:
+        threads.append(threading.current_thread())
+        return end(whole)
+
+    monkeypatch.setattr(Whole, "end", noted)
+    assert await mesh.stream() == [("end", {"success": True, "result": "hi"})]
+    assert threads
+    assert threading.current_thread() not in threads
 
 
 async def test_a_stream_that_fails_ends_with_an_error(mesh: Mesh) -> None:
