@@ -157,7 +157,7 @@ def _purse(row: Row[Any]) -> Purse:
 
 
 def _bill(transaction_id: str, bill: Bill) -> dict[str, object]:
-    used = bill.quantities()
+    used = bill.quantities
     return {
         "transaction_id": transaction_id,
         "run_id": bill.run_id,

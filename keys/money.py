@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from kit.errors import Exhausted, Invalid
 
@@ -152,6 +153,7 @@ class Bill:
         """Of its transaction."""
         return "run" if self.purse_id else "storage"
 
+    @cached_property
     def quantities(self) -> Counter[str]:
         """By meter; tokens of all models together as `in`, `cached` and `out`."""
         found: Counter[str] = Counter()

@@ -37,6 +37,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(200), primary_key=True),
         sa.Column("day", sa.String(10), primary_key=True),
         *(sa.Column(name, sa.BigInteger, nullable=False) for name in _SUMS),
+        sqlite_with_rowid=False,
     )
     _sum_up()
     _seal()
@@ -97,13 +98,15 @@ def _seal() -> None:
     for table, (same, refused) in _REPLACED.items():
         op.execute(
             f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} "
-            f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same}) OR EXISTS (SELECT 1 FROM {table} WHERE rowid = NEW.rowid) "
+            f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same}) "
+            f"OR EXISTS (SELECT 1 FROM {table} WHERE rowid = NEW.rowid) "
             f"BEGIN SELECT RAISE(ABORT, '{refused}'); END"
         )
     # What is sent twice is booked once: that is no error.
     op.execute(
         "CREATE TRIGGER ledger_transactions_once BEFORE INSERT ON ledger_transactions "
-        "WHEN EXISTS (SELECT 1 FROM ledger_transactions WHERE key = NEW.key AND id <> NEW.id) BEGIN SELECT RAISE(IGNORE); END"
+        "WHEN EXISTS (SELECT 1 FROM ledger_transactions WHERE key = NEW.key AND id <> NEW.id) "
+        "BEGIN SELECT RAISE(IGNORE); END"
     )
 
 

@@ -300,7 +300,8 @@ async def _columns(db: Database, table: str) -> list[str]:
 def _by_row(table: str, columns: list[str]) -> str:
     """In the place of a row of another key."""
     others = [f"{name} || 'x'" if name in ("id", "key") else name for name in columns]
-    return f"INSERT OR REPLACE INTO {table} (rowid, {', '.join(columns)}) SELECT rowid, {', '.join(others)} FROM {table}"
+    into, values = ", ".join(["rowid", *columns]), ", ".join(["rowid", *others])
+    return f"INSERT OR REPLACE INTO {table} ({into}) SELECT {values} FROM {table}"
 
 
 async def test_a_transaction_isnt_replaced_by_another_of_its_key(ledger: Ledger, db: Database) -> None:
@@ -344,8 +345,9 @@ async def test_the_audit_finds_what_is_wrong(ledger: Ledger, db: Database, clock
     found = await broken(
         db,
         "UPDATE accounts SET balance = 3 WHERE id = 'purse\\:p'",
-        "INSERT INTO bills SELECT (SELECT max(id) FROM ledger_transactions), 'another', attempt, root_id, organization_id, "
-        "service_id, key_id, day, reserved, charge, cpu_ms, tokens_in, tokens_out, egress_bytes FROM bills",
+        "INSERT INTO bills SELECT (SELECT max(id) FROM ledger_transactions), 'another', attempt, root_id, "
+        "organization_id, service_id, key_id, day, reserved, charge, cpu_ms, tokens_in, tokens_out, egress_bytes "
+        "FROM bills",
         "INSERT INTO ledger_entries VALUES ((SELECT max(id) FROM ledger_transactions), 'platform\\:losses', 1)",
     )
     assert found == {title for title, _ in AUDITS if "below" not in title and "passed" not in title}
