@@ -25,12 +25,12 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import text
 
-from keys import usage, usage_store
+from keys import sweep, usage, usage_store
 from keys.ledger import Ledger
 from keys.ledger_store import SqlBooks, SqlBooksChange
-from keys.money import PURSE_LIFE, Bill, BillLine, Budget, Draw, Transaction
+from keys.money import CLOSED_LIFE, PURSE_LIFE, Bill, BillLine, Budget, Draw, Transaction
 from keys.money import Purse as SweptPurse
-from keys.sweep import Sweep
+from keys.sweep import RECENT, Due, Sweep
 from keys.usage import Attempt
 from kit.clock import FakeClock
 from kit.db import Database, open_db
@@ -57,6 +57,7 @@ class Purse:
     # Neither given back nor in a bill.
     left: int = 0
     swept: bool = False
+    closed: datetime | None = None
 
 
 @dataclass
@@ -245,7 +246,18 @@ class Machine(RuleBasedStateMachine):
         if name in self.heard:
             self.hears(name)
 
-    @rule(seconds=st.sampled_from([61, 61, 30]), life=st.sampled_from([None, 0, 1]), crash=st.booleans())
+    @precondition(lambda self: self.all)
+    @rule(data=st.data(), life=st.integers(0, 1))
+    def close(self, data: st.DataObject, life: int) -> None:
+        """An executor is done with a purse; what another says of it isn't heard."""
+        purse, name = data.draw(st.sampled_from(self.all)), f"life{life}-{self.mark}"
+        self.run(self.ledger.keep(name, [], [purse.id, "unknown"]))
+        if name in self.heard:
+            self.hears(name)
+        if purse.id in self.model.purses and purse.life == name and not purse.swept:
+            purse.closed = purse.closed or self.clock.now()
+
+    @rule(seconds=st.sampled_from([61, 61, 30, 30, 27 * 3600]), life=st.sampled_from([None, 0, 1]), crash=st.booleans())
     def time_passes(self, seconds: int, life: int | None, crash: bool) -> None:
         """One of the executors may be heard of, then what was left is swept."""
         self.run(self.clock.advance(seconds))
@@ -259,7 +271,8 @@ class Machine(RuleBasedStateMachine):
         silent = {life for life, heard in self.heard.items() if self.clock.now() - heard > PURSE_LIFE}
         swept = self.run(self._swept())
         for purse in self.all:
-            gone = purse.id in self.model.purses and (purse.swept or purse.life in silent)
+            done = purse.life in silent or self._done_with(purse)
+            gone = purse.id in self.model.purses and (purse.swept or done)
             assert gone == (purse.id in swept)
             if gone and not purse.swept:
                 purse.swept = True
@@ -267,6 +280,13 @@ class Machine(RuleBasedStateMachine):
                 self.model.orgs[purse.org] += amount
                 self.model.purses[purse.id] = 0
                 self.model.use(purse.budgets, -amount)
+
+    def _done_with(self, purse: Purse) -> bool:
+        """Without what is in it bills that come late wouldn't be paid."""
+        if purse.closed is None:
+            return False
+        since = self.clock.now() - purse.closed
+        return since > CLOSED_LIFE or (since <= RECENT and not self.model.purses[purse.id])
 
     async def _swept(self) -> set[str]:
         async with self.db.read() as tx:
@@ -365,9 +385,9 @@ def budgets_get_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def swept_without_its_money(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def only_marked(self: Sweep, purse: SweptPurse, before: datetime) -> None:
+    async def only_marked(self: Sweep, purse: SweptPurse, due: Due) -> None:
         async with self._purses.change() as tx:
-            if await tx.hold_left(purse, before):
+            if await tx.hold_left(purse, due):
                 await tx.sweep(purse.id, self._clock.now())
 
     monkeypatch.setattr(Sweep, "_sweep", only_marked)
@@ -380,6 +400,18 @@ def swept_although_it_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         return
 
     monkeypatch.setattr(SqlBooks, "keep", forgotten)
+
+
+def closed_with_what_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, although bills are on their way."""
+    monkeypatch.setattr(sweep, "CLOSED_LIFE", timedelta(0))
+
+
+def nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ignored(*_: object) -> None:
+        return
+
+    monkeypatch.setattr(SqlBooks, "close", ignored)
 
 
 def each_bill_counts_as_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,6 +436,8 @@ def usage_that_counts_no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
         budgets_get_nothing_back,
         swept_without_its_money,
         swept_although_it_was_kept,
+        closed_with_what_is_in_it,
+        nothing_is_closed,
         each_bill_counts_as_a_run,
         usage_that_counts_no_tokens,
     ],
