@@ -1,5 +1,5 @@
-"""The port of usage.py on SQL. Sums grow where bills are booked, in that transaction: what a page costs doesn't grow with
-the number of bills.
+"""The port of usage.py on SQL. Sums grow where bills are booked, in that transaction: what a page costs doesn't grow
+with the number of bills.
 """
 
 from collections.abc import Iterable, Sequence

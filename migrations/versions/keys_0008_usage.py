@@ -100,7 +100,7 @@ def _seal() -> None:
             f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} "
             f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same}) "
             f"OR EXISTS (SELECT 1 FROM {table} WHERE rowid = NEW.rowid) "
-            f"BEGIN SELECT RAISE(ABORT, '{refused}'); END"
+            f"BEGIN SELECT RAISE(ABORT, '{refused}'); END"  # noqa: S608  # names of tables and columns
         )
     # What is sent twice is booked once: that is no error.
     op.execute(

@@ -211,8 +211,8 @@ async def test_the_statements_use_their_indexes(tmp_path: Path) -> None:
         await due(store)
         assert "INDEX bills_due" in plans[-1]
         assert "TEMP B-TREE" not in plans[-1]
-        for look in (lambda: store.over_roots(10), lambda: store.lost_roots(START, 10)):
-            await look()
+        for name, asked in (("over_roots", (10,)), ("lost_roots", (START, 10))):
+            await getattr(store, name)(*asked)
             assert "INDEX bills_held" in plans[-1]
             assert "SCAN runs" not in plans[-1]
             assert "TEMP B-TREE" not in plans[-1]

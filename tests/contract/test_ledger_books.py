@@ -193,7 +193,10 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), crash=st.booleans())
     def give_back(self, data: st.DataObject, crash: bool) -> None:
         purse = data.draw(st.sampled_from([purse for purse in self.all if purse.left]))
-        amount, name = data.draw(st.integers(1, purse.left)), new_id("give")
+        self._give_back(purse, data.draw(st.integers(1, purse.left)), crash=crash)
+
+    def _give_back(self, purse: Purse, amount: int, *, crash: bool) -> None:
+        name = new_id("give")
         purse.left -= amount
         if purse.swept:
             with pytest.raises(Conflict):
@@ -213,7 +216,7 @@ class Machine(RuleBasedStateMachine):
         purse.left -= reserved
         charge = data.draw(st.integers(0, reserved))
         others = [one.run_id for one in self.bills if one.purse_id != purse.id and one.organization_id == purse.org]
-        run = data.draw(st.sampled_from(others)) if others and data.draw(st.booleans()) else new_id("run")
+        run = data.draw(st.sampled_from([*others, new_id("run")]))
         bill = a_bill(run, reserved, charge, *purse.budgets, purse=purse.id, org=purse.org)
         if bill.key in {one.key for one in self.bills}:
             return
@@ -247,15 +250,20 @@ class Machine(RuleBasedStateMachine):
             self.hears(name)
 
     @precondition(lambda self: self.all)
-    @rule(data=st.data(), life=st.integers(0, 1))
-    def close(self, data: st.DataObject, life: int) -> None:
-        """An executor is done with a purse; what another says of it isn't heard."""
-        purse, name = data.draw(st.sampled_from(self.all)), f"life{life}-{self.mark}"
+    @rule(data=st.data(), own=st.sampled_from([True, True, False]), emptied=st.booleans())
+    def close(self, data: st.DataObject, own: bool, emptied: bool) -> None:
+        """An executor is done with a purse; what another says of it isn't heard. Then those are swept that may be."""
+        purse = data.draw(st.sampled_from(self.all))
+        name = purse.life if own else f"life{1 - int(purse.life[4])}-{self.mark}"
+        if emptied and purse.left:
+            self._give_back(purse, purse.left, crash=False)
         self.run(self.ledger.keep(name, [], [purse.id, "unknown"]))
         if name in self.heard:
             self.hears(name)
         if purse.id in self.model.purses and purse.life == name and not purse.swept:
             purse.closed = purse.closed or self.clock.now()
+        self.run(self.sweeper.once())
+        self._swept_as_it_should_be()
 
     @rule(seconds=st.sampled_from([61, 61, 30, 30, 27 * 3600]), life=st.sampled_from([None, 0, 1]), crash=st.booleans())
     def time_passes(self, seconds: int, life: int | None, crash: bool) -> None:
@@ -268,6 +276,9 @@ class Machine(RuleBasedStateMachine):
             self.run(self.sweeper.once())
         self.books.crash = False
         self.run(self.sweeper.once())
+        self._swept_as_it_should_be()
+
+    def _swept_as_it_should_be(self) -> None:
         silent = {life for life, heard in self.heard.items() if self.clock.now() - heard > PURSE_LIFE}
         swept = self.run(self._swept())
         for purse in self.all:
@@ -404,7 +415,7 @@ def swept_although_it_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def closed_with_what_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, although bills are on their way."""
-    monkeypatch.setattr(sweep, "CLOSED_LIFE", timedelta(0))
+    monkeypatch.setattr(sweep, "CLOSED_LIFE", timedelta(seconds=-1))
 
 
 def nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
