@@ -5,6 +5,7 @@ import base64
 import grpc
 from mesh.keys.v1 import receipts_pb2, receipts_pb2_grpc
 
+from edge.model import Principal
 from edge.receipts import ReceiptKey
 from edge.run_wire import from_time
 from kit.rpc_client import unary
@@ -24,8 +25,11 @@ class SignerClient:
         reply = await unary(self._stub.ListReceiptKeys, receipts_pb2.ListReceiptKeysRequest(), retry=True)
         return [_key(key) for key in reply.keys]
 
-    async def rotate(self) -> ReceiptKey:
-        return _key((await unary(self._stub.RotateReceiptKey, receipts_pb2.RotateReceiptKeyRequest())).key)
+    async def rotate(self, who: Principal) -> ReceiptKey:
+        request = receipts_pb2.RotateReceiptKeyRequest(
+            actor_key_id=who.key_id, actor_organization_id=who.organization_id
+        )
+        return _key((await unary(self._stub.RotateReceiptKey, request)).key)
 
 
 def _key(key: receipts_pb2.ReceiptKey) -> ReceiptKey:

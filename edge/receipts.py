@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from edge.http import Answer, Request, json_answer
-from edge.model import iso
+from edge.model import Principal, iso
 from edge.problems import failure
 from edge.reading import Reading, request_id
 from edge.record import usage_of
@@ -40,7 +40,7 @@ class Signer(Protocol):
         """All that there ever were, newest first."""
         ...
 
-    async def rotate(self) -> ReceiptKey:
+    async def rotate(self, who: Principal) -> ReceiptKey:
         """The one that signs from now on. Errors: Conflict."""
         ...
 
@@ -79,9 +79,9 @@ class ReceiptHandlers:
         keys = [_jwk(key) for key in await self._signer.keys()]
         return json_answer({"keys": keys}, headers=[("cache-control", "public, max-age=300")])
 
-    async def rotate(self, _request: Request) -> Answer:
+    async def rotate(self, request: Request) -> Answer:
         """`{"kid"}`"""
-        return json_answer({"kid": (await self._signer.rotate()).id})
+        return json_answer({"kid": (await self._signer.rotate(request.who)).id})
 
     async def _version(self, record: RunRecord) -> VersionOf | None:
         return await self._versions.version(record.version_id) if record.version_id else None

@@ -104,8 +104,8 @@ class LedgerClient:
         request = ledger_pb2.GiveBackRequest(id=give_id, purse_id=purse_id, amount=amount)
         await self._ask(self._ledger.GiveBack, request)
 
-    async def keep(self, incarnation: str, purse_ids: list[str]) -> list[str]:
-        request = ledger_pb2.KeepPursesRequest(incarnation=incarnation, purse_ids=purse_ids)
+    async def keep(self, incarnation: str, purse_ids: list[str], closed: list[str]) -> list[str]:
+        request = ledger_pb2.KeepPursesRequest(incarnation=incarnation, purse_ids=purse_ids, closed=closed)
         return list((await self._ask(self._ledger.KeepPurses, request)).swept)
 
     async def room(self, organization_id: str, budgets: tuple[Budget, ...]) -> int:

@@ -51,8 +51,8 @@ class Ledger(Protocol):
     async def give_back(self, give_id: str, purse_id: str, amount: int) -> None:
         """Errors: Conflict for a purse that is no more; Unavailable."""
 
-    async def keep(self, incarnation: str, purse_ids: list[str]) -> list[str]:
-        """Those that are no more. Errors: Unavailable."""
+    async def keep(self, incarnation: str, purse_ids: list[str], closed: list[str]) -> list[str]:
+        """Those that are no more. `closed`: nothing is taken from them any more. Errors: Unavailable."""
 
     async def room(self, organization_id: str, budgets: tuple[Budget, ...]) -> int:
         """The most that a purse could draw now. Errors: Unavailable."""

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from itertools import islice
 from typing import TypeVar
 
 from executor.bill import Budget
@@ -17,6 +18,8 @@ KEEP_SECONDS = 10.0
 # An empty purse is kept for as long: bills that name it may still be on their way to the ledger.
 EMPTY_SECONDS = 120.0
 MOST_PURSES = 10_000
+# That the ledger is told of at once; of more than MOST_PURSES that wait for it, it hears with the executor's end.
+MOST_CLOSED = 1000
 # What giving everything back may take when the executor stops; after it the ledger's sweep does it.
 CLOSE_SECONDS = 3.0
 
@@ -37,8 +40,8 @@ class _Heard(Ledger):
     async def give_back(self, give_id: str, purse_id: str, amount: int) -> None:
         await self._told(self._ledger.give_back(give_id, purse_id, amount))
 
-    async def keep(self, incarnation: str, purse_ids: list[str]) -> list[str]:
-        return await self._told(self._ledger.keep(incarnation, purse_ids))
+    async def keep(self, incarnation: str, purse_ids: list[str], closed: list[str]) -> list[str]:
+        return await self._told(self._ledger.keep(incarnation, purse_ids, closed))
 
     async def room(self, organization_id: str, budgets: tuple[Budget, ...]) -> int:
         return await self._told(self._ledger.room(organization_id, budgets))
@@ -62,6 +65,10 @@ class Purses:
         self._now = now
         self._incarnation = new_id("inc")
         self._purses: dict[Owner, Purse] = {}
+        # They are no more, and another has their place: runs that took from them go on.
+        self._lost: list[Purse] = []
+        # Forgotten; since when nobody has had to do with them.
+        self._closing: dict[str, float] = {}
         self._kept_at = now()
 
     def of(self, organization_id: str, budgets: Iterable[Budget]) -> Purse:
@@ -69,6 +76,8 @@ class Purses:
         owner = (organization_id, tuple(sorted(set(budgets))))
         found = self._purses.get(owner)
         if found is None or found.gone:
+            if found is not None:
+                self._lost.append(self._purses.pop(owner))
             if len(self._purses) >= MOST_PURSES:
                 self._forget(0.0)
             if len(self._purses) >= MOST_PURSES:
@@ -104,11 +113,16 @@ class Purses:
             await self.keep()
 
     async def keep(self) -> None:
-        """Says which there are; those that were swept are forgotten. Errors: Unavailable."""
+        """Says which there are, and which no more; those that were swept are forgotten. Errors: Unavailable."""
         asked_at = self._now()
+        due = (purse_id for purse_id, since in self._closing.items() if asked_at - since >= EMPTY_SECONDS)
+        closed = list(islice(due, MOST_CLOSED))
         known = {purse.id: purse for purse in self._purses.values() if purse.heard_at is not None}
-        swept = await self._ledger.keep(self._incarnation, list(known)) if known or self.away else ()
+        asking = known or closed or self.away
+        swept = await self._ledger.keep(self._incarnation, list(known), closed) if asking else ()
         self._kept_at = asked_at
+        for purse_id in closed:
+            self._closing.pop(purse_id, None)
         for purse_id in swept:
             if purse := known.get(purse_id):
                 log().warning("purse.swept", purse_id=purse_id, organization_id=purse.organization_id)
@@ -132,6 +146,15 @@ class Purses:
             empty = not (purse.free or purse.held) and purse.idle >= max(idle, 0.001)
             if empty or (purse.gone and not purse.held):
                 del self._purses[owner]
+                self._close(purse)
+        for purse in [purse for purse in self._lost if not purse.held]:
+            self._lost.remove(purse)
+            self._close(purse)
+
+    def _close(self, purse: Purse) -> None:
+        """The ledger is told when no bill is on its way: what it has of it goes back then."""
+        if purse.heard_at is not None and len(self._closing) < MOST_PURSES:
+            self._closing[purse.id] = purse.touched_at
 
 
 assert TRUSTED_SECONDS > 2 * KEEP_SECONDS

@@ -106,6 +106,10 @@ class Books(Protocol):
         """All purses of a life."""
         ...
 
+    async def close(self, incarnation: str, purse_ids: Sequence[str], at: datetime) -> None:
+        """Those of them that are purses of this life."""
+        ...
+
     async def kept(self, purse_ids: Sequence[str]) -> set[str]:
         """Those of them that weren't swept."""
         ...
@@ -229,12 +233,16 @@ class Ledger:
             await tx.use_budgets({each.id: -min(amount, each.used) for each in spent.values()})
         failpoint("give booked")
 
-    async def keep(self, incarnation: str, purse_ids: Sequence[str]) -> list[str]:
-        """All purses of this life are kept; those of the named that are no more. Errors: Invalid."""
+    async def keep(self, incarnation: str, purse_ids: Sequence[str], closed: Sequence[str] = ()) -> list[str]:
+        """All purses of this life are kept; those of the named that are no more. `closed`: its executor is done with
+        them. Errors: Invalid.
+        """
         check_ids(incarnation=incarnation)
-        if len(purse_ids) > MAX_NAMED:
+        if max(len(purse_ids), len(closed)) > MAX_NAMED:
             raise Invalid(f"at most {MAX_NAMED} purses are named at once")
         await self._books.keep(incarnation, self._clock.now())
+        if closed:
+            await self._books.close(incarnation, closed, self._clock.now())
         kept = await self._books.kept(purse_ids) if purse_ids else set()
         return [name for name in purse_ids if name not in kept]
 

@@ -37,7 +37,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServicer):
         return ledger_pb2.GiveBackResponse()
 
     async def KeepPurses(self, request: ledger_pb2.KeepPursesRequest, _context: Any) -> ledger_pb2.KeepPursesResponse:
-        swept = await self._ledger.keep(request.incarnation, request.purse_ids)
+        swept = await self._ledger.keep(request.incarnation, request.purse_ids, request.closed)
         return ledger_pb2.KeepPursesResponse(swept=swept)
 
     async def Settle(self, request: ledger_pb2.SettleRequest, _context: Any) -> ledger_pb2.SettleResponse:

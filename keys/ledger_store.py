@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy import Row, bindparam, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from keys import audit_store, usage_store
@@ -26,8 +26,19 @@ from keys.money import (
     organization_account,
     purse_account,
 )
+from keys.sweep import Due
 from kit.db import Database
 
+_LEFT = (
+    select(purses, accounts.c.balance)
+    .join(purse_lives, purse_lives.c.incarnation == purses.c.incarnation)
+    .join(accounts, accounts.c.id == literal(purse_account("")) + purses.c.id)
+    .where(purses.c.swept_at.is_(None))
+)
+# By a Due.
+_OF_THE_DEAD = purse_lives.c.renewed_at < bindparam("kept_before")
+_CLOSED_LONG_AGO = purses.c.closed_at < bindparam("closed_before")
+_CLOSED_JUST_NOW = purses.c.closed_at >= bindparam("recent")
 _BUDGET = (budgets.c.id, budgets.c.limit, budgets.c.used)
 _USE = update(budgets).where(budgets.c.id == bindparam("which")).values(used=budgets.c.used + bindparam("more"))
 
@@ -63,17 +74,50 @@ class SqlBooks:
             mine = purse_lives.c.incarnation == incarnation
             await tx.execute(update(purse_lives).where(mine).values(renewed_at=at))
 
+    async def close(self, incarnation: str, purse_ids: Sequence[str], at: datetime) -> None:
+        its = purses.c.id.in_(purse_ids) & (purses.c.incarnation == incarnation)
+        open_ = select(purses.c.id).where(its, purses.c.swept_at.is_(None), purses.c.closed_at.is_(None))
+        async with self._db.write() as tx:
+            found = (await tx.execute(open_.order_by(purses.c.id).with_for_update(key_share=True))).scalars().all()
+            await tx.execute(update(purses).where(purses.c.id.in_(found)).values(closed_at=at))
+
     async def kept(self, purse_ids: Sequence[str]) -> set[str]:
         query = select(purses.c.id).where(purses.c.id.in_(purse_ids), purses.c.swept_at.is_(None))
         async with self._db.read() as tx:
             return set((await tx.execute(query)).scalars())
 
-    async def left(self, before: datetime, limit: int) -> list[Purse]:
-        """Purses that nobody has kept since then."""
-        query = select(purses).join(purse_lives).where(purses.c.swept_at.is_(None), purse_lives.c.renewed_at < before)
+    async def left(self, due: Due, limit: int) -> list[Purse]:
+        """sweep.Purses."""
+        found: dict[str, Row[Any]] = {}
         async with self._db.read() as tx:
-            rows = await tx.execute(query.order_by(purses.c.id).limit(limit))
-            return [_purse(row) for row in rows]
+            for whose in (_OF_THE_DEAD, _CLOSED_LONG_AGO):
+                query = _LEFT.where(whose, accounts.c.balance > 0).order_by(accounts.c.balance.desc()).limit(limit)
+                found |= {row.id: row for row in await tx.execute(query, vars(due))}
+        fullest = sorted(found.values(), key=lambda row: (-row.balance, row.id))
+        return [_purse(row) for row in fullest[:limit]]
+
+    async def sweep_empty(self, due: Due, at: datetime, limit: int) -> int:
+        """sweep.Purses."""
+        async with self._db.write() as tx:
+            found: dict[str, str] = {}
+            for whose in (_OF_THE_DEAD, _CLOSED_LONG_AGO, _CLOSED_JUST_NOW):
+                query = _LEFT.where(whose, accounts.c.balance == 0).limit(limit - len(found))
+                found |= {row.id: row.incarnation for row in await tx.execute(query, vars(due))}
+            return await _sweep_empty(tx, found, due, at) if found else 0
+
+
+async def _sweep_empty(tx: AsyncConnection, found: Mapping[str, str], due: Due, at: datetime) -> int:
+    """Those of them that are as they were. Who draws holds the account: it comes before, or finds the purse swept."""
+    held = await books.hold(tx, map(purse_account, found))
+    empty = [name for name in found if held[purse_account(name)].balance == 0]
+    lives = select(purse_lives.c.incarnation).where(purse_lives.c.incarnation.in_({found[name] for name in empty}))
+    lives = lives.where(purse_lives.c.renewed_at < due.kept_before).order_by(purse_lives.c.incarnation)
+    dead = (await tx.execute(lives.with_for_update(key_share=True))).scalars().all()
+    its = purses.c.incarnation.in_(dead) | purses.c.closed_at.is_not(None)
+    query = select(purses.c.id).where(purses.c.id.in_(empty), purses.c.swept_at.is_(None), its).order_by(purses.c.id)
+    swept = (await tx.execute(query.with_for_update(key_share=True))).scalars().all()
+    await tx.execute(update(purses).where(purses.c.id.in_(swept)).values(swept_at=at))
+    return len(swept)
 
 
 class SqlBooksChange:
@@ -141,12 +185,15 @@ class SqlBooksChange:
     async def add_usage(self, bills: Sequence[Bill]) -> None:
         await usage_store.add_usage(self._tx, bills, (self._entered[bill.key] for bill in bills))
 
-    async def hold_left(self, purse: Purse, before: datetime) -> bool:
+    async def hold_left(self, purse: Purse, due: Due) -> bool:
         """Whether it still is as `left` says; nobody keeps it meanwhile."""
         life = select(purse_lives.c.renewed_at).where(purse_lives.c.incarnation == purse.incarnation)
         renewed = (await self._tx.execute(life.with_for_update(key_share=True))).scalar_one()
-        found = await self.purse(purse.id)
-        return renewed < before and found is not None and not found.swept
+        query = select(purses.c.closed_at).where(purses.c.id == purse.id, purses.c.swept_at.is_(None))
+        row = (await self._tx.execute(query)).first()
+        if row is None:
+            return False
+        return renewed < due.kept_before or (row.closed_at is not None and row.closed_at < due.closed_before)
 
     async def sweep(self, purse_id: str, at: datetime) -> None:
         await self._tx.execute(update(purses).where(purses.c.id == purse_id).values(swept_at=at))
@@ -157,7 +204,7 @@ def _purse(row: Row[Any]) -> Purse:
 
 
 def _bill(transaction_id: str, bill: Bill) -> dict[str, object]:
-    used = bill.quantities()
+    used = bill.quantities
     return {
         "transaction_id": transaction_id,
         "run_id": bill.run_id,

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from kit.errors import Exhausted, Invalid
 
@@ -15,6 +16,8 @@ FIRST_CREDITS = 1_000_000_000
 REVENUE, GRANTS, LOSSES = "platform:revenue", "platform:grants", "platform:losses"
 PLENTY = 1000  # a draw without budgets takes at most this part of what there is, or what is wanted
 PURSE_LIFE = timedelta(seconds=60)
+# For bills of a purse that its executor is done with: one may wait for the end of its root, a day.
+CLOSED_LIFE = timedelta(hours=26)
 MAX_BUDGETS = 17
 MAX_BILLS = 500
 MAX_LINES = 100
@@ -152,6 +155,7 @@ class Bill:
         """Of its transaction."""
         return "run" if self.purse_id else "storage"
 
+    @cached_property
     def quantities(self) -> Counter[str]:
         """By meter; tokens of all models together as `in`, `cached` and `out`."""
         found: Counter[str] = Counter()

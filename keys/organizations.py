@@ -109,9 +109,10 @@ class Organizations:
 
     async def _add(self, change: OrganizationChange, created: Created, actor: Actor) -> None:
         organization, key = created.organization, created.first_key.key
-        await change.add_organization(organization, FIRST_CREDITS if organization.first else self._initial_credits)
+        credits_ = FIRST_CREDITS if organization.first else self._initial_credits
+        await change.add_organization(organization, credits_)
         await change.add(key, self._hash(created.first_key.secret))
-        told = {"name": organization.name, "key_id": key.id}
+        told = {"name": organization.name, "key_id": key.id, "initial_credits": credits_}
         await change.note(self._done("organization.created", organization.id, actor, told))
 
     def _done(self, act: str, organization_id: str, actor: Actor, data: Mapping[str, Any]) -> Entry:

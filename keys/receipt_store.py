@@ -5,6 +5,8 @@ from typing import Any
 from sqlalchemy import Column, Index, LargeBinary, String, Table, select, text, update
 from sqlalchemy.exc import IntegrityError
 
+from keys import audit_store
+from keys.audit import Entry
 from keys.receipts import ReceiptKey
 from keys.store import metadata
 from kit.db import Database, UtcDateTime
@@ -42,7 +44,7 @@ class SqlReceiptKeyStore:
             row = (await tx.execute(query)).first()
         return None if row is None else (_key(row), row.sealed)
 
-    async def replace(self, before: str, made: ReceiptKey, sealed: bytes) -> bool:
+    async def replace(self, before: str, made: ReceiptKey, sealed: bytes, told: Entry) -> bool:
         row = {"id": made.id, "public": made.public, "sealed": sealed, "created_at": made.created_at, "signs": "1"}
         retired = {"signs": None, "retired_at": made.created_at}
         try:
@@ -52,6 +54,7 @@ class SqlReceiptKeyStore:
                     if not (await tx.execute(update(receipt_keys).where(its).values(**retired))).rowcount:
                         return False
                 await tx.execute(receipt_keys.insert().values(**row))
+                await audit_store.note(tx, told)
         except IntegrityError:
             return False
         return True

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from keys.audit import PLATFORM, Actor, Entry, done
 from keys.model import SYSTEM_ORGANIZATION
 from keys.vault import Seal
 from kit.clock import Clock
@@ -36,9 +37,9 @@ class ReceiptKeyStore(Protocol):
         """With its sealed private half."""
         ...
 
-    async def replace(self, before: str, made: ReceiptKey, sealed: bytes) -> bool:
-        """Retires the key with the id `before` (empty: there is none) and adds this one. False, and nothing has
-        changed, when another one signs by now.
+    async def replace(self, before: str, made: ReceiptKey, sealed: bytes, told: Entry) -> bool:
+        """Retires the key with the id `before` (empty: there is none) and adds this one; `told` comes into the audit
+        log. False, and nothing has changed, when another one signs by now.
         """
         ...
 
@@ -69,10 +70,10 @@ class Receipts:
         """All of them, newest first."""
         return await self._store.all()
 
-    async def rotate(self) -> ReceiptKey:
+    async def rotate(self, actor: Actor) -> ReceiptKey:
         """The key that signs from now on. Errors: Conflict when another one was made just now."""
         found = await self._store.current()
-        made = await self._replace(found[0].id if found else "")
+        made = await self._replace(found[0].id if found else "", actor)
         if made is None:
             raise Conflict("another key was made just now; that one signs")
         return made
@@ -80,7 +81,7 @@ class Receipts:
     async def _signing(self) -> tuple[ReceiptKey, Ed25519PrivateKey]:
         found = await self._store.current()
         if found is None or self._clock.now() >= found[0].created_at + LIFE:
-            await self._replace(found[0].id if found else "")  # or somebody else has
+            await self._replace(found[0].id if found else "", PLATFORM)  # or somebody else has
             found = await self._store.current()
         if found is None:
             raise Conflict("no key signs receipts at this moment; try again")
@@ -90,12 +91,14 @@ class Receipts:
             self._opened = {key.id: Ed25519PrivateKey.from_private_bytes(base64.b64decode(text))}
         return key, self._opened[key.id]
 
-    async def _replace(self, before: str) -> ReceiptKey | None:
+    async def _replace(self, before: str, actor: Actor) -> ReceiptKey | None:
         private = Ed25519PrivateKey.generate()
         made = ReceiptKey(new_id("rck"), private.public_key().public_bytes_raw(), self._clock.now())
         text = base64.b64encode(private.private_bytes_raw()).decode()
         sealed = self._seal.seal(SYSTEM_ORGANIZATION, _place(made.id), text)
-        return made if await self._store.replace(before, made, sealed) else None
+        data = {"retired_key_id": before or None}
+        told = done(made.created_at, actor, "receipt_key.rotated", made.id, SYSTEM_ORGANIZATION, data)
+        return made if await self._store.replace(before, made, sealed, told) else None
 
 
 def base64url(data: bytes) -> str:

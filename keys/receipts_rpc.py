@@ -6,6 +6,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 from mesh.keys.v1 import receipts_pb2, receipts_pb2_grpc
 
+from keys.audit import Actor
 from keys.receipts import ReceiptKey, Receipts
 
 
@@ -26,9 +27,10 @@ class ReceiptsServicer(receipts_pb2_grpc.ReceiptsServicer):
         return receipts_pb2.ListReceiptKeysResponse(keys=[_to_wire(key) for key in await self._receipts.keys()])
 
     async def RotateReceiptKey(
-        self, _request: receipts_pb2.RotateReceiptKeyRequest, _context: Any
+        self, request: receipts_pb2.RotateReceiptKeyRequest, _context: Any
     ) -> receipts_pb2.RotateReceiptKeyResponse:
-        return receipts_pb2.RotateReceiptKeyResponse(key=_to_wire(await self._receipts.rotate()))
+        actor = Actor(request.actor_key_id, request.actor_organization_id)
+        return receipts_pb2.RotateReceiptKeyResponse(key=_to_wire(await self._receipts.rotate(actor)))
 
 
 def _to_wire(key: ReceiptKey) -> receipts_pb2.ReceiptKey:

@@ -1,10 +1,10 @@
 """What an organization has paid for: sums over its bills, by service, day, key or model."""
 
 import enum
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from operator import add as add_up
 from typing import Protocol
 
 from keys.model import Page, page_size
@@ -86,18 +86,19 @@ class Usage:
 
 def summed_up(
     bills: Iterable[Bill], counted: Iterable[Attempt]
-) -> list[tuple[tuple[str, Group, str, str], Counter[str]]]:
+) -> list[tuple[tuple[str, int, str, str], Sequence[int]]]:
     """What bills come to: (organization, group, its name, day), in that order, and SUMS of it. An attempt that has
     several bills counts with the first; `counted`: those that have.
     """
     known = set(counted)
-    rows: dict[tuple[str, Group, str, str], Counter[str]] = {}
+    by_service, by_day, by_key, by_model = map(int, Group)  # an enum is slow to sort by
+    rows: dict[tuple[str, int, str, str], list[int]] = {}
 
-    def add(bill: Bill, group: Group, name: str, sums: Counter[str]) -> None:
-        key = (bill.organization_id, group, name, _day(bill.at).isoformat())
-        rows.setdefault(key, Counter()).update(sums)
+    def add(organization_id: str, group: int, name: str, day: str, sums: Sequence[int]) -> None:
+        row = rows.setdefault((organization_id, group, name, day), [0] * len(SUMS))
+        row[:] = map(add_up, row, sums)
 
-    def attempts(bill: Bill, model: str = "") -> int:
+    def attempts(bill: Bill, model: str) -> int:
         attempt = (bill.organization_id, bill.run_id, bill.attempt, model)
         if bill.service_id == FILES or attempt in known:
             return 0
@@ -105,26 +106,17 @@ def summed_up(
         return 1
 
     for bill in bills:
-        whole = _whole(bill, attempts(bill))
-        for group, name in (
-            (Group.SERVICE, bill.service_id),
-            (Group.DAY, _day(bill.at).isoformat()),
-            (Group.KEY, bill.key_id),
-        ):
+        org, day, used = bill.organization_id, _day(bill.at).isoformat(), bill.quantities
+        tokens = (used["in"] + used["cached"], used["out"])
+        whole = (attempts(bill, ""), bill.charge, used["cpu"], *tokens, used["egress"])
+        for group, name in ((by_service, bill.service_id), (by_day, day), (by_key, bill.key_id)):
             if name:
-                add(bill, group, name, whole)
+                add(org, group, name, day, whole)
         for line in bill.lines:
-            if line.model:
-                tokens = "tokens_out" if line.meter.endswith(":out") else "tokens_in"
-                used = {"runs": attempts(bill, line.model), "amount": line.amount, tokens: line.quantity}
-                add(bill, Group.MODEL, line.model, Counter(used))
+            if model := line.model:
+                tokens = (0, line.quantity) if line.meter.endswith(":out") else (line.quantity, 0)
+                add(org, by_model, model, day, (attempts(bill, model), line.amount, 0, *tokens, 0))
     return sorted(rows.items())
-
-
-def _whole(bill: Bill, runs: int) -> Counter[str]:
-    used = bill.quantities()
-    tokens = {"tokens_in": used["in"] + used["cached"], "tokens_out": used["out"]}
-    return Counter(tokens, runs=runs, amount=bill.charge, cpu_ms=used["cpu"], egress_bytes=used["egress"])
 
 
 def _day(moment: datetime) -> date:

@@ -1,5 +1,5 @@
-"""The port of usage.py on SQL. Sums grow where bills are booked, in that transaction: what a page costs doesn't grow with
-the number of bills.
+"""The port of usage.py on SQL. Sums grow where bills are booked, in that transaction: what a page costs doesn't grow
+with the number of bills.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,6 +24,7 @@ usage_sums = Table(
     # YYYY-MM-DD in UTC.
     Column("day", String(10), primary_key=True),
     *(Column(name, BigInteger, nullable=False) for name in SUMS),
+    sqlite_with_rowid=False,
 )
 _KEY = ("organization_id", "kind", "name", "day")
 # Never above MOST, however much bills say: a year of that can be summed up.
@@ -45,8 +46,8 @@ async def add_usage(tx: AsyncConnection, new: Sequence[Bill], transaction_ids: I
     that nobody else adds bills of the same attempts.
     """
     sums = summed_up(new, await _counted(tx, new, set(transaction_ids)))
-    rows = [dict(zip(_KEY, key, strict=True)) | {each: min(found[each], MOST) for each in SUMS} for key, found in sums]
-    await tx.execute(_ADD, rows)
+    rows = [(*key, *(min(each, MOST) for each in found)) for key, found in sums]
+    await tx.execute(_ADD, [dict(zip(_KEY + SUMS, row, strict=True)) for row in rows])
 
 
 async def _counted(tx: AsyncConnection, new: Sequence[Bill], transaction_ids: set[str]) -> set[Attempt]:

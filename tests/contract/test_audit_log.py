@@ -72,8 +72,10 @@ async def test_an_entry_goes_with_its_transaction(db: Database) -> None:
 CHANGES = [
     *("UPDATE audit SET act = 'nothing'", "UPDATE audit SET data = '{}' WHERE id = 'aud_1'"),
     *("DELETE FROM audit", "DELETE FROM audit WHERE id = 'aud_1'", "TRUNCATE audit"),
-    "INSERT OR REPLACE INTO audit SELECT id, at, 'nothing', subject, organization_id, actor_key_id, "
-    "actor_organization_id, data FROM audit",
+    (
+        "INSERT OR REPLACE INTO audit SELECT id, at, 'nothing', subject, organization_id, actor_key_id, "
+        "actor_organization_id, data FROM audit"
+    ),
 ]
 ONLY_POSTGRESQL, ONLY_SQLITE = "TRUNCATE", "INSERT OR REPLACE"
 

@@ -11,9 +11,9 @@ from sqlalchemy.exc import DBAPIError
 from keys.audit import Actor, Entry
 from keys.audit_store import SqlAuditLog
 from keys.ledger import Balance, Ledger
-from keys.ledger_store import SqlBooks
-from keys.money import MAX_BILLS, MOST, Budget
-from keys.sweep import Sweep
+from keys.ledger_store import SqlBooks, SqlBooksChange
+from keys.money import CLOSED_LIFE, MAX_BILLS, MAX_NAMED, MOST, Budget, Purse
+from keys.sweep import Due, Sweep
 from kit.clock import FakeClock
 from kit.db import Database, open_db
 from kit.errors import Conflict, Exhausted, Invalid, NotFound
@@ -230,6 +230,59 @@ async def test_a_purse_that_nobody_keeps_is_swept_once(
     assert await ledger.balance("org_a") == Balance(100, 0, 100)
 
 
+async def test_purses_with_money_are_swept_first_and_empty_ones_together(
+    ledger: Ledger, sweep: Sweep, clock: FakeClock, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those with the most before all others; an empty one takes no transaction of its own."""
+    await ledger.grant("1", "org_a", 1000)
+    for number in range(30):
+        await ledger.draw(a_draw(str(number), number + 1, purse=f"p{number:02}"))
+        if number not in (7, 21):
+            await ledger.give_back(str(number), f"p{number:02}", number + 1)
+    await clock.advance(61)
+    changes: list[str] = []
+    hold_left = SqlBooksChange.hold_left
+
+    async def held(self: SqlBooksChange, purse: Purse, due: Due) -> bool:
+        changes.append(purse.id)
+        return await hold_left(self, purse, due)
+
+    monkeypatch.setattr(SqlBooksChange, "hold_left", held)
+    assert await sweep.once() == 30
+    assert changes == ["p21", "p07"]
+    assert await ledger.balance("org_a") == Balance(1000, 0, 1000)
+    for number in (0, 21):
+        with pytest.raises(Conflict):
+            await ledger.draw(a_draw("again", 1, purse=f"p{number:02}"))
+
+
+async def test_a_closed_purse_is_swept_when_it_is_empty_or_no_bill_can_come(
+    ledger: Ledger, sweep: Sweep, clock: FakeClock
+) -> None:
+    """Its executor goes on living. What it still has is for bills that are on their way."""
+    await ledger.grant("1", "org_a", 100)
+    for name in ("empty", "full", "open", "foreign"):
+        draw = a_draw(name, 10, purse=name)
+        await ledger.draw(replace(draw, incarnation="other" if name == "foreign" else "life"))
+    for name in ("empty", "open", "foreign"):
+        await ledger.give_back(name, name, 10)
+    closed = ["empty", "full", "foreign", "unknown"]
+    assert await ledger.keep("life", ["open"], closed) == []
+    assert await sweep.once() == 1
+    assert await ledger.keep("life", [*closed, "open"]) == ["empty", "unknown"]
+    await clock.advance(CLOSED_LIFE.total_seconds())
+    await ledger.keep("life", [])
+    await ledger.keep("other", [])
+    assert await sweep.once() == 0
+    await ledger.keep("life", [], closed)  # again: it counts from the first time on
+    await clock.advance(1)
+    assert await sweep.once() == 1
+    assert await ledger.balance("org_a") == Balance(100, 0, 100)
+    assert await ledger.keep("life", [*closed, "open"]) == ["empty", "full", "unknown"]
+    with pytest.raises(Invalid):
+        await ledger.keep("life", [], ["x"] * (MAX_NAMED + 1))
+
+
 async def test_who_draws_into_a_new_purse_lives(ledger: Ledger, sweep: Sweep, clock: FakeClock) -> None:
     await ledger.grant("1", "org_a", 100)
     await ledger.draw(a_draw("1", 40))
@@ -300,9 +353,8 @@ async def _columns(db: Database, table: str) -> list[str]:
 def _by_row(table: str, columns: list[str]) -> str:
     """In the place of a row of another key."""
     others = [f"{name} || 'x'" if name in ("id", "key") else name for name in columns]
-    return (
-        f"INSERT OR REPLACE INTO {table} (rowid, {', '.join(columns)}) SELECT rowid, {', '.join(others)} FROM {table}"
-    )
+    into, values = ", ".join(["rowid", *columns]), ", ".join(["rowid", *others])
+    return f"INSERT OR REPLACE INTO {table} ({into}) SELECT {values} FROM {table}"
 
 
 async def test_a_transaction_isnt_replaced_by_another_of_its_key(ledger: Ledger, db: Database) -> None:
@@ -346,8 +398,9 @@ async def test_the_audit_finds_what_is_wrong(ledger: Ledger, db: Database, clock
     found = await broken(
         db,
         "UPDATE accounts SET balance = 3 WHERE id = 'purse\\:p'",
-        "INSERT INTO bills SELECT (SELECT max(id) FROM ledger_transactions), 'another', attempt, root_id, organization_id, "
-        "service_id, key_id, day, reserved, charge, cpu_ms, tokens_in, tokens_out, egress_bytes FROM bills",
+        "INSERT INTO bills SELECT (SELECT max(id) FROM ledger_transactions), 'another', attempt, root_id, "
+        "organization_id, service_id, key_id, day, reserved, charge, cpu_ms, tokens_in, tokens_out, egress_bytes "
+        "FROM bills",
         "INSERT INTO ledger_entries VALUES ((SELECT max(id) FROM ledger_transactions), 'platform\\:losses', 1)",
     )
     assert found == {title for title, _ in AUDITS if "below" not in title and "passed" not in title}

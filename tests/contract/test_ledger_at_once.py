@@ -8,6 +8,7 @@ from datetime import timedelta
 from random import Random
 
 import pytest
+from sqlalchemy import text
 
 import kit.postgres
 from keys.ledger import Balance, Ledger
@@ -124,6 +125,30 @@ async def test_a_purse_is_swept_once_or_kept(
     assert await counted(processes[0], "ledger_transactions") == 1 + 30 + 30
 
 
+async def test_who_draws_into_an_empty_purse_that_is_swept_is_refused_or_keeps_it(
+    processes: list[Database], ledgers: list[Ledger], clock: FakeClock
+) -> None:
+    await ledgers[0].grant("1", "org_a", 1000)
+    for number in range(30):
+        await ledgers[0].draw(a_draw(str(number), 10, purse=f"p{number}"))
+        await ledgers[0].give_back(str(number), f"p{number}", 10)
+    await clock.advance(61)
+    sweeping = asyncio.gather(*(Sweep(SqlBooks(db), clock).once() for db in processes for _ in range(2)))
+    drawn: set[int] = set()
+
+    async def draw(number: int) -> None:
+        with suppress(Conflict):
+            drawn.add(number * await ledgers[number % len(ledgers)].draw(a_draw(f"x{number}", 1, purse=f"p{number}")))
+
+    await asyncio.gather(*(draw(number) for number in range(30)))
+    await sweeping
+    await Sweep(SqlBooks(processes[0]), clock).once()
+    assert await ledgers[0].balance("org_a") == Balance(1000, 0, 1000)
+    async with processes[0].read() as tx:
+        query = text("SELECT count(*) FROM ledger_transactions WHERE kind = 'sweep'")
+        assert (await tx.execute(query)).scalar_one() == len(drawn)
+
+
 async def test_nobody_waits_in_a_circle(processes: list[Database], ledgers: list[Ledger], clock: FakeClock) -> None:
     """Everything at once, on the same few rows, in any order."""
     for org in ("org_a", "org_b"):
@@ -146,7 +171,7 @@ async def test_nobody_waits_in_a_circle(processes: list[Database], ledgers: list
             names = [budget.id for budget in mine]
             bills = [a_bill(f"run_{n}-{turn}", 5, n, *names, purse=purse, org=org) for n in range(4)]
             await ledger.settle(random.sample(bills, 4))
-            await ledger.keep(f"life-{purse}", [purse])
+            await ledger.keep(f"life-{purse}", [purse], [f"{org}-{number % 4}-{turn // 12 - 1}"])
             if turn == 11 and number < len(processes):
                 late = FakeClock(life)
                 done["swept"] += await Sweep(SqlBooks(processes[number]), late).once()

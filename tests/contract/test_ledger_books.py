@@ -25,12 +25,12 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import text
 
-from keys import usage, usage_store
+from keys import sweep, usage, usage_store
 from keys.ledger import Ledger
 from keys.ledger_store import SqlBooks, SqlBooksChange
-from keys.money import PURSE_LIFE, Bill, BillLine, Budget, Draw, Transaction
+from keys.money import CLOSED_LIFE, PURSE_LIFE, Bill, BillLine, Budget, Draw, Transaction
 from keys.money import Purse as SweptPurse
-from keys.sweep import Sweep
+from keys.sweep import RECENT, Due, Sweep
 from keys.usage import Attempt
 from kit.clock import FakeClock
 from kit.db import Database, open_db
@@ -57,6 +57,7 @@ class Purse:
     # Neither given back nor in a bill.
     left: int = 0
     swept: bool = False
+    closed: datetime | None = None
 
 
 @dataclass
@@ -192,7 +193,10 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), crash=st.booleans())
     def give_back(self, data: st.DataObject, crash: bool) -> None:
         purse = data.draw(st.sampled_from([purse for purse in self.all if purse.left]))
-        amount, name = data.draw(st.integers(1, purse.left)), new_id("give")
+        self._give_back(purse, data.draw(st.integers(1, purse.left)), crash=crash)
+
+    def _give_back(self, purse: Purse, amount: int, *, crash: bool) -> None:
+        name = new_id("give")
         purse.left -= amount
         if purse.swept:
             with pytest.raises(Conflict):
@@ -212,7 +216,7 @@ class Machine(RuleBasedStateMachine):
         purse.left -= reserved
         charge = data.draw(st.integers(0, reserved))
         others = [one.run_id for one in self.bills if one.purse_id != purse.id and one.organization_id == purse.org]
-        run = data.draw(st.sampled_from(others)) if others and data.draw(st.booleans()) else new_id("run")
+        run = data.draw(st.sampled_from([*others, new_id("run")]))
         bill = a_bill(run, reserved, charge, *purse.budgets, purse=purse.id, org=purse.org)
         if bill.key in {one.key for one in self.bills}:
             return
@@ -245,7 +249,23 @@ class Machine(RuleBasedStateMachine):
         if name in self.heard:
             self.hears(name)
 
-    @rule(seconds=st.sampled_from([61, 61, 30]), life=st.sampled_from([None, 0, 1]), crash=st.booleans())
+    @precondition(lambda self: self.all)
+    @rule(data=st.data(), own=st.sampled_from([True, True, False]), emptied=st.booleans())
+    def close(self, data: st.DataObject, own: bool, emptied: bool) -> None:
+        """An executor is done with a purse; what another says of it isn't heard. Then those are swept that may be."""
+        purse = data.draw(st.sampled_from(self.all))
+        name = purse.life if own else f"life{1 - int(purse.life[4])}-{self.mark}"
+        if emptied and purse.left:
+            self._give_back(purse, purse.left, crash=False)
+        self.run(self.ledger.keep(name, [], [purse.id, "unknown"]))
+        if name in self.heard:
+            self.hears(name)
+        if purse.id in self.model.purses and purse.life == name and not purse.swept:
+            purse.closed = purse.closed or self.clock.now()
+        self.run(self.sweeper.once())
+        self._swept_as_it_should_be()
+
+    @rule(seconds=st.sampled_from([61, 61, 30, 30, 27 * 3600]), life=st.sampled_from([None, 0, 1]), crash=st.booleans())
     def time_passes(self, seconds: int, life: int | None, crash: bool) -> None:
         """One of the executors may be heard of, then what was left is swept."""
         self.run(self.clock.advance(seconds))
@@ -256,10 +276,14 @@ class Machine(RuleBasedStateMachine):
             self.run(self.sweeper.once())
         self.books.crash = False
         self.run(self.sweeper.once())
+        self._swept_as_it_should_be()
+
+    def _swept_as_it_should_be(self) -> None:
         silent = {life for life, heard in self.heard.items() if self.clock.now() - heard > PURSE_LIFE}
         swept = self.run(self._swept())
         for purse in self.all:
-            gone = purse.id in self.model.purses and (purse.swept or purse.life in silent)
+            done = purse.life in silent or self._done_with(purse)
+            gone = purse.id in self.model.purses and (purse.swept or done)
             assert gone == (purse.id in swept)
             if gone and not purse.swept:
                 purse.swept = True
@@ -267,6 +291,13 @@ class Machine(RuleBasedStateMachine):
                 self.model.orgs[purse.org] += amount
                 self.model.purses[purse.id] = 0
                 self.model.use(purse.budgets, -amount)
+
+    def _done_with(self, purse: Purse) -> bool:
+        """Without what is in it bills that come late wouldn't be paid."""
+        if purse.closed is None:
+            return False
+        since = self.clock.now() - purse.closed
+        return since > CLOSED_LIFE or (since <= RECENT and not self.model.purses[purse.id])
 
     async def _swept(self) -> set[str]:
         async with self.db.read() as tx:
@@ -365,9 +396,9 @@ def budgets_get_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def swept_without_its_money(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def only_marked(self: Sweep, purse: SweptPurse, before: datetime) -> None:
+    async def only_marked(self: Sweep, purse: SweptPurse, due: Due) -> None:
         async with self._purses.change() as tx:
-            if await tx.hold_left(purse, before):
+            if await tx.hold_left(purse, due):
                 await tx.sweep(purse.id, self._clock.now())
 
     monkeypatch.setattr(Sweep, "_sweep", only_marked)
@@ -380,6 +411,18 @@ def swept_although_it_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         return
 
     monkeypatch.setattr(SqlBooks, "keep", forgotten)
+
+
+def closed_with_what_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, although bills are on their way."""
+    monkeypatch.setattr(sweep, "CLOSED_LIFE", timedelta(seconds=-1))
+
+
+def nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ignored(*_: object) -> None:
+        return
+
+    monkeypatch.setattr(SqlBooks, "close", ignored)
 
 
 def each_bill_counts_as_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,6 +447,8 @@ def usage_that_counts_no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
         budgets_get_nothing_back,
         swept_without_its_money,
         swept_although_it_was_kept,
+        closed_with_what_is_in_it,
+        nothing_is_closed,
         each_bill_counts_as_a_run,
         usage_that_counts_no_tokens,
     ],

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -65,8 +65,8 @@ async def audited(db: Database) -> AsyncIterator[None]:
     assert await audit(db) == {}
 
 
-async def runs(usage: Usage, group: Group, **span: Any) -> dict[str, int]:
-    return {used.group: used.runs for used in (await usage("org_a", group, **span)).items}
+async def runs(usage: Usage, group: Group, until: datetime) -> dict[str, int]:
+    return {used.group: used.runs for used in (await usage("org_a", group, None, until)).items}
 
 
 @pytest.mark.usefixtures("audited")
@@ -76,13 +76,13 @@ async def test_an_attempt_with_several_bills_counts_as_one_run_on_its_first_day(
     await ledger.settle([of_a("run_1", lines=TOKENS), of_a("run_1", attempt=2, purse_id="q")])
     await ledger.settle([late, of_a("run_2", at=tomorrow), of_a("run_2", purse_id="q")])
     await ledger.settle([late])
-    span = {"until": NOW + timedelta(days=2)}
-    assert await runs(usage, Group.SERVICE, **span) == {"hello": 3}
-    assert await runs(usage, Group.KEY, **span) == {"key_1": 3}
-    assert sum((await runs(usage, Group.DAY, **span)).values()) == 3
-    models = (await usage("org_a", Group.MODEL, **span)).items
+    until = NOW + timedelta(days=2)
+    assert await runs(usage, Group.SERVICE, until) == {"hello": 3}
+    assert await runs(usage, Group.KEY, until) == {"key_1": 3}
+    assert sum((await runs(usage, Group.DAY, until)).values()) == 3
+    models = (await usage("org_a", Group.MODEL, until)).items
     assert models == [Used("v/m", 1, 20, tokens_in=200, tokens_out=40)]
-    assert (await usage("org_b", Group.DAY, **span)).items == []
+    assert (await usage("org_b", Group.DAY, until)).items == []
 
 
 async def test_what_a_page_reads_doesnt_grow_with_the_number_of_bills(

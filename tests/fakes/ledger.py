@@ -36,6 +36,7 @@ class FakeLedger:
     draws: list[Draw] = field(default_factory=list)
     given: list[tuple[str, int]] = field(default_factory=list)
     kept: list[list[str]] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
     swept: set[str] = field(default_factory=set)
     _done: dict[str, int] = field(default_factory=dict)
     _owners: dict[str, Draw] = field(default_factory=dict)
@@ -70,8 +71,9 @@ class FakeLedger:
             self.given.append((purse_id, amount))
         self._answer()
 
-    async def keep(self, incarnation: str, purse_ids: list[str]) -> list[str]:
+    async def keep(self, incarnation: str, purse_ids: list[str], closed: list[str]) -> list[str]:
         self._check()
+        self.closed += closed
         self.kept.append(purse_ids)
         return [purse_id for purse_id in purse_ids if purse_id in self.swept]
 

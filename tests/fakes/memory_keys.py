@@ -170,16 +170,18 @@ class MemoryReceiptKeyStore:
 
     def __init__(self) -> None:
         self._rows: list[tuple[ReceiptKey, bytes]] = []
+        self.noted: list[Entry] = []
 
     async def current(self) -> tuple[ReceiptKey, bytes] | None:
         return next((row for row in self._rows if row[0].retired_at is None), None)
 
-    async def replace(self, before: str, made: ReceiptKey, sealed: bytes) -> bool:
+    async def replace(self, before: str, made: ReceiptKey, sealed: bytes, told: Entry) -> bool:
         current = await self.current()
         if (current[0].id if current else "") != before:
             return False
         retired = [(replace(key, retired_at=key.retired_at or made.created_at), box) for key, box in self._rows]
         self._rows = [(made, sealed), *retired]
+        self.noted.append(told)
         return True
 
     async def all(self) -> list[ReceiptKey]:

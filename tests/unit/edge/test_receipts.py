@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from edge.model import Principal
 from edge.reading import Reading
 from edge.receipts import WRITTEN_DOWN, ReceiptHandlers, ReceiptKey, receipt_of
 from edge.run_model import AnswerHead, KeptAnswer, RunRecord, Status, Usage, VersionOf
@@ -83,7 +84,7 @@ class FakeKeys:
     async def keys(self) -> list[ReceiptKey]:
         return []
 
-    async def rotate(self) -> ReceiptKey:
+    async def rotate(self, who: Principal) -> ReceiptKey:
         raise NotImplementedError
 
 

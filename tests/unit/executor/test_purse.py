@@ -273,6 +273,38 @@ async def test_an_empty_purse_is_forgotten_in_the_end(rig: Rig) -> None:
     assert len(rig.purses) == 0
 
 
+async def test_the_ledger_is_told_which_purses_are_done_with(rig: Rig) -> None:
+    """Once, and not before their bills can be there."""
+    first = rig.purse
+    await first.take(10)
+    first.spend(10)
+    await rig.pass_time(EMPTY_SECONDS - 1)
+    assert rig.ledger.closed == []
+    rig.ledger.lost = 0
+    await rig.pass_time(1 + 2 * KEEP_SECONDS)
+    assert rig.ledger.closed == [first.id]
+    assert rig.purse is not first
+
+
+async def test_what_a_lost_purse_has_goes_back_when_its_runs_are_over(rig: Rig) -> None:
+    """The ledger has said that there is less in it than it was asked for."""
+    rig.ledger.plenty = 50
+    before = rig.purse
+    await before.take(10)
+    rig.ledger.swept = {before.id}
+    await rig.pass_time(IDLE_SECONDS)
+    assert before.gone
+    await rig.purses.of(ORG, ()).take(1)
+    assert rig.purse is not before
+    await rig.pass_time(EMPTY_SECONDS + 2 * KEEP_SECONDS)
+    assert rig.ledger.closed == []
+    before.spend(10)
+    await rig.pass_time(EMPTY_SECONDS - 1)
+    assert rig.ledger.closed == []
+    await rig.pass_time(1 + 2 * KEEP_SECONDS)
+    assert rig.ledger.closed == [before.id]
+
+
 async def test_in_the_end_everything_free_goes_back(rig: Rig) -> None:
     rig.ledger.plenty = 50
     await rig.purse.take(10)

@@ -145,7 +145,7 @@ def test_meters_of_tokens_name_their_model() -> None:
         BillLine("call:in", 9, 0),
     )
     assert [line.model for line in bill.lines] == ["openai/ft:gpt:acme", "a/b", "a/b", "", ""]
-    assert bill.quantities() == {"in": 5, "cached": 3, "out": 2, "cpu": 7, "call:in": 9}
+    assert bill.quantities == {"in": 5, "cached": 3, "out": 2, "cpu": 7, "call:in": 9}
 
 
 def test_initial_credits_are_a_number_of_micro_credits() -> None:

@@ -98,3 +98,5 @@ async def test_the_first_one_has_a_thousand_credits_and_others_what_the_operator
     assert (await verify(handed[0])).credit == FIRST_CREDITS == 1000 * 1_000_000
     assert (await verify(created.first_key.secret)).credit == 7
     assert empty._state.credits["org_system"] == 0
+    told = [(entry.act, entry.data["initial_credits"]) for entry in empty._state.noted]
+    assert told == [("organization.created", FIRST_CREDITS), ("organization.created", 7)]

@@ -10,6 +10,7 @@ import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from keys.audit import PLATFORM, Actor
 from keys.receipts import Receipts
 from keys.sealing import Envelope
 from kit.clock import FakeClock
@@ -17,6 +18,7 @@ from kit.errors import Invalid
 from tests.fakes.memory_keys import MemoryReceiptKeyStore
 
 DAY = 24 * 3600
+ACTOR = Actor("key_admin", "org_first")
 
 
 class Rig:
@@ -71,13 +73,30 @@ async def test_a_key_signs_for_ninety_days_and_verifies_for_ever() -> None:
     assert verify(oldest.public, old) == b'"old"'
 
 
+async def test_the_audit_log_tells_of_each_key_and_who_made_it() -> None:
+    rig = Rig()
+    first = await rig.kid()
+    second = (await rig.receipts.rotate(ACTOR)).id
+    await rig.clock.advance(90 * DAY)
+    third = await rig.kid()
+    told = [
+        (one.act, one.subject, Actor(one.actor_key_id, one.actor_organization_id), one.data["retired_key_id"])
+        for one in rig.store.noted
+    ]
+    assert told == [
+        ("receipt_key.rotated", first, PLATFORM, None),
+        ("receipt_key.rotated", second, ACTOR, first),
+        ("receipt_key.rotated", third, PLATFORM, second),
+    ]
+
+
 async def test_replicas_sign_with_one_key() -> None:
     rig = Rig()
     other = rig.another()
     signed = await asyncio.gather(rig.receipts.sign(b"1"), other.sign(b"2"), rig.receipts.sign(b"3"))
     (key,) = await rig.receipts.keys()
     assert [verify(key.public, jws) for jws in signed] == [b"1", b"2", b"3"]
-    made = await other.rotate()
+    made = await other.rotate(ACTOR)
     assert await rig.kid() == made.id != key.id
 
 

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 
 from keys.money import Purse
-from keys.sweep import GRACE_SECONDS, SWEEP_SECONDS, Sweep, SweepChange
+from keys.sweep import GRACE_SECONDS, SWEEP_SECONDS, Due, Sweep, SweepChange
 from kit.clock import FakeClock
 from kit.errors import Unavailable
 
@@ -19,11 +19,14 @@ class Looked:
     def change(self) -> AbstractAsyncContextManager[SweepChange]:
         raise AssertionError("nothing is to be swept")
 
-    async def left(self, before: datetime, limit: int) -> list[Purse]:
-        self.before.append(before)
+    async def left(self, due: Due, limit: int) -> list[Purse]:
+        self.before.append(due.kept_before)
         if len(self.before) == 1:
             raise Unavailable("away")
         return []
+
+    async def sweep_empty(self, due: Due, at: datetime, limit: int) -> int:
+        return 0
 
 
 async def test_it_waits_for_executors_after_a_start_and_goes_on_when_the_database_was_away(clock: FakeClock) -> None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmesh/keys/v1/receipts.proto\x12\x0cmesh.keys.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa0\x01\n\nReceiptKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\nretired_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x42\r\n\x0b_retired_at\"%\n\x12SignReceiptRequest\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\"\"\n\x13SignReceiptResponse\x12\x0b\n\x03jws\x18\x01 \x01(\t\"\x18\n\x16ListReceiptKeysRequest\"A\n\x17ListReceiptKeysResponse\x12&\n\x04keys\x18\x01 \x03(\x0b\x32\x18.mesh.keys.v1.ReceiptKey\"\x19\n\x17RotateReceiptKeyRequest\"A\n\x18RotateReceiptKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.mesh.keys.v1.ReceiptKey2\xa1\x02\n\x08Receipts\x12R\n\x0bSignReceipt\x12 .mesh.keys.v1.SignReceiptRequest\x1a!.mesh.keys.v1.SignReceiptResponse\x12^\n\x0fListReceiptKeys\x12$.mesh.keys.v1.ListReceiptKeysRequest\x1a%.mesh.keys.v1.ListReceiptKeysResponse\x12\x61\n\x10RotateReceiptKey\x12%.mesh.keys.v1.RotateReceiptKeyRequest\x1a&.mesh.keys.v1.RotateReceiptKeyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmesh/keys/v1/receipts.proto\x12\x0cmesh.keys.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa0\x01\n\nReceiptKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\nretired_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x42\r\n\x0b_retired_at\"%\n\x12SignReceiptRequest\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\"\"\n\x13SignReceiptResponse\x12\x0b\n\x03jws\x18\x01 \x01(\t\"\x18\n\x16ListReceiptKeysRequest\"A\n\x17ListReceiptKeysResponse\x12&\n\x04keys\x18\x01 \x03(\x0b\x32\x18.mesh.keys.v1.ReceiptKey\"N\n\x17RotateReceiptKeyRequest\x12\x14\n\x0c\x61\x63tor_key_id\x18\x01 \x01(\t\x12\x1d\n\x15\x61\x63tor_organization_id\x18\x02 \x01(\t\"A\n\x18RotateReceiptKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.mesh.keys.v1.ReceiptKey2\xa1\x02\n\x08Receipts\x12R\n\x0bSignReceipt\x12 .mesh.keys.v1.SignReceiptRequest\x1a!.mesh.keys.v1.SignReceiptResponse\x12^\n\x0fListReceiptKeys\x12$.mesh.keys.v1.ListReceiptKeysRequest\x1a%.mesh.keys.v1.ListReceiptKeysResponse\x12\x61\n\x10RotateReceiptKey\x12%.mesh.keys.v1.RotateReceiptKeyRequest\x1a&.mesh.keys.v1.RotateReceiptKeyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,9 +43,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTRECEIPTKEYSRESPONSE']._serialized_start=342
   _globals['_LISTRECEIPTKEYSRESPONSE']._serialized_end=407
   _globals['_ROTATERECEIPTKEYREQUEST']._serialized_start=409
-  _globals['_ROTATERECEIPTKEYREQUEST']._serialized_end=434
-  _globals['_ROTATERECEIPTKEYRESPONSE']._serialized_start=436
-  _globals['_ROTATERECEIPTKEYRESPONSE']._serialized_end=501
-  _globals['_RECEIPTS']._serialized_start=504
-  _globals['_RECEIPTS']._serialized_end=793
+  _globals['_ROTATERECEIPTKEYREQUEST']._serialized_end=487
+  _globals['_ROTATERECEIPTKEYRESPONSE']._serialized_start=489
+  _globals['_ROTATERECEIPTKEYRESPONSE']._serialized_end=554
+  _globals['_RECEIPTS']._serialized_start=557
+  _globals['_RECEIPTS']._serialized_end=846
 # @@protoc_insertion_point(module_scope)

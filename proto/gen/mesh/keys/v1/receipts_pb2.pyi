@@ -132,12 +132,20 @@ Global___ListReceiptKeysResponse: _TypeAlias = ListReceiptKeysResponse  # noqa: 
 class RotateReceiptKeyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    ACTOR_KEY_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    actor_key_id: _builtins.str
+    """Who does it, for the audit log."""
+    actor_organization_id: _builtins.str
     def __init__(
         self,
+        *,
+        actor_key_id: _builtins.str = ...,
+        actor_organization_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_key_id", b"actor_key_id", "actor_organization_id", b"actor_organization_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

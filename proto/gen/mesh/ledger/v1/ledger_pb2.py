@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmesh/ledger/v1/ledger.proto\x12\x0emesh.ledger.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"#\n\x06\x42udget\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x03\"U\n\x11GetBalanceRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\'\n\x07\x62udgets\x18\x02 \x03(\x0b\x32\x16.mesh.ledger.v1.Budget\"E\n\x12GetBalanceResponse\x12\x0f\n\x07\x62\x61lance\x18\x01 \x01(\x03\x12\x10\n\x08reserved\x18\x02 \x01(\x03\x12\x0c\n\x04room\x18\x03 \x01(\x03\"\x88\x01\n\x0cGrantRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x14\n\x0c\x61\x63tor_key_id\x18\x05 \x01(\t\x12\x1d\n\x15\x61\x63tor_organization_id\x18\x06 \x01(\t\" \n\rGrantResponse\x12\x0f\n\x07\x62\x61lance\x18\x01 \x01(\x03\"\x9e\x01\n\x0b\x44rawRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08purse_id\x18\x02 \x01(\t\x12\x17\n\x0forganization_id\x18\x03 \x01(\t\x12\'\n\x07\x62udgets\x18\x04 \x03(\x0b\x32\x16.mesh.ledger.v1.Budget\x12\x13\n\x0bincarnation\x18\x05 \x01(\t\x12\x0c\n\x04need\x18\x06 \x01(\x03\x12\x0c\n\x04want\x18\x07 \x01(\x03\"\x1e\n\x0c\x44rawResponse\x12\x0e\n\x06\x61mount\x18\x01 \x01(\x03\"?\n\x0fGiveBackRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08purse_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\"\x12\n\x10GiveBackResponse\";\n\x11KeepPursesRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x11\n\tpurse_ids\x18\x02 \x03(\t\"#\n\x12KeepPursesResponse\x12\r\n\x05swept\x18\x01 \x03(\t\";\n\x08\x42illLine\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\"\xa3\x02\n\x04\x42ill\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0f\n\x07root_id\x18\x03 \x01(\t\x12\x17\n\x0forganization_id\x18\x04 \x01(\t\x12\x12\n\nservice_id\x18\x05 \x01(\t\x12\x0e\n\x06key_id\x18\x06 \x01(\t\x12\x10\n\x08purse_id\x18\x07 \x01(\t\x12\'\n\x07\x62udgets\x18\x08 \x03(\x0b\x32\x16.mesh.ledger.v1.Budget\x12\x10\n\x08reserved\x18\t \x01(\x03\x12\x0e\n\x06\x63harge\x18\n \x01(\x03\x12\'\n\x05lines\x18\x0b \x03(\x0b\x32\x18.mesh.ledger.v1.BillLine\x12&\n\x02\x61t\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"4\n\rSettleRequest\x12#\n\x05\x62ills\x18\x01 \x03(\x0b\x32\x14.mesh.ledger.v1.Bill\"\x10\n\x0eSettleResponse\"\xea\x01\n\x0fGetUsageRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12,\n\x08group_by\x18\x02 \x01(\x0e\x32\x1a.mesh.ledger.v1.UsageGroup\x12.\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12.\n\x05until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12\r\n\x05limit\x18\x05 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x06 \x01(\tB\x08\n\x06_sinceB\x08\n\x06_until\"\x85\x01\n\tUsageItem\x12\r\n\x05group\x18\x01 \x01(\t\x12\x0c\n\x04runs\x18\x02 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\x12\x0e\n\x06\x63pu_ms\x18\x04 \x01(\x03\x12\x11\n\ttokens_in\x18\x05 \x01(\x03\x12\x12\n\ntokens_out\x18\x06 \x01(\x03\x12\x14\n\x0c\x65gress_bytes\x18\x07 \x01(\x03\"J\n\x10GetUsageResponse\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.mesh.ledger.v1.UsageItem\x12\x0c\n\x04next\x18\x02 \x01(\t*\x83\x01\n\nUsageGroup\x12\x1b\n\x17USAGE_GROUP_UNSPECIFIED\x10\x00\x12\x17\n\x13USAGE_GROUP_SERVICE\x10\x01\x12\x13\n\x0fUSAGE_GROUP_DAY\x10\x02\x12\x13\n\x0fUSAGE_GROUP_KEY\x10\x03\x12\x15\n\x11USAGE_GROUP_MODEL\x10\x04\x32\xa2\x04\n\x06Ledger\x12S\n\nGetBalance\x12!.mesh.ledger.v1.GetBalanceRequest\x1a\".mesh.ledger.v1.GetBalanceResponse\x12\x44\n\x05Grant\x12\x1c.mesh.ledger.v1.GrantRequest\x1a\x1d.mesh.ledger.v1.GrantResponse\x12\x41\n\x04\x44raw\x12\x1b.mesh.ledger.v1.DrawRequest\x1a\x1c.mesh.ledger.v1.DrawResponse\x12M\n\x08GiveBack\x12\x1f.mesh.ledger.v1.GiveBackRequest\x1a .mesh.ledger.v1.GiveBackResponse\x12S\n\nKeepPurses\x12!.mesh.ledger.v1.KeepPursesRequest\x1a\".mesh.ledger.v1.KeepPursesResponse\x12G\n\x06Settle\x12\x1d.mesh.ledger.v1.SettleRequest\x1a\x1e.mesh.ledger.v1.SettleResponse\x12M\n\x08GetUsage\x12\x1f.mesh.ledger.v1.GetUsageRequest\x1a .mesh.ledger.v1.GetUsageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmesh/ledger/v1/ledger.proto\x12\x0emesh.ledger.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"#\n\x06\x42udget\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x03\"U\n\x11GetBalanceRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\'\n\x07\x62udgets\x18\x02 \x03(\x0b\x32\x16.mesh.ledger.v1.Budget\"E\n\x12GetBalanceResponse\x12\x0f\n\x07\x62\x61lance\x18\x01 \x01(\x03\x12\x10\n\x08reserved\x18\x02 \x01(\x03\x12\x0c\n\x04room\x18\x03 \x01(\x03\"\x88\x01\n\x0cGrantRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x14\n\x0c\x61\x63tor_key_id\x18\x05 \x01(\t\x12\x1d\n\x15\x61\x63tor_organization_id\x18\x06 \x01(\t\" \n\rGrantResponse\x12\x0f\n\x07\x62\x61lance\x18\x01 \x01(\x03\"\x9e\x01\n\x0b\x44rawRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08purse_id\x18\x02 \x01(\t\x12\x17\n\x0forganization_id\x18\x03 \x01(\t\x12\'\n\x07\x62udgets\x18\x04 \x03(\x0b\x32\x16.mesh.ledger.v1.Budget\x12\x13\n\x0bincarnation\x18\x05 \x01(\t\x12\x0c\n\x04need\x18\x06 \x01(\x03\x12\x0c\n\x04want\x18\x07 \x01(\x03\"\x1e\n\x0c\x44rawResponse\x12\x0e\n\x06\x61mount\x18\x01 \x01(\x03\"?\n\x0fGiveBackRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08purse_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\"\x12\n\x10GiveBackResponse\"K\n\x11KeepPursesRequest\x12\x13\n\x0bincarnation\x18\x01 \x01(\t\x12\x11\n\tpurse_ids\x18\x02 \x03(\t\x12\x0e\n\x06\x63losed\x18\x03 \x03(\t\"#\n\x12KeepPursesResponse\x12\r\n\x05swept\x18\x01 \x03(\t\";\n\x08\x42illLine\x12\r\n\x05meter\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\"\xa3\x02\n\x04\x42ill\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0f\n\x07root_id\x18\x03 \x01(\t\x12\x17\n\x0forganization_id\x18\x04 \x01(\t\x12\x12\n\nservice_id\x18\x05 \x01(\t\x12\x0e\n\x06key_id\x18\x06 \x01(\t\x12\x10\n\x08purse_id\x18\x07 \x01(\t\x12\'\n\x07\x62udgets\x18\x08 \x03(\x0b\x32\x16.mesh.ledger.v1.Budget\x12\x10\n\x08reserved\x18\t \x01(\x03\x12\x0e\n\x06\x63harge\x18\n \x01(\x03\x12\'\n\x05lines\x18\x0b \x03(\x0b\x32\x18.mesh.ledger.v1.BillLine\x12&\n\x02\x61t\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"4\n\rSettleRequest\x12#\n\x05\x62ills\x18\x01 \x03(\x0b\x32\x14.mesh.ledger.v1.Bill\"\x10\n\x0eSettleResponse\"\xea\x01\n\x0fGetUsageRequest\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12,\n\x08group_by\x18\x02 \x01(\x0e\x32\x1a.mesh.ledger.v1.UsageGroup\x12.\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12.\n\x05until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12\r\n\x05limit\x18\x05 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x06 \x01(\tB\x08\n\x06_sinceB\x08\n\x06_until\"\x85\x01\n\tUsageItem\x12\r\n\x05group\x18\x01 \x01(\t\x12\x0c\n\x04runs\x18\x02 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\x12\x0e\n\x06\x63pu_ms\x18\x04 \x01(\x03\x12\x11\n\ttokens_in\x18\x05 \x01(\x03\x12\x12\n\ntokens_out\x18\x06 \x01(\x03\x12\x14\n\x0c\x65gress_bytes\x18\x07 \x01(\x03\"J\n\x10GetUsageResponse\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.mesh.ledger.v1.UsageItem\x12\x0c\n\x04next\x18\x02 \x01(\t*\x83\x01\n\nUsageGroup\x12\x1b\n\x17USAGE_GROUP_UNSPECIFIED\x10\x00\x12\x17\n\x13USAGE_GROUP_SERVICE\x10\x01\x12\x13\n\x0fUSAGE_GROUP_DAY\x10\x02\x12\x13\n\x0fUSAGE_GROUP_KEY\x10\x03\x12\x15\n\x11USAGE_GROUP_MODEL\x10\x04\x32\xa2\x04\n\x06Ledger\x12S\n\nGetBalance\x12!.mesh.ledger.v1.GetBalanceRequest\x1a\".mesh.ledger.v1.GetBalanceResponse\x12\x44\n\x05Grant\x12\x1c.mesh.ledger.v1.GrantRequest\x1a\x1d.mesh.ledger.v1.GrantResponse\x12\x41\n\x04\x44raw\x12\x1b.mesh.ledger.v1.DrawRequest\x1a\x1c.mesh.ledger.v1.DrawResponse\x12M\n\x08GiveBack\x12\x1f.mesh.ledger.v1.GiveBackRequest\x1a .mesh.ledger.v1.GiveBackResponse\x12S\n\nKeepPurses\x12!.mesh.ledger.v1.KeepPursesRequest\x1a\".mesh.ledger.v1.KeepPursesResponse\x12G\n\x06Settle\x12\x1d.mesh.ledger.v1.SettleRequest\x1a\x1e.mesh.ledger.v1.SettleResponse\x12M\n\x08GetUsage\x12\x1f.mesh.ledger.v1.GetUsageRequest\x1a .mesh.ledger.v1.GetUsageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mesh.ledger.v1.ledger_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_USAGEGROUP']._serialized_start=1701
-  _globals['_USAGEGROUP']._serialized_end=1832
+  _globals['_USAGEGROUP']._serialized_start=1717
+  _globals['_USAGEGROUP']._serialized_end=1848
   _globals['_BUDGET']._serialized_start=80
   _globals['_BUDGET']._serialized_end=115
   _globals['_GETBALANCEREQUEST']._serialized_start=117
@@ -53,23 +53,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GIVEBACKRESPONSE']._serialized_start=706
   _globals['_GIVEBACKRESPONSE']._serialized_end=724
   _globals['_KEEPPURSESREQUEST']._serialized_start=726
-  _globals['_KEEPPURSESREQUEST']._serialized_end=785
-  _globals['_KEEPPURSESRESPONSE']._serialized_start=787
-  _globals['_KEEPPURSESRESPONSE']._serialized_end=822
-  _globals['_BILLLINE']._serialized_start=824
-  _globals['_BILLLINE']._serialized_end=883
-  _globals['_BILL']._serialized_start=886
-  _globals['_BILL']._serialized_end=1177
-  _globals['_SETTLEREQUEST']._serialized_start=1179
-  _globals['_SETTLEREQUEST']._serialized_end=1231
-  _globals['_SETTLERESPONSE']._serialized_start=1233
-  _globals['_SETTLERESPONSE']._serialized_end=1249
-  _globals['_GETUSAGEREQUEST']._serialized_start=1252
-  _globals['_GETUSAGEREQUEST']._serialized_end=1486
-  _globals['_USAGEITEM']._serialized_start=1489
-  _globals['_USAGEITEM']._serialized_end=1622
-  _globals['_GETUSAGERESPONSE']._serialized_start=1624
-  _globals['_GETUSAGERESPONSE']._serialized_end=1698
-  _globals['_LEDGER']._serialized_start=1835
-  _globals['_LEDGER']._serialized_end=2381
+  _globals['_KEEPPURSESREQUEST']._serialized_end=801
+  _globals['_KEEPPURSESRESPONSE']._serialized_start=803
+  _globals['_KEEPPURSESRESPONSE']._serialized_end=838
+  _globals['_BILLLINE']._serialized_start=840
+  _globals['_BILLLINE']._serialized_end=899
+  _globals['_BILL']._serialized_start=902
+  _globals['_BILL']._serialized_end=1193
+  _globals['_SETTLEREQUEST']._serialized_start=1195
+  _globals['_SETTLEREQUEST']._serialized_end=1247
+  _globals['_SETTLERESPONSE']._serialized_start=1249
+  _globals['_SETTLERESPONSE']._serialized_end=1265
+  _globals['_GETUSAGEREQUEST']._serialized_start=1268
+  _globals['_GETUSAGEREQUEST']._serialized_end=1502
+  _globals['_USAGEITEM']._serialized_start=1505
+  _globals['_USAGEITEM']._serialized_end=1638
+  _globals['_GETUSAGERESPONSE']._serialized_start=1640
+  _globals['_GETUSAGERESPONSE']._serialized_end=1714
+  _globals['_LEDGER']._serialized_start=1851
+  _globals['_LEDGER']._serialized_end=2397
 # @@protoc_insertion_point(module_scope)

@@ -281,18 +281,26 @@ class KeepPursesRequest(_message.Message):
 
     INCARNATION_FIELD_NUMBER: _builtins.int
     PURSE_IDS_FIELD_NUMBER: _builtins.int
+    CLOSED_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     @_builtins.property
     def purse_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def closed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of this life, and never drawn into again: swept as soon as they are empty, or 26 h later with what is left. By then all
+        bills have come.
+        """
+
     def __init__(
         self,
         *,
         incarnation: _builtins.str = ...,
         purse_ids: _abc.Iterable[_builtins.str] | None = ...,
+        closed: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "purse_ids", b"purse_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "incarnation", b"incarnation", "purse_ids", b"purse_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -461,7 +469,7 @@ class GetUsageRequest(_message.Message):
     after: _builtins.str
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
-        """Days in UTC, the first and the one after the last; absent: the last 30."""
+        """Days in UTC, the first and the one after the last, at most 366; absent: the last 30."""
 
     @_builtins.property
     def until(self) -> _timestamp_pb2.Timestamp: ...
