@@ -1,7 +1,7 @@
 """The library's model services: what they promise before a call, and whom they charge what when a caller leaves."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
@@ -309,6 +309,25 @@ async def test_thoughts_that_a_response_mentions(monkeypatch: pytest.MonkeyPatch
     assert spending.known() == (40, 1)
 
 
+@pytest.mark.parametrize(
+    ("error", "known"), [(httpx.RemoteProtocolError("cut"), (40, 1)), (httpx.ReadTimeout("late"), (50, 900))]
+)
+async def test_a_vendor_that_breaks_off_isnt_a_caller_that_leaves(
+    error: httpx.HTTPError, known: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But how long the vendor has is for the caller to say."""
+    module = service("openai", Vendor(), monkeypatch).module
+    spending = module.Spending(None, most_in=50, tokens_in=40, most_out=900, thinks=True)
+
+    async def stream() -> AsyncIterator[bytes]:
+        yield b'data: {"choices": [{"delta": {"content": "four"}}]}\n\n'
+        raise error
+
+    with pytest.raises(type(error)):
+        _ = [part async for part in module.streamed(httpx.Response(200, content=stream()), spending, True)]
+    assert spending.known() == known
+
+
 # ── Whatever is sent.
 
 
@@ -378,9 +397,10 @@ KNOWN = {
 PATHS = {"openai": [CHAT, "/responses", "/embeddings"], "anthropic": [MESSAGES], "gemini": [GEMINI]}
 PATHS["gemini"].append("/v1/models/m:batchEmbedContents")
 INNER = (
-    "type role content image_url url file file_id file_url audio id source data text inlineData mimeType fileData "
-    "fileUri parts maxOutputTokens candidateCount include_usage output budget_tokens"
-).split()
+    *("type", "role", "content", "image_url", "url", "file", "file_id", "file_url", "audio", "id", "source", "data"),
+    *("text", "inlineData", "mimeType", "fileData", "fileUri", "parts", "maxOutputTokens", "candidateCount"),
+    *("include_usage", "output", "budget_tokens"),
+)
 TYPES = "image_url input_image image document file base64 url web_search enabled http://[ https://a/x data:image/png"
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(TYPES.split()),
