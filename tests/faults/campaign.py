@@ -1,11 +1,13 @@
 """A campaign: runs are asked for while faults happen; afterwards the history is judged, and the host looked over."""
 
+import os
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -102,7 +104,17 @@ def audit(mesh: Mesh, history: History) -> None:
     """Whether the books are right, once the executor has given back what it doesn't need."""
     url_of = MeshSettings(home=mesh.home).database_url
     _comes_true(lambda: not under_way(read(url_of)))
-    history.books = settled(read(url_of), swept=False)
+    history.books = settled(read(url_of, keys_since(mesh)), swept=False)
+
+
+def keys_since(mesh: Mesh) -> datetime:
+    """When the process of keys began; now, while there is none."""
+    now = datetime.now(UTC)
+    with suppress(OSError, ValueError):
+        ticks = int(Path(f"/proc/{mesh.pid_of('keys')}/stat").read_text().rpartition(")")[2].split()[19])
+        up = float(Path("/proc/uptime").read_text().split()[0])
+        return now - timedelta(seconds=up - ticks / os.sysconf("SC_CLK_TCK"))
+    return now
 
 
 def _comes_true(check: Callable[[], bool]) -> bool:

@@ -19,7 +19,7 @@ from kit.db import open_db
 from kit.settings import MeshSettings
 from tests.e2e.mesh import Mesh, until
 from tests.faults.books import PURSE_LIFE, Books, always, read, under_way
-from tests.faults.campaign import Field, in_the_field
+from tests.faults.campaign import Field, in_the_field, keys_since
 from tests.faults.promise import History
 from tests.faults.spending import Payer, Spenders
 
@@ -63,7 +63,7 @@ class Scene:
 
     def books(self) -> Books:
         """As they stand."""
-        return read(self.url_of)
+        return read(self.url_of, keys_since(self.mesh))
 
     def round(self, point: str) -> list[str]:
         """A process dies there, and all goes on; what is wrong with the books then."""

@@ -108,6 +108,15 @@ def test_good_books_are_good() -> None:
     assert (always(books), under_way(books)) == ([], True)
 
 
+def test_keys_may_be_late_after_a_start() -> None:
+    books = good()
+    holding(86)(books)
+    books.keys_since = NOW - timedelta(seconds=54)
+    assert always(books) == []
+    books.keys_since = NOW - timedelta(seconds=56)
+    assert [sentence.split(":")[0] for sentence in always(books)] == ["past its sweep"]
+
+
 def test_what_a_life_that_has_gone_holds_is_swept_later() -> None:
     books = good()
     holding(50)(books)
@@ -128,7 +137,7 @@ def test_what_a_life_that_has_gone_holds_is_swept_later() -> None:
         ("below its limit", account_is("purse:p", balance=-1)),
         ("below its limit", lambda books: books.budgets.update({"run:b": (119, 120)})),
         ("charged twice", booked_once_more),
-        ("past its sweep", holding(111)),
+        ("past its sweep", holding(86)),
         ("past its sweep", holding(5, swept=True)),
     ],
 )
