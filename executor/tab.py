@@ -81,7 +81,7 @@ class Tab:
         """Takes what was used above all that is taken, as where more was booked than was promised; or the last there
         is. What credit and budgets don't pay for is ours, and so is all of it while the ledger is away.
         """
-        if (missing := self._short(0)) <= 0 or self._closed:
+        if (missing := self._short(0)) <= 0 or not self._opened or self._closed:
             return
         try:
             try:
