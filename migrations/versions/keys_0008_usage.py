@@ -97,10 +97,10 @@ def _seal() -> None:
             )
     for table, (same, refused) in _REPLACED.items():
         op.execute(
-            f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} "
+            f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} "  # noqa: S608  # names of tables
             f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same}) "
             f"OR EXISTS (SELECT 1 FROM {table} WHERE rowid = NEW.rowid) "
-            f"BEGIN SELECT RAISE(ABORT, '{refused}'); END"  # noqa: S608  # names of tables and columns
+            f"BEGIN SELECT RAISE(ABORT, '{refused}'); END"
         )
     # What is sent twice is booked once: that is no error.
     op.execute(

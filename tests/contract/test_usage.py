@@ -80,9 +80,9 @@ async def test_an_attempt_with_several_bills_counts_as_one_run_on_its_first_day(
     assert await runs(usage, Group.SERVICE, until) == {"hello": 3}
     assert await runs(usage, Group.KEY, until) == {"key_1": 3}
     assert sum((await runs(usage, Group.DAY, until)).values()) == 3
-    models = (await usage("org_a", Group.MODEL, until)).items
+    models = (await usage("org_a", Group.MODEL, None, until)).items
     assert models == [Used("v/m", 1, 20, tokens_in=200, tokens_out=40)]
-    assert (await usage("org_b", Group.DAY, until)).items == []
+    assert (await usage("org_b", Group.DAY, None, until)).items == []
 
 
 async def test_what_a_page_reads_doesnt_grow_with_the_number_of_bills(
