@@ -10,10 +10,11 @@ import pytest
 from alembic import command
 from sqlalchemy import Connection, event, text
 
+from keys import usage_store
 from keys.ledger import Ledger
 from keys.ledger_store import SqlBooks
 from keys.money import MOST, Bill, BillLine
-from keys.usage import Group, Usage, Used
+from keys.usage import Attempt, Group, Usage, Used
 from keys.usage_store import SqlUsage
 from kit.clock import FakeClock
 from kit.db import Database, open_db
@@ -80,9 +81,22 @@ async def test_an_attempt_with_several_bills_counts_as_one_run_on_its_first_day(
     assert await runs(usage, Group.SERVICE, until) == {"hello": 3}
     assert await runs(usage, Group.KEY, until) == {"key_1": 3}
     assert sum((await runs(usage, Group.DAY, until)).values()) == 3
-    models = (await usage("org_a", Group.MODEL, until)).items
+    models = (await usage("org_a", Group.MODEL, None, until)).items
     assert models == [Used("v/m", 1, 20, tokens_in=200, tokens_out=40)]
-    assert (await usage("org_b", Group.DAY, until)).items == []
+    assert (await usage("org_b", Group.DAY, None, until)).items == []
+
+
+async def test_the_audit_finds_attempts_that_count_twice(
+    ledger: Ledger, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def none(*_: object) -> set[Attempt]:
+        return set()
+
+    monkeypatch.setattr(usage_store, "_counted", none)
+    await ledger.settle([of_a("run_1")])
+    assert await audit(db) == {}
+    await ledger.settle([of_a("run_1", purse_id="q")])
+    assert set(await audit(db)) == {"attempts that usage doesn't count once each"}
 
 
 async def test_what_a_page_reads_doesnt_grow_with_the_number_of_bills(
