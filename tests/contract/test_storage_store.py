@@ -151,7 +151,13 @@ async def test_files_that_go_give_their_room_back_once(store: Store) -> None:
 async def test_many_at_once_never_take_more_than_there_is(store: Store) -> None:
     """Rooms that are taken, filled and left, and files that go, all at the same time."""
 
+    connections = asyncio.Semaphore(4)  # no more than there are: nobody is to give up waiting for one
+
     async def upload(number: int) -> int:
+        async with connections:
+            return await once(number)
+
+    async def once(number: int) -> int:
         name, size = f"room_{number}", 10 + number % 3
         with suppress(Exhausted):
             await store.take(a_room(name, size), size, MOST, NOW)
