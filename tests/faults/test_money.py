@@ -38,8 +38,7 @@ def play(scene: Scene, points: list[str]) -> None:
     assert scene.disagreements(books) == []
     told, charged = scene.spenders.told, sum(bill.charge for bill in books.bills.values())
     print(f"{len(books.runs)} runs, {len(books.bills)} bills, {charged} charged, {dict(sorted(told.items()))}")
-    assert any(status == 402 for _, status in told)
-    assert {kind for kind, status in told if status == 200} >= {"plain", "budget", "durable", "nested", "on success"}
+    assert charged
 
 
 @pytest.fixture
@@ -73,6 +72,9 @@ def test_a_hundred_times_and_nothing_is_held_past_its_sweep(home: Path) -> None:
     with spending(seed, home, "") as scene:
         play(scene, planned(seed, ROUNDS))
         assert settled(scene.sweep()) == []
+    told = scene.spenders.told
+    assert any(status == 402 for _, status in told)
+    assert {kind for kind, status in told if status == 200} >= {"plain", "budget", "durable", "nested", "on success"}
 
 
 def test_a_seed_makes_the_same_rounds() -> None:
