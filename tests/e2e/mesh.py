@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -204,3 +205,11 @@ def _read(mesh: Mesh) -> None:
     assert mesh.process.stdout is not None
     for line in mesh.process.stdout:
         mesh.output.append(line)
+
+
+def at_once(client: httpx.Client, calls: int, path: str) -> tuple[list[httpx.Response], float]:
+    """The answers, and how many seconds passed."""
+    began = time.monotonic()
+    with ThreadPoolExecutor(calls) as pool:
+        answers = list(pool.map(lambda _: client.get(path), range(calls)))
+    return answers, time.monotonic() - began

@@ -1,22 +1,10 @@
 """How often may be called, through the whole mesh."""
 
-import time
-from concurrent.futures import ThreadPoolExecutor
-
-import httpx
 import pytest
 
-from tests.e2e.mesh import WORKFLOWS, Mesh, mesh_up, until
+from tests.e2e.mesh import WORKFLOWS, Mesh, at_once, until
 
 pytestmark = pytest.mark.timeout(180)
-
-
-def at_once(client: httpx.Client, calls: int, path: str) -> tuple[list[httpx.Response], float]:
-    """The answers, and how many seconds passed."""
-    began = time.monotonic()
-    with ThreadPoolExecutor(calls) as pool:
-        answers = list(pool.map(lambda _: client.get(path), range(calls)))
-    return answers, time.monotonic() - began
 
 
 def test_a_workflow_is_called_no_more_often_than_its_owner_allows(mesh: Mesh) -> None:
@@ -78,12 +66,3 @@ def test_api_calls_tell_what_is_left(mesh: Mesh) -> None:
         until(lambda: told(made["key"])[1][0] == 1)
         assert told(made["key"]) == (429, [1, 0, told(made["key"])[1][2]])
         assert admin.patch("/workflows/often", json={"limits": {"api_calls_per_minute": None}}).status_code == 200
-
-
-def test_a_key_calls_no_more_often_than_the_operator_allows() -> None:
-    with mesh_up(env={"RUNMESH_KEY_RATE_PER_SECOND": "5"}) as mesh, mesh.http() as client:
-        answers, seconds = at_once(client, 40, "/requests")
-        served = [answer for answer in answers if answer.status_code == 200]
-        assert 5 <= len(served) <= 5 * (1 + seconds)
-        assert {answer.status_code for answer in answers} == {200, 429}
-        assert client.get("/healthz").status_code == 200

@@ -47,7 +47,7 @@ def home() -> Iterator[Path]:
         yield Path(directory)
 
 
-@pytest.fixture(params=[ENGINES[0], pytest.param(ENGINES[1], marks=pytest.mark.slow)])
+@pytest.fixture(params=ENGINES)
 def database(request: pytest.FixtureRequest) -> str:
     """ "": SQLite's, in `home`."""
     if request.param == "sqlite":
@@ -56,6 +56,7 @@ def database(request: pytest.FixtureRequest) -> str:
     return server.url(server.empty())
 
 
+@pytest.mark.slow  # test_failpoints judges the books at the same points, one by one
 @pytest.mark.timeout(300)
 async def test_at_each_step_once(home: Path, database: str) -> None:
     seed = chosen()
