@@ -217,7 +217,9 @@ async def test_bills_reach_the_ledger_and_costs_the_record(service: Service) -> 
     version_id = await service.deploy()
     budget = ledger_pb2.Budget(id="key:1", limit=1000)
     root = await service.submit(version_id, spec={"budgets": [budget], "paying_key_id": "key_1"})
-    nested = await service.submit(version_id, spec={"parent_id": root, "root_id": root, "depth": 1, "above_ids": [root]})
+    nested = await service.submit(
+        version_id, spec={"parent_id": root, "root_id": root, "depth": 1, "above_ids": [root]}
+    )
     await service.eventually(lambda: _all_started(service, 2))
     starts = {start.spec.run_id: start.spec for start in service.neighbours.starts}
     assert (list(starts[root].budgets), starts[root].paying_key_id) == ([budget], "key_1")
