@@ -47,7 +47,7 @@ async def build(
     served = endpoints(
         await running(settings, stack, channels, admission, bus, clock),
         KeyHandlers(KeysClient(channels["keys"])),
-        WorkflowHandlers(CatalogueClient(channels["scheduler"]), settings.public_url),
+        WorkflowHandlers(CatalogueClient(channels["scheduler"]), settings.public_url, admission.targets.forget),
         SecretHandlers(SecretsClient(channels["keys"])),
         ScheduleHandlers(SchedulesClient(channels["scheduler"])),
         FileHandlers(FilesClient(channels["filestore"])),

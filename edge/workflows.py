@@ -1,7 +1,7 @@
 """/validate, /deploy and /workflows."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from edge.fields import Fields
@@ -60,11 +60,14 @@ class Workflows(Protocol):
 
 
 class WorkflowHandlers:
-    """Handlers of mesh.edge.v1.Workflows. `public_url` has no slash at its end."""
+    """Handlers of mesh.edge.v1.Workflows. `public_url` has no slash at its end. `changed` is called before an answer
+    tells of a change: the next call of its caller is of what there is by then.
+    """
 
-    def __init__(self, workflows: Workflows, public_url: str) -> None:
+    def __init__(self, workflows: Workflows, public_url: str, changed: Callable[[], None]) -> None:
         self._workflows = workflows
         self._public_url = public_url
+        self._changed = changed
 
     async def validate(self, request: Request) -> Answer:
         fields = await _fields(request)
@@ -86,6 +89,7 @@ class WorkflowHandlers:
         workflow, version, report = await self._workflows.deploy(
             request.who.organization_id, source, name, service_id, publish
         )
+        self._changed()
         return json_answer(
             {
                 "service_id": workflow.service_id,
@@ -116,6 +120,7 @@ class WorkflowHandlers:
     async def _published(self, request: Request, *, published: bool) -> Answer:
         organization_id, service_id = request.who.organization_id, request.params["service_id"]
         workflow = await self._workflows.publish(organization_id, service_id, published)
+        self._changed()
         return json_answer(self._item(workflow) | {"published": workflow.published})
 
     async def _prompt(self, request: Request, workflow: Workflow) -> dict[str, Any]:
@@ -140,11 +145,13 @@ class WorkflowHandlers:
         workflow = await self._workflows.update(
             request.who.organization_id, request.params["service_id"], name, visibility, limits
         )
+        self._changed()
         return json_answer(self._whole(workflow))
 
     async def delete(self, request: Request) -> Answer:
         service_id = request.params["service_id"]
         await self._workflows.delete(request.who.organization_id, service_id)
+        self._changed()
         return json_answer({"service_id": service_id, "deleted": True})
 
     def _url(self, workflow: Workflow) -> str:

@@ -240,6 +240,11 @@ class FakeWorkflows:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.found: dict[str, Any] = {}
+        # How many calls there had been when a change was told of.
+        self.changes: list[int] = []
+
+    def note_change(self) -> None:
+        self.changes.append(len(self.calls))
 
     async def validate(self, organization_id: str, code: str) -> tuple[bool, Sequence[Check]]:
         return False, [Check("syntax", False, "bad", 3), Check("header", True, "", 0)]
@@ -279,7 +284,7 @@ def catalogue() -> FakeWorkflows:
 
 @pytest.fixture
 def workflows(catalogue: FakeWorkflows) -> WorkflowHandlers:
-    return WorkflowHandlers(catalogue, "https://mesh.example")
+    return WorkflowHandlers(catalogue, "https://mesh.example", catalogue.note_change)
 
 
 async def test_validating(workflows: WorkflowHandlers) -> None:
@@ -332,6 +337,20 @@ async def test_a_prompt_is_shown_to_its_owner(workflows: WorkflowHandlers, catal
     assert "model" not in body(await workflows.get(request(service_id="s")))
     catalogue.found = {}
     assert "model" not in body(await workflows.get(request(service_id="s")))
+
+
+async def test_a_change_is_known_here_before_its_answer(workflows: WorkflowHandlers, catalogue: FakeWorkflows) -> None:
+    """Else the next call of whoever made it would be of what there was before."""
+    await workflows.deploy(request({"code": "x", "name": "n"}))
+    await workflows.update(request({"visibility": "public"}, service_id="s"))
+    await workflows.publish(request(b"", service_id="s"))
+    await workflows.unpublish(request(b"", service_id="s"))
+    await workflows.delete(request(service_id="s"))
+    assert (len(catalogue.calls), catalogue.changes) == (5, [1, 2, 3, 4, 5])
+    await workflows.validate(request({"code": "x"}))
+    await workflows.list_workflows(request())
+    await workflows.get(request(service_id="s"))
+    assert len(catalogue.changes) == 5
 
 
 async def test_publishing(workflows: WorkflowHandlers, catalogue: FakeWorkflows) -> None:
