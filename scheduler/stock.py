@@ -5,6 +5,7 @@ It goes on beside the service until all are there: an executor may come later, t
 
 import asyncio
 import hashlib
+import re
 from pathlib import Path
 
 from kit.clock import Clock
@@ -16,10 +17,23 @@ from scheduler.workflow import SYSTEM, Visibility
 
 FIRST_SECONDS = 1.0
 LONGEST_SECONDS = 300.0
+# What several of them share is in a folder below theirs: `from library.models.common import …`.
+_SHARED = re.compile(r"^from library\.(\w+(?:\.\w+)*) import (?:\([^)]*\)|[^(\n]*)$", re.MULTILINE)
+
+
+def text_of(file: Path) -> str:
+    """A service as a workflow of a single file: what it imports of the library stands in the place of the import.
+    Errors: OSError.
+    """
+
+    def shared(found: re.Match[str]) -> str:
+        return file.parent.joinpath(*found[1].split(".")).with_suffix(".py").read_text()
+
+    return _SHARED.sub(shared, file.read_text())
 
 
 class Stock:
-    """`directory` holds a workflow a file; its name is the service id."""
+    """`directory` holds a workflow a file; its name is the service id. Folders in it hold what they share."""
 
     def __init__(self, directory: Path, deploy: Deploy, catalog: Catalog, clock: Clock) -> None:
         self._directory = directory
@@ -43,7 +57,7 @@ class Stock:
     async def _stocked(self, file: Path) -> bool:
         service_id = file.stem
         try:
-            code = file.read_text()
+            code = text_of(file)
             if not await self._is_served(service_id, code):
                 deployed = await self._deploy(Deployment(SYSTEM, code, service_id, service_id, preload=False))
                 log().info("library.deployed", service_id=service_id, version=deployed.number)

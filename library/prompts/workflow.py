@@ -32,7 +32,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 # fmt: off
-PROMPT: dict[str, Any] = json.loads('{"template": "{{ x }}", "model": "openai/m", "parameters": {}, "web_search": false}')
+PROMPT: dict[str, Any] = json.loads('{"template": "{{ x }}", "model": "openai/m", "parameters": {}, "web_search": false}')  # noqa: E501  # one line: it is replaced
 # fmt: on
 
 MAX_TEXT = 1 << 20  # bytes of what is asked
@@ -429,9 +429,7 @@ async def ask(text: str) -> AsyncIterator[Piece]:
                     if piece is None:
                         whole = True
                     elif isinstance(piece, str):
-                        length += len(piece)
-                        if length > MAX_ANSWER:
-                            raise _failed(f"it says more than {MAX_ANSWER} characters")
+                        length = _longer(length, piece)
                         yield piece
                     elif piece["url"] not in cited:
                         cited.add(piece["url"])
@@ -442,6 +440,13 @@ async def ask(text: str) -> AsyncIterator[Piece]:
         raise _failed(f"what it sent isn't as {vendor} sends it ({type(error).__name__})") from None
     if not whole:
         raise _failed("the stream broke off")
+
+
+def _longer(length: int, piece: str) -> int:
+    """With the piece. Errors: Refused."""
+    if length + len(piece) > MAX_ANSWER:
+        raise _failed(f"it says more than {MAX_ANSWER} characters")
+    return length + len(piece)
 
 
 async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[Event]:

@@ -1,7 +1,6 @@
 """A model service of the library in this process, metered by a tab, asking a vendor on this machine."""
 
 import asyncio
-import importlib.util
 import json
 import sys
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import pytest
 
 from executor.model_calls import ModelCalls
 from executor.shim_exchange import Meter
+from scheduler.stock import text_of
 from tests.fakes.tab import FakeTab
 from tests.providers.provider import Vendor
 
@@ -64,15 +64,12 @@ class Service:
 
 
 def service(name: str, vendor: Vendor, monkeypatch: pytest.MonkeyPatch, tab: FakeTab | None = None) -> Service:
-    """The file of the library, loaded by itself."""
+    """The service, as it is deployed, loaded by itself."""
     for setting, value in vendor.settings().items():
         monkeypatch.setenv(setting, value)
-    spec = importlib.util.spec_from_file_location(f"library_{name}", LIBRARY / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look it up
-    spec.loader.exec_module(module)
+    module = ModuleType(f"library_{name}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look it up
+    exec(compile(text_of(LIBRARY / f"{name}.py"), f"{name}.py", "exec"), module.__dict__)
     tab = tab or FakeTab()
     line = Line(ModelCalls(tab, name))
     line.meter = Meter(line)  # type: ignore[arg-type]  # of an exchange it needs `frame` only

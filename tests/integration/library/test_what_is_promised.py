@@ -240,7 +240,7 @@ async def test_several_answers_end_with_the_last(monkeypatch: pytest.MonkeyPatch
     ]
     usage = b'data: {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 6}}\n\n'
     answer = httpx.Response(200, content=b"".join([*ends, usage, b"data: [DONE]\n\n"]))
-    parts = [part async for part in asked.module.streamed(answer, spending, True)]
+    parts = [part async for part in asked.module.service.streamed(answer, spending, True)]
     assert parts == [ends[0], ends[1], b"data: [DONE]\n\n"]
     assert spending.known() == (5, 6)
 
@@ -324,7 +324,7 @@ async def test_a_vendor_that_breaks_off_isnt_a_caller_that_leaves(
         raise error
 
     with pytest.raises(type(error)):
-        _ = [part async for part in module.streamed(httpx.Response(200, content=stream()), spending, True)]
+        _ = [part async for part in module.service.streamed(httpx.Response(200, content=stream()), spending, True)]
     assert spending.known() == known
 
 
@@ -357,7 +357,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> dict[str, Service]:
         return httpx.Response(418, json={"error": {}})
 
     for each in found.values():
-        monkeypatch.setattr(each.module, "send", send)
+        monkeypatch.setattr(each.module.service, "send", send)
     return found
 
 

@@ -347,9 +347,7 @@ def test_the_edge_says_the_same_of_inputs() -> None:
         ((500, ["x"]), 502, "workflow_crashed", "500"),
     ],
 )
-async def test_what_the_models_service_refuses(
-    refusal: Any, status: int, code: str, why: str
-) -> None:
+async def test_what_the_models_service_refuses(refusal: Any, status: int, code: str, why: str) -> None:
     for accept in ("application/json", "text/event-stream"):
         reply = await call(program(), ModelServices(refusal=refusal), STORY, accept=accept)
         assert (reply.status_code, reply.json()["code"]) == (status, code)

@@ -10,7 +10,7 @@ from kit.errors import Unavailable
 from scheduler.catalog import Catalog
 from scheduler.deploy import Deploy
 from scheduler.settings import Settings
-from scheduler.stock import Stock
+from scheduler.stock import Stock, text_of
 from scheduler.workflow import RESERVED, SYSTEM, Check, Report, Visibility
 from tests.fakes.scheduler_rig import Scheduler
 from tests.fakes.scheduling import START, FakeBlobs, FakeExecutors, settled
@@ -50,6 +50,23 @@ async def test_everybody_may_call_it_and_only_a_change_deploys_it_again(library:
     assert len(library.executors.validated) == 1
     library.write("schedule_runs", "app = 2\n")
     assert await library.stock.once()
+    assert await library.version() == 2
+
+
+async def test_what_services_share_is_written_into_each(library: Library) -> None:
+    (library.directory / "common").mkdir()
+    (library.directory / "common" / "nouns.py").write_text("NOUN = 1\n")
+    library.write("schedule_runs", "import os\nfrom library.common.nouns import NOUN\n\napp = NOUN\n")
+    library.write("several", "from library.common.nouns import (\n    NOUN,\n    VERB,\n)\n\napp = NOUN\n")
+    assert text_of(library.directory / "schedule_runs.py") == "import os\nNOUN = 1\n\n\napp = NOUN\n"
+    assert text_of(library.directory / "several.py") == "NOUN = 1\n\n\napp = NOUN\n"
+    assert await library.stock.once()
+    assert await library.version() == 1
+    (library.directory / "common" / "nouns.py").write_text("NOUN = 2\n")
+    assert await library.stock.once()
+    assert await library.version() == 2
+    (library.directory / "common" / "nouns.py").unlink()
+    assert not await library.stock.once()
     assert await library.version() == 2
 
 
