@@ -18,7 +18,7 @@ from typing import Any
 
 import uvicorn
 
-from library.models.common import Refused, Service, Spending, Vendor, number, object_in, positive, schema_of, text_in
+from library.models.service import Refused, Service, Spending, Vendor, number, object_in, positive, schema_of, text_in
 
 FREE = re.compile(r"GET /models(/(?!\.)[\w.:@-]+)?|POST /messages/count_tokens")
 # What has a price of its own.

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
-from library.models.common import Refused, Service, Spending, Vendor, number, object_in, positive, schema_of, text_in
+from library.models.service import Refused, Service, Spending, Vendor, number, object_in, positive, schema_of, text_in
 
 PLACE = re.compile(r"/v1(?:beta|alpha)?/models(?:/(?P<model>(?!\.)[\w.-]+)(?P<what>:\w+)?)?")
 KINDS = dict.fromkeys((":generateContent", ":streamGenerateContent"), "generate") | {":countTokens": "free"}

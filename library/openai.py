@@ -19,7 +19,7 @@ from typing import Any
 
 import uvicorn
 
-from library.models.common import Refused, Service, Spending, Vendor, number, object_in, positive, schema_of, text_in
+from library.models.service import Refused, Service, Spending, Vendor, number, object_in, positive, schema_of, text_in
 
 KINDS = {"/chat/completions": "chat", "/responses": "responses", "/embeddings": "embeddings"}
 MODELS = re.compile(r"/models(/(?!\.)[\w.:@-]+)*")

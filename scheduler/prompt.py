@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.errors import Invalid
+from scheduler.library import text_of
 from scheduler.workflow import Check, Prompt, Report
 
 KIND = "prompt"
@@ -19,7 +20,8 @@ VENDORS = ("openai", "anthropic", "gemini")
 MOST_TEMPLATE_BYTES = 64 * 1024
 MOST_PARAMETER_BYTES = 16 * 1024
 _MODEL = re.compile(rf"({'|'.join(VENDORS)})/[A-Za-z0-9][A-Za-z0-9._:@-]{{0,199}}")
-_PROGRAM = Path(__file__).parent.parent / "library" / "prompts" / "workflow.py"
+_LIBRARY = Path(__file__).parent.parent / "library"
+_PROGRAM = _LIBRARY / "prompts" / "workflow.py"
 # The one line of the program that differs from prompt to prompt.
 _LINE = re.compile(r"^PROMPT: dict\[str, Any\] = .*$", re.MULTILINE)
 _FAULT = re.compile(r"InvalidTemplate: (?:line (?P<line>\d{1,6}): )?(?P<why>[^\n]*)")
@@ -66,7 +68,7 @@ def source(prompt: Prompt) -> str:
         "web_search": prompt.web_search,
     }
     line = f"PROMPT: dict[str, Any] = json.loads({json.dumps(told)!r})"
-    written, found = _LINE.subn(lambda _: line, _PROGRAM.read_text(), count=1)
+    written, found = _LINE.subn(lambda _: line, text_of(_PROGRAM, _LIBRARY), count=1)
     if not found:
         raise RuntimeError(f"{_PROGRAM} has no line for the prompt")
     return written

@@ -5,7 +5,6 @@ It goes on beside the service until all are there: an executor may come later, t
 
 import asyncio
 import hashlib
-import re
 from pathlib import Path
 
 from kit.clock import Clock
@@ -13,23 +12,11 @@ from kit.errors import NotFound, Problem
 from kit.telemetry import log
 from scheduler.catalog import Catalog, Change
 from scheduler.deploy import Deploy, Deployment
+from scheduler.library import text_of
 from scheduler.workflow import SYSTEM, Visibility
 
 FIRST_SECONDS = 1.0
 LONGEST_SECONDS = 300.0
-# What several of them share is in a folder below theirs: `from library.models.common import …`.
-_SHARED = re.compile(r"^from library\.(\w+(?:\.\w+)*) import (?:\([^)]*\)|[^(\n]*)$", re.MULTILINE)
-
-
-def text_of(file: Path) -> str:
-    """A service as a workflow of a single file: what it imports of the library stands in the place of the import.
-    Errors: OSError.
-    """
-
-    def shared(found: re.Match[str]) -> str:
-        return file.parent.joinpath(*found[1].split(".")).with_suffix(".py").read_text()
-
-    return _SHARED.sub(shared, file.read_text())
 
 
 class Stock:
@@ -57,7 +44,7 @@ class Stock:
     async def _stocked(self, file: Path) -> bool:
         service_id = file.stem
         try:
-            code = text_of(file)
+            code = text_of(file, self._directory)
             if not await self._is_served(service_id, code):
                 deployed = await self._deploy(Deployment(SYSTEM, code, service_id, service_id, preload=False))
                 log().info("library.deployed", service_id=service_id, version=deployed.number)

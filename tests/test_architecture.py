@@ -14,7 +14,9 @@ KIT = {
     "rpc_server", "settings", "sqlite", "telemetry",
 }  # fmt: skip
 CODE = sorted(
-    path for folder in (*SERVICES, "kit", "cli", "migrations", "tests") for path in (ROOT / folder).rglob("*.py")
+    path
+    for folder in (*SERVICES, "kit", "cli", "library", "migrations", "tests")
+    for path in (ROOT / folder).rglob("*.py")
 )
 FORBIDDEN_NAMES = re.compile(r"(Manager|Helper|Util|Utils|Base|Impl|Common)$")
 # Who may import what, by file name; everything else in a service is plain Python.

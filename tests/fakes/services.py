@@ -13,7 +13,7 @@ import pytest
 
 from executor.model_calls import ModelCalls
 from executor.shim_exchange import Meter
-from scheduler.stock import text_of
+from scheduler.library import text_of
 from tests.fakes.tab import FakeTab
 from tests.providers.provider import Vendor
 
@@ -69,7 +69,7 @@ def service(name: str, vendor: Vendor, monkeypatch: pytest.MonkeyPatch, tab: Fak
         monkeypatch.setenv(setting, value)
     module = ModuleType(f"library_{name}")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look it up
-    exec(compile(text_of(LIBRARY / f"{name}.py"), f"{name}.py", "exec"), module.__dict__)
+    exec(compile(text_of(LIBRARY / f"{name}.py", LIBRARY), f"{name}.py", "exec"), module.__dict__)
     tab = tab or FakeTab()
     line = Line(ModelCalls(tab, name))
     line.meter = Meter(line)  # type: ignore[arg-type]  # of an exchange it needs `frame` only

@@ -9,8 +9,9 @@ from kit.clock import FakeClock
 from kit.errors import Unavailable
 from scheduler.catalog import Catalog
 from scheduler.deploy import Deploy
+from scheduler.library import text_of
 from scheduler.settings import Settings
-from scheduler.stock import Stock, text_of
+from scheduler.stock import Stock
 from scheduler.workflow import RESERVED, SYSTEM, Check, Report, Visibility
 from tests.fakes.scheduler_rig import Scheduler
 from tests.fakes.scheduling import START, FakeBlobs, FakeExecutors, settled
@@ -58,8 +59,8 @@ async def test_what_services_share_is_written_into_each(library: Library) -> Non
     (library.directory / "common" / "nouns.py").write_text("NOUN = 1\n")
     library.write("schedule_runs", "import os\nfrom library.common.nouns import NOUN\n\napp = NOUN\n")
     library.write("several", "from library.common.nouns import (\n    NOUN,\n    VERB,\n)\n\napp = NOUN\n")
-    assert text_of(library.directory / "schedule_runs.py") == "import os\nNOUN = 1\n\n\napp = NOUN\n"
-    assert text_of(library.directory / "several.py") == "NOUN = 1\n\n\napp = NOUN\n"
+    assert text_of(library.directory / "schedule_runs.py", library.directory) == "import os\nNOUN = 1\n\n\napp = NOUN\n"
+    assert text_of(library.directory / "several.py", library.directory) == "NOUN = 1\n\n\napp = NOUN\n"
     assert await library.stock.once()
     assert await library.version() == 1
     (library.directory / "common" / "nouns.py").write_text("NOUN = 2\n")

@@ -1,4 +1,4 @@
-"""What the services of models have in common: written into each of them when that is deployed (scheduler/stock.py)."""
+"""What the services of models have in common: written into each when that is deployed (scheduler/library.py)."""
 
 import json
 import re
