@@ -24,15 +24,13 @@ class Budget:
 
 @dataclass(frozen=True)
 class Billing:
-    """`paying_key_id`: the key at the root. `charged_on_success`: the tree is charged if its root succeeds, else
-    nothing of it is; nor is it where the root `refused`, by an answer that is no success. `above`: the runs above it,
-    the root first.
+    """`paying_key_id`: the key at the root. `charged_on_success`: the tree is charged if its root pays (Run.pays), else
+    nothing of it is. `above`: the runs above it, the root first.
     """
 
     budgets: tuple[Budget, ...] = ()
     paying_key_id: str = ""
     charged_on_success: bool = False
-    refused: bool = False
     above: tuple[str, ...] = ()
 
 
@@ -69,5 +67,4 @@ def from_kept(row: Mapping[str, Any] | None) -> Billing:
     if row is None:
         return UNBILLED
     budgets = tuple(Budget(one["id"], one["limit"]) for one in row["budgets"])
-    told = (row["paying_key_id"], row["charged_on_success"], row["refused"], tuple(row["above"]))
-    return Billing(budgets, *told)
+    return Billing(budgets, row["paying_key_id"], row["charged_on_success"], tuple(row["above"]))

@@ -123,6 +123,8 @@ class Run:
     callback_url: str = ""
     # What it was charged itself, in all attempts; micro-credits.
     cost_own: int = 0
+    # Its end says whether its tree is charged, and its answer was no success.
+    refused: bool = False
     started_at: datetime | None = None
     completed_at: datetime | None = None
     code: str = ""
@@ -160,7 +162,7 @@ class Run:
     def pays(self) -> bool:
         """Whether its tree is charged, of one that decides and is over."""
         stopped = self.code == "payment_required"  # what was used until its budget or the credit ended is charged
-        return (self.status is Status.SUCCEEDED and not self.billing.refused) or stopped
+        return (self.status is Status.SUCCEEDED and not self.refused) or stopped
 
     @property
     def placed(self) -> bool:
@@ -190,10 +192,9 @@ class Run:
         """At its end; the same object when it is over already."""
         if self.status.over:
             return self
-        billing = replace(self.billing, refused=True) if self.decides and result.refused else self.billing
         ended = replace(
             self,
-            billing=billing,
+            refused=self.decides and result.refused,
             status=outcome.status,
             code=outcome.code,
             detail=outcome.detail,

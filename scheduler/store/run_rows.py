@@ -39,7 +39,7 @@ _MUTABLE = (
     *("executor", "incarnation", "log_digest", "egress_digest", "recording_digest"),
     *("input_sha256", "output_sha256"),
     *("attempt", "epoch", "due_at", "claimed_at", "cancelled_at", "cancelled_as", "retries", "losses", "earlier"),
-    *("billing", "cost_own", *_USAGE),
+    *("cost_own", "refused", *_USAGE),
 )
 _SAVE = (
     update(runs).where(runs.c.id == bindparam("which")).values({name: bindparam(f"new_{name}") for name in _MUTABLE})

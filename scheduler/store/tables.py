@@ -153,6 +153,7 @@ runs = Table(
     Column("may_deploy", Boolean, nullable=False, server_default=false()),
     # On whose account it goes, and its budgets; NULL: nothing is said.
     Column("billing", JSON(none_as_null=True)),
+    Column("refused", Boolean, nullable=False),
     # Who gets the record when it is over.
     Column("callback_url", Text, nullable=False, server_default=""),
     # The run whose input it has; what answers it in place of the internet; whether it is recorded, and by what.

@@ -267,10 +267,13 @@ def _read_keys(connection: Connection, books: Books) -> None:
 def _read_scheduler(connection: Connection, books: Books) -> None:
     runs = scheduler.runs.c
     columns = (runs.id, runs.root_id, runs.status, runs.attempt, runs.code, runs.cost_own, runs.caller_id, runs.billing)
-    found = connection.execute(select(*columns)).all()
-    statuses = {row.id: row.status for row in found}
+    found = connection.execute(select(*columns, runs.refused)).all()
+    # Who succeeds pays, and whoever was stopped since there was nothing left to pay more.
+    paying = {
+        row.id for row in found if (row.status == SUCCEEDED and not row.refused) or row.code == "payment_required"
+    }
     for row in found:
-        free = _on_success(row.billing) and statuses.get(row.root_id or row.id) != SUCCEEDED
+        free = _on_success(row.billing) and (row.root_id or row.id) not in paying
         books.runs[row.id] = Run(row.status, row.attempt, row.code, row.cost_own, row.caller_id, free)
     books.waiting = len(connection.execute(select(scheduler.bills.c.run_id)).all())
 
