@@ -172,13 +172,14 @@ def take(batch: Batch, known: Runs, now: datetime, roots: Runs = MappingProxyTyp
                 taken.astray.append(_astray(run, batch))
         elif (after := _under_way(run, batch, started.at or now)) is not run:
             taken.moved[run.id] = after
+    found = ChainMap(taken.born, taken.moved, dict(known), dict(roots))
     for ended in batch.ended:
-        _end(taken, ended, batch, {**roots, **known}, now)
+        _end(taken, ended, batch, found, now)
     return taken
 
 
-def _end(taken: Taken, ended: Ended, batch: Batch, known: Runs, now: datetime) -> None:
-    found = ChainMap(taken.born, taken.moved, dict(known))
+def _end(taken: Taken, ended: Ended, batch: Batch, found: Runs, now: datetime) -> None:
+    """`found`: all that is known of runs, with what is taken so far."""
     before = found.get(ended.run_id)
     if before is None or before.status.over or _outdated(before, ended, batch):
         taken.ignored.append(ended.run_id)
