@@ -19,8 +19,6 @@ from kit.telemetry import log
 STEP_SECONDS = 5.0
 AHEAD_SECONDS = 2.0
 MEGABYTE = 1_000_000
-# Whose services have prices of their own (edge/model.py, scheduler/workflow.py).
-SYSTEM = "org_system"
 NOTHING = Prices({})
 
 
@@ -45,8 +43,8 @@ class Tab:
         if self._opened:
             return
         self._prices, self._limits = self._list.at(self._clock.now()), limits
-        own = f"call:{self._spec.service_id}"
-        if self._spec.owner_id == SYSTEM and self._prices.get(own) is not None:
+        own = f"call:{self._spec.library}"  # the library's services may have prices of their own
+        if self._spec.library and self._prices.get(own) is not None:
             self._fee = own
         self._used = self._prices.cost(self._fee, 1)
         if first := self._used + self._ahead(STEP_SECONDS):
