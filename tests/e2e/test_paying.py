@@ -141,6 +141,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     library = tmp_path_factory.mktemp("library")
     library.chmod(0o755)
     shutil.copy(ROOT / "library" / "openai.py", library)
+    shutil.copytree(ROOT / "library" / "models", library / "models")
     many = {"RUNMESH_ORGANIZATION_RUNS": "200", "RUNMESH_EXECUTOR_RUNS": "200"}
     env = {"RUNMESH_LIBRARY": str(library), "RUNMESH_INITIAL_CREDITS": "0", "RUNMESH_RUN_FEE": "0", **many}
     with provider() as vendor, mesh_up(env={**env, **vendor.settings()}) as mesh:
