@@ -2,7 +2,9 @@
 
 import asyncio
 import subprocess
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,17 @@ def database_url(request: pytest.FixtureRequest, engine: str, directory: Path, s
     if engine == "postgres":
         server: Server = request.getfixturevalue("postgres")
         return f"{server.url(server.migrated())}&schema={service}"
-    url = f"sqlite+aiosqlite:///{directory}/{service}.db"
-    elsewhere(upgrade, service, url)
-    return url
+    (directory / f"{service}.db").write_bytes(_migrated(service))
+    return f"sqlite+aiosqlite:///{directory}/{service}.db"
+
+
+@cache
+def _migrated(service: str) -> bytes:
+    """An SQLite database that holds a service's schema: the migrations run once."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "new.db"
+        elsewhere(upgrade, service, f"sqlite+aiosqlite:///{path}")
+        return path.read_bytes()
 
 
 def kept(settings: MeshSettings) -> bytes:

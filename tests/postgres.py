@@ -51,7 +51,7 @@ class Server:
     def empty(self, template: str = "template1") -> str:
         """The name of a new database."""
         name = f"db_{secrets.token_hex(6)}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log")
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         return name
 
     def migrated(self) -> str:

@@ -441,9 +441,10 @@ def usage_that_counts_no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         nothing_is_remembered,
         budgets_get_nothing_back,
-        swept_without_its_money,
-        swept_although_it_was_kept,
-        closed_with_what_is_in_it,
+        # These are rare, and take long to be met.
+        pytest.param(swept_without_its_money, marks=pytest.mark.slow),
+        pytest.param(swept_although_it_was_kept, marks=pytest.mark.slow),
+        pytest.param(closed_with_what_is_in_it, marks=pytest.mark.slow),
         nothing_is_closed,
         usage_that_counts_no_tokens,
     ],
