@@ -176,15 +176,6 @@ class Uv:
             raise Unavailable(f"packages can't be had now: {readable(done.text)}")
         return done
 
-    async def interpreters(self) -> Completed:
-        """Those of this host, as JSON; it looks for them as we are, and reads nothing of a stranger's. Errors:
-        Unavailable.
-        """
-        argv = [str(self._binary), "python", "list", "--only-installed", "--output-format", "json"]
-        env = {**self.env, "UV_NO_CACHE": "1"}  # the cache isn't ours to write to
-        del env["UV_CACHE_DIR"]
-        return await self._commands.run(argv, env=env, cwd=Path("/"), timeout=UV_SECONDS)
-
     def _give(self, directory: Path) -> None:
         """Makes a directory of the packager's."""
         directory.mkdir(mode=0o711)

@@ -2,22 +2,27 @@
 
 import asyncio
 import json
+import os
+import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 
 from executor.commands import Commands, Uv
-from kit.errors import Invalid, Unavailable
+from kit.errors import Invalid
 
 OLDEST = (3, 10)
 _LOOK_UP_SECONDS = 60.0
 # Asks an interpreter about itself: a shim or a link answers for the real one.
 _ASK = (
     "import json, os, sys; print(json.dumps([os.path.realpath(getattr(sys, '_base_executable', 0) or sys.executable),"
-    " os.path.realpath(sys.base_prefix), list(sys.version_info[:3]), sys.implementation.name, sys.version_info[3]]))"
+    " os.path.realpath(sys.base_prefix), list(sys.version_info[:3]), sys.implementation.name, sys.version_info[3],"
+    " sys.abiflags]))"
 )
+_NAME = re.compile(r"python(\d+)\.(\d+)")
 
 
 @dataclass(frozen=True)
@@ -38,18 +43,18 @@ class Interpreter:
 
 
 class Interpreters:
-    """Looks once and remembers."""
+    """Looks once and remembers, if there are any."""
 
     def __init__(self, commands: Commands, uv: Uv) -> None:
         self._commands = commands
         self._uv = uv
-        self._found: list[Interpreter] | None = None
+        self._found: list[Interpreter] = []
         self._looking = asyncio.Lock()
 
     async def present(self) -> list[Interpreter]:
-        """The platform's own first, then from the newest to the oldest. Errors: Unavailable."""
+        """The platform's own first, then from the newest to the oldest."""
         async with self._looking:
-            if self._found is None:
+            if not self._found:
                 self._found = await self._look()
             return self._found
 
@@ -71,10 +76,7 @@ class Interpreters:
         raise _missing(f"Python {python[:50]} is not on this host", present)
 
     async def _look(self) -> list[Interpreter]:
-        listing = await self._uv.interpreters()
-        if listing.returncode != 0:
-            raise Unavailable(f"uv can't list the interpreters: {listing.text[-500:]}")
-        asked = [await self._ask(path) for path in _candidates(listing.text)]
+        asked = await asyncio.gather(*(self._ask(path) for path in _candidates(self._uv.env["PATH"])))
         found = {(one.base_prefix, one.version): one for one in asked if one is not None}
         own = (Path(sys.base_prefix).resolve(), tuple(sys.version_info[:3]))
         order = sorted(found, key=lambda key: (key != own, *(-part for part in key[1])))
@@ -86,24 +88,27 @@ class Interpreters:
         )
         if answer.returncode != 0:
             return None
-        real, prefix, version, name, stage = json.loads(answer.text.splitlines()[-1])
-        if name != "cpython" or stage != "final" or tuple(version) < OLDEST:
+        real, prefix, version, name, stage, flags = json.loads(answer.text.splitlines()[-1])
+        if name != "cpython" or stage != "final" or flags or tuple(version) < OLDEST:  # flags: a build with another ABI
             return None
         return Interpreter(Path(real), Path(prefix), (version[0], version[1], version[2]))
 
 
-def _candidates(listing: str) -> list[str]:
-    """Paths out of uv's JSON (one line, between warnings), the platform's own first, no file twice."""
-    rows = json.loads(next((line for line in listing.splitlines() if line.startswith("[")), "[]"))
-    paths = [
-        row["path"]
-        for row in rows
-        if row["implementation"] == "cpython"
-        and row["variant"] == "default"
-        and (row["version_parts"]["major"], row["version_parts"]["minor"]) >= OLDEST
-    ]
+def _candidates(search_path: str) -> list[str]:
+    """The platform's own first; no file twice. An installed CPython has a file with its version in the name."""
     own = getattr(sys, "_base_executable", None) or sys.executable
-    return list({str(Path(path).resolve()): path for path in [own, *paths]}.values())
+    return list(dict.fromkeys(map(os.path.realpath, [own, *_named(search_path)])))
+
+
+def _named(search_path: str) -> Iterator[str]:
+    for directory in search_path.split(os.pathsep):
+        try:
+            names = sorted(os.listdir(directory))  # noqa: PTH208  # names are all that is asked for
+        except OSError:  # isn't there, or isn't for us
+            continue
+        for name in names:
+            if (version := _NAME.fullmatch(name)) and (int(version[1]), int(version[2])) >= OLDEST:
+                yield os.path.join(directory, name)  # noqa: PTH118  # as above
 
 
 def _missing(problem: str, present: list[Interpreter]) -> Invalid:

@@ -8,59 +8,63 @@ import pytest
 
 from executor.commands import Completed, Uv, search_path
 from executor.interpreters import Interpreters
-from kit.errors import Invalid, Unavailable
+from kit.errors import Invalid
 from tests.fakes.scripted_commands import ScriptedCommands
 
 OWN = list(sys.version_info[:3])
 ABOUT = {
-    "/shims/python3.13": ["/real/3.13/bin/python3.13", "/real/3.13", [3, 13, 0], "cpython", "final"],
-    "/usr/bin/python3.12": ["/usr/bin/python3.12", "/usr", [3, 12, 1], "cpython", "final"],
-    "/usr/bin/python3.10": ["/usr/bin/python3.10", "/usr", [3, 10, 4], "cpython", "final"],
-    "/usr/bin/python3.15": ["/usr/bin/python3.15", "/usr", [3, 15, 0], "cpython", "beta"],
+    "shims/python3.13": ["/real/3.13/bin/python3.13", "/real/3.13", [3, 13, 0], "cpython", "final", ""],
+    "bin/python3.12": ["/usr/bin/python3.12", "/usr", [3, 12, 1], "cpython", "final", ""],
+    "bin/python3.10": ["/usr/bin/python3.10", "/usr", [3, 10, 4], "cpython", "final", ""],
+    "bin/python3.15": ["/usr/bin/python3.15", "/usr", [3, 15, 0], "cpython", "beta", ""],
+    "bin/python3.14": ["/usr/bin/python3.14", "/usr", [3, 14, 0], "cpython", "final", "t"],
+    "other/python3.16": ["/opt/pypy", "/opt", [3, 16, 0], "pypy", "final", ""],
 }
+BROKEN = "bin/python3.11"
+NOT_ASKED = ("bin/python3.9", "bin/python2", "bin/python2.7", "bin/python3", "bin/python3.14t", "bin/python3.12-config")
 
 
-def row(path: str, major: int, minor: int, **other: str) -> dict[str, object]:
-    parts = {"version_parts": {"major": major, "minor": minor}}
-    return {"path": path, "implementation": "cpython", "variant": "default", **parts, **other}
+class Host:
+    """Directories with these files, and what each tells of itself."""
+
+    def __init__(self, root: Path) -> None:
+        for name in (*ABOUT, BROKEN, *NOT_ASKED):
+            (root / name).parent.mkdir(exist_ok=True)
+            (root / name).write_text(name)
+        (root / "other" / "python3.12").symlink_to(root / "bin" / "python3.12")
+        self.root = root
+        self.commands = ScriptedCommands(self.answer)
+        search = ":".join(str(root / name) for name in ("shims", "missing", "bin", "other"))
+        self.interpreters = Interpreters(self.commands, Uv(self.commands, root / "home", {"PATH": search}))
+
+    def answer(self, argv: list[str]) -> Completed:
+        own = Path(argv[0]) == Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+        itself = [argv[0], str(Path(sys.base_prefix).resolve()), OWN, "cpython", "final", ""]
+        about = itself if own else ABOUT.get(argv[0].removeprefix(f"{self.root}/"))
+        return Completed(0, json.dumps(about).encode()) if about else Completed(127, b"pyenv: command not found")
 
 
-LISTED = [
-    row("/shims/python3.13", 3, 13),
-    row("/usr/bin/python3.10", 3, 10),
-    row("/usr/bin/python3.12", 3, 12),
-    row("/usr/bin/python3.15", 3, 15),
-    row("/broken/python3.11", 3, 11),
-    row("/usr/bin/python3.9", 3, 9),
-    row("/usr/bin/python2", 2, 7),
-    row("/usr/bin/pypy", 3, 11, implementation="pypy"),
-    row("/usr/bin/python3.14t", 3, 14, variant="freethreaded"),
-]
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
 
 
-def answer(argv: list[str]) -> Completed:
-    if argv[1:3] == ["python", "list"]:
-        return Completed(0, b"warning: a shim is broken\n" + json.dumps(LISTED).encode() + b"\nwarning: another\n")
-    own = argv[0] == getattr(sys, "_base_executable", sys.executable)
-    about = [argv[0], str(Path(sys.base_prefix).resolve()), OWN, "cpython", "final"] if own else ABOUT.get(argv[0])
-    return Completed(0, json.dumps(about).encode()) if about else Completed(127, b"pyenv: command not found")
-
-
-def interpreters(commands: ScriptedCommands) -> Interpreters:
-    return Interpreters(commands, Uv(commands, Path("/nonexistent"), {"PATH": "/usr/bin"}))
-
-
-async def test_real_interpreters_own_first_then_the_newest() -> None:
-    commands = ScriptedCommands(answer)
-    looking = interpreters(commands)
-    found = await looking.present()
+async def test_real_interpreters_own_first_then_the_newest(host: Host) -> None:
+    found = await host.interpreters.present()
     assert [str(one) for one in found] == [".".join(map(str, OWN)), "3.13.0", "3.12.1", "3.10.4"]
     assert found[1].path == Path("/real/3.13/bin/python3.13")
-    asked = {argv[0] for argv, _ in commands.calls}
-    assert not asked & {"/usr/bin/python3.9", "/usr/bin/python2", "/usr/bin/pypy", "/usr/bin/python3.14t"}
-    calls = len(commands.calls)
-    assert await looking.present() is found
-    assert len(commands.calls) == calls
+    asked = [argv[0] for argv, _ in host.commands.calls]
+    assert sorted(asked[1:]) == sorted(str(host.root / name) for name in (*ABOUT, BROKEN))  # no file twice
+    assert not {str(host.root / name) for name in NOT_ASKED} & set(asked)
+    assert await host.interpreters.present() is found
+    assert len(host.commands.calls) == len(asked)
+
+
+async def test_none_is_not_remembered(host: Host) -> None:
+    there, host.commands._answer = host.commands._answer, lambda _: Completed(1, b"")
+    assert await host.interpreters.present() == []
+    host.commands._answer = there
+    assert await host.interpreters.present()
 
 
 @pytest.mark.parametrize(
@@ -73,37 +77,31 @@ async def test_real_interpreters_own_first_then_the_newest() -> None:
         ("<3.11", "3.10.4"),
     ],
 )
-async def test_choose(requires: str, chosen: str) -> None:
-    assert str(await interpreters(ScriptedCommands(answer)).choose(requires)) == chosen
+async def test_choose(host: Host, requires: str, chosen: str) -> None:
+    assert str(await host.interpreters.choose(requires)) == chosen
 
 
-async def test_none_fits_and_those_present_are_listed() -> None:
+async def test_none_fits_and_those_present_are_listed(host: Host) -> None:
     with pytest.raises(Invalid, match=r"requires-python '>=3\.99'; present: .*3\.13\.0, 3\.12\.1, 3\.10\.4") as raised:
-        await interpreters(ScriptedCommands(answer)).choose(">=3.99")
+        await host.interpreters.choose(">=3.99")
     assert raised.value.code == "invalid_workflow"
     with pytest.raises(Invalid, match=r"Python 3\.99 is not on this host; present: "):
-        await interpreters(ScriptedCommands(answer)).find("3.99")
+        await host.interpreters.find("3.99")
 
 
-async def test_find_by_minor_or_whole_version() -> None:
-    looking = interpreters(ScriptedCommands(answer))
-    assert (await looking.find("3.12")).base_prefix == Path("/usr")
-    assert str(await looking.find("3.10.4")) == "3.10.4"
+async def test_find_by_minor_or_whole_version(host: Host) -> None:
+    assert (await host.interpreters.find("3.12")).base_prefix == Path("/usr")
+    assert str(await host.interpreters.find("3.10.4")) == "3.10.4"
 
 
-async def test_nothing_is_remembered_of_a_failure() -> None:
-    answers = [Completed(2, b"error: no")]
-    looking = interpreters(ScriptedCommands(lambda argv: answers.pop() if answers else answer(argv)))
-    with pytest.raises(Unavailable):
-        await looking.present()
-    assert await looking.present()
+async def test_they_are_asked_with_nothing_but_the_search_path(host: Host) -> None:
+    await host.interpreters.present()
+    assert {tuple(env) for _, env in host.commands.calls} == {("PATH",)}
 
 
-async def test_uv_never_downloads_and_sees_only_what_it_must() -> None:
-    commands = ScriptedCommands(answer)
+def test_uv_never_downloads_and_sees_only_what_it_must() -> None:
     environ = {"PATH": "/usr/bin", "UV_DEFAULT_INDEX": "http://i", "AWS_SECRET_ACCESS_KEY": "no", "UV_PYTHON": "no"}
-    await Uv(commands, Path("/home"), environ).interpreters()
-    env = commands.calls[0][1]
+    env = Uv(ScriptedCommands(lambda _: Completed(0, b"")), Path("/home"), environ).env
     assert env["UV_PYTHON_DOWNLOADS"] == "never"
     assert env["UV_NO_CONFIG"] == "1"
     assert env["UV_DEFAULT_INDEX"] == "http://i"
