@@ -191,7 +191,7 @@ def _end(taken: Taken, ended: Ended, batch: Batch, found: Runs, now: datetime) -
     after = under_way.attempted(ended.outcome, at=at, result=ended.result, handed_back=ended.handed_back)
     if ended.bill:
         root = found.get(after.root_id)
-        after, bill = charged(after, ended.bill, ended.outcome, root, handed_back=ended.handed_back)
+        after, bill = charged(after, ended.bill, ended.outcome, root, at, handed_back=ended.handed_back)
         taken.bills.append(replace(bill, created_at=now))
         if bill.charge and after.billing.above:
             taken.charges.append((after, bill.charge))

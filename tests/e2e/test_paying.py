@@ -55,6 +55,11 @@ async def app(scope, receive, send):
         message = await receive()
         body, more = body + message["body"], message["more_body"]
     given = json.loads(body or b"{}")
+    if "wait" in given:
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"data: begun\n\n", "more_body": True})
+        await asyncio.sleep(given["wait"])
     answer = json.dumps(await asyncio.to_thread(work, given)).encode()
     headers = [(b"content-type", given.get("kind", "application/json").encode())]
     await send({"type": "http.response.start", "status": given.get("status", 200), "headers": headers})
@@ -261,6 +266,21 @@ def test_under_api_only_success_is_charged(priced: World, payer: dict[str, Any])
             assert money.booked(mesh, ran.id) == {run_id: cost["own"] for run_id, cost in costs.items()}
             assert len(costs) == 4
             assert costs[ran.id]["total"] == (whole if status == 200 else 0)
+
+
+def test_under_api_a_caller_that_hangs_up_pays(priced: World, payer: dict[str, Any]) -> None:
+    """Else all of an answer but its last word were free."""
+    mesh = priced.mesh
+    before = money.settled(mesh, payer["key"])
+    with mesh.http(payer["key"]) as client:
+        with client.stream("POST", f"{priced.path('/api/v1/run')}/stream", json={"wait": 60}) as answer:
+            assert "begun" in next(answer.iter_text())
+            run_id = answer.headers["x-request-id"]
+        record = over(client, run_id)
+    cost = record["cost"]
+    assert record["status"] == "cancelled"
+    assert cost["total"] > 0
+    assert before - money.settled(mesh, payer["key"]) == cost["total"]
 
 
 def test_under_api_an_answer_that_is_no_result_is_free(priced: World, payer: dict[str, Any]) -> None:

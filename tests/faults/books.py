@@ -23,6 +23,7 @@ GRACE = timedelta(seconds=30)
 SLACK = timedelta(seconds=25)
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 SUCCEEDED = 4
+CANCELLED = 7
 # Ends of an attempt that nobody pays for.
 FREE = frozenset({"runtime_error", "unavailable"})
 REVENUE = "platform:revenue"
@@ -267,13 +268,20 @@ def _read_keys(connection: Connection, books: Books) -> None:
 def _read_scheduler(connection: Connection, books: Books) -> None:
     runs = scheduler.runs.c
     columns = (runs.id, runs.root_id, runs.status, runs.attempt, runs.code, runs.cost_own, runs.caller_id, runs.billing)
-    found = connection.execute(select(*columns, runs.refused)).all()
-    # Who succeeds pays, and whoever was stopped since there was nothing left to pay more.
+    found = connection.execute(select(*columns, runs.refused, runs.completed_at)).all()
+    # Who succeeds pays, and whoever was broken off by its caller, or since there was nothing left to pay more.
     paying = {
-        row.id for row in found if (row.status == SUCCEEDED and not row.refused) or row.code == "payment_required"
+        row.id
+        for row in found
+        if (row.status == SUCCEEDED and not row.refused) or row.status == CANCELLED or row.code == "payment_required"
     }
+    over = {row.id: row.completed_at for row in found}
     for row in found:
-        free = _on_success(row.billing) and (row.root_id or row.id) not in paying
+        root_id = row.root_id or row.id
+        # What goes on for ten seconds after a root that failed is charged like any run.
+        ends = (over.get(root_id), over[row.id])
+        outlived = None not in ends and ends[1] > ends[0] + timedelta(seconds=10)
+        free = _on_success(row.billing) and root_id not in paying and not outlived
         books.runs[row.id] = Run(row.status, row.attempt, row.code, row.cost_own, row.caller_id, free)
     books.waiting = len(connection.execute(select(scheduler.bills.c.run_id)).all())
 

@@ -115,7 +115,7 @@ def a_tree() -> tuple[Run, Run]:
     return root, a_run(billing=below, root_id=root.id, parent_id=root.id, depth=1)
 
 
-@pytest.mark.parametrize(("outcome", "charge"), [(DONE, 7), (STOPPED, 7), (CRASH, 0), (CANCELLED, 0), (OUR_FAULT, 0)])
+@pytest.mark.parametrize(("outcome", "charge"), [(DONE, 7), (STOPPED, 7), (CANCELLED, 7), (CRASH, 0), (OUR_FAULT, 0)])
 @pytest.mark.parametrize("order", ["nested first", "root first", "together", "together, root first"])
 async def test_where_only_success_is_charged_all_waits_for_the_root(
     scheduler: Scheduler, outcome: Outcome, charge: int, order: str
@@ -160,6 +160,21 @@ async def test_elsewhere_what_ran_is_charged_whatever_it_answered(scheduler: Sch
     await scheduler.accepted(root, nested, replace(a_tree()[0], id="run_of_api").ended(DONE, at=START))
     await scheduler.report(batch(*(ended(run, result=Result(Answer(b""), refused=True)) for run in (root, nested))))
     assert bills(scheduler) == {(root.id, 1): (7, False), (nested.id, 1): (7, False)}
+
+
+@pytest.mark.parametrize(("seconds", "charge"), [(-5, 0), (9, 0), (11, 7)])
+@pytest.mark.parametrize("outcome", [DONE, CRASH, CANCELLED])
+async def test_what_outlives_a_root_that_failed_is_charged(
+    scheduler: Scheduler, outcome: Outcome, seconds: int, charge: int
+) -> None:
+    """Else whoever lets a root fail could go on for nothing, for half an hour."""
+    root, nested = a_tree()
+    await scheduler.accepted(replace(root, synchronous=True), nested)
+    await scheduler.report(batch(ended(root, CRASH)))
+    await scheduler.report(batch(ended(nested, outcome, at=START + timedelta(seconds=seconds))))
+    assert bills(scheduler) == {(root.id, 1): (0, False), (nested.id, 1): (charge, False)}
+    assert [scheduler.run(run.id).cost_own for run in (root, nested)] == [0, charge]
+    assert (await scheduler.store.costs_below([root.id])).get(root.id, 0) == charge
 
 
 async def test_a_nested_failure_under_a_success_is_charged(scheduler: Scheduler) -> None:
