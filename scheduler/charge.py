@@ -7,7 +7,6 @@ from scheduler.bill import Bill
 from scheduler.model import Outcome, Run, Status
 from scheduler.retry import OURS
 
-
 # What goes on for longer after a root that failed has outlived it: an asynchronous run, or what that has called. What
 # the root waited for is stopped with it.
 OUTLIVES = timedelta(seconds=10)

@@ -160,7 +160,7 @@ class Run:
 
     @property
     def pays(self) -> bool:
-        """Whether its tree is charged, of one that decides and is over: where it succeeded, and for what it had used when
+        """Whether its tree is charged, of one that decides and is over: where it succeeded, and for what was used when
         its caller broke it off, or its budget or the credit ended: else answers would be free to whoever hangs up just
         before their last word.
         """

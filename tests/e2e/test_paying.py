@@ -58,7 +58,7 @@ async def app(scope, receive, send):
     if "wait" in given:
         headers = [(b"content-type", b"text/event-stream")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b"data: begun\n\n", "more_body": True})
+        await send({"type": "http.response.body", "body": b"data: begun\\n\\n", "more_body": True})
         await asyncio.sleep(given["wait"])
     answer = json.dumps(await asyncio.to_thread(work, given)).encode()
     headers = [(b"content-type", given.get("kind", "application/json").encode())]

@@ -275,12 +275,12 @@ def _read_scheduler(connection: Connection, books: Books) -> None:
         for row in found
         if (row.status == SUCCEEDED and not row.refused) or row.status == CANCELLED or row.code == "payment_required"
     }
-    over = {row.id: row.completed_at for row in found}
+    over: dict[str, Any] = {row.id: row.completed_at for row in found}
     for row in found:
         root_id = row.root_id or row.id
         # What goes on for ten seconds after a root that failed is charged like any run.
-        ends = (over.get(root_id), over[row.id])
-        outlived = None not in ends and ends[1] > ends[0] + timedelta(seconds=10)
+        failed, ended = over.get(root_id), row.completed_at
+        outlived = failed is not None and ended is not None and ended > failed + timedelta(seconds=10)
         free = _on_success(row.billing) and root_id not in paying and not outlived
         books.runs[row.id] = Run(row.status, row.attempt, row.code, row.cost_own, row.caller_id, free)
     books.waiting = len(connection.execute(select(scheduler.bills.c.run_id)).all())
