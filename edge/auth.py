@@ -19,6 +19,7 @@ from kit.errors import Problem, Unauthenticated, Unavailable
 from kit.telemetry import log, span
 
 FRESH_SECONDS = 0.7
+BROKE_SECONDS = 0.05
 REFUSED_SECONDS = 0.5
 RECHECK_SECONDS = 0.5
 SWEEP_SECONDS = 0.1
@@ -145,7 +146,10 @@ class Auth:
                 self._end_if_refused(key)
 
     def _fresh(self, known: _Known) -> bool:
-        return self._now() - known.at < FRESH_SECONDS
+        """Of who can't pay it is asked again almost at once: credits may have been granted."""
+        who = known.principal
+        broke = who is not None and any(left is not None and left <= 0 for left in (who.credit, who.budget_left))
+        return self._now() - known.at < (BROKE_SECONDS if broke else FRESH_SECONDS)
 
     def _checked_at(self, key: str) -> float:
         known = self._known.get(key)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -38,6 +39,7 @@ STATUS = {
 """The statuses of SPEC §2; an unknown code is 500."""
 
 _RETRIED = {429, 503}
+_VENDOR = re.compile(r"/(?:run/)?(openai|anthropic|gemini)(?:/|$)")
 
 
 def failure(
@@ -93,10 +95,23 @@ def nowhere(request: Request) -> Answer:
 
 
 def dressed(request: Request, answer: Answer) -> Answer:
-    """An error of ours as `/api/v1` adds to it; elsewhere as it is."""
-    if request.path.startswith("/api/v1/") and isinstance(answer.body, bytes):
-        answer.body = json.dumps(unsuccessful(json.loads(answer.body)), ensure_ascii=False).encode()
+    """An error of ours as `/api/v1` adds to it, or as a vendor's SDK finds its text; elsewhere as it is."""
+    vendor = _VENDOR.match(request.path)
+    if isinstance(answer.body, bytes) and (vendor or request.path.startswith("/api/v1/")):
+        fields = json.loads(answer.body)
+        fields = _to_sdk(vendor[1], answer.status, fields) if vendor else unsuccessful(fields)
+        answer.body = json.dumps(fields, ensure_ascii=False).encode()
     return answer
+
+
+def _to_sdk(vendor: str, status: int, fields: dict[str, Any]) -> dict[str, Any]:
+    """With what this vendor's API has in its errors."""
+    code, text = fields["code"], {"message": fields["detail"]}
+    if vendor == "gemini":
+        return fields | {"error": {"code": status, "status": code.upper(), **text}}
+    if vendor == "anthropic":
+        return fields | {"type": "error", "error": {"type": code, **text}}
+    return fields | {"error": {"type": code, "param": None, "code": code, **text}}
 
 
 def unsuccessful(fields: Mapping[str, Any]) -> dict[str, Any]:

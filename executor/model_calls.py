@@ -134,7 +134,8 @@ class ModelCalls:
         if name is None or price_in is None or price_out is None:
             missing = self._meter(name or model, "in" if name is None else "out")
             return {
-                "refused": f"there is no price for {missing}: the operator sets one by POST /prices",
+                "refused": f"there is no price for {missing}: check the model's name, or have the operator set one"
+                " by POST /prices",
                 "code": UNKNOWN_PRICE,
             }
         for_in = _cost(tokens_in, price_in)

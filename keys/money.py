@@ -169,12 +169,12 @@ def amount_to_draw(draw: Draw, balance: int, budgets: Sequence[Spent]) -> int:
     what stands in the way.
     """
     if balance < draw.need:
-        raise no_credit(f"{draw.need} micro-credits are needed to go on, and your organization has {balance} left")
+        raise no_credit(f"{draw.need} micro-credits must be there to go on, and your organization has {balance} left")
     for budget in budgets:
         if budget.room < draw.need:
             whose = "key's" if budget.id.startswith("key:") else "run's"
             raise no_credit(
-                f"the {whose} budget ({budget.id}) is used up: {draw.need} micro-credits are needed to go on, "
+                f"the {whose} budget doesn't allow more: {draw.need} micro-credits must be there to go on, "
                 f"and of its {budget.limit} there are {budget.room} left"
             )
     wanted = draw.want if budgets else max(draw.want, balance // PLENTY)

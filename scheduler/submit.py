@@ -274,7 +274,8 @@ class Submit:
             return None
         if found.fingerprint != submission.fingerprint:
             raise Conflict("this Idempotency-Key came with another request in the last 24 hours; use a new one")
-        return (await tx.runs([found.run_id])).get(found.run_id)
+        before = (await tx.runs([found.run_id])).get(found.run_id)
+        return None if before is not None and before.never_began else before
 
     async def _provision(self, tx: Accepting, submission: Submission, now: datetime) -> Provision | None:
         """The provision that was named. None when it is a run's own id instead: the npm client keeps sending the id

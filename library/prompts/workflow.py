@@ -212,15 +212,21 @@ async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[Event]:
 
 
 def _refusal(answer: httpx.Response, body: bytes) -> Refused:
-    """What the model service answered in place of an answer. A caller can do something about a few of these only."""
+    """What the model service answered in place of an answer. A caller, or the prompt's author, can do something about a
+    few of these only.
+    """
+    code = ""
     try:
         told = json.loads(body)
+        code = told.get("code")
         fault = told.get("error")
         detail = told.get("detail") or (fault.get("message") if isinstance(fault, dict) else fault) or body.decode()
     except (ValueError, AttributeError):
         detail = body.decode(errors="replace")
     codes = {402: "payment_required", 413: "too_large", 424: "missing_secret", 429: "rate_limited"}
     status = answer.status_code if answer.status_code in codes else 502
+    if code == "unknown_price":
+        return Refused(400, code, f"the prompt's model can't be used: {detail}")
     told = f"the model's service answered {answer.status_code}: {str(detail)[:1000]}"
     return Refused(status, codes.get(status, "workflow_crashed"), told)
 

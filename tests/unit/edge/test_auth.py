@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edge.auth import FRESH_SECONDS, LIMIT, REFUSED_SECONDS, SWEEP_SECONDS, Auth, key_of
+from edge.auth import BROKE_SECONDS, FRESH_SECONDS, LIMIT, REFUSED_SECONDS, SWEEP_SECONDS, Auth, key_of
 from edge.http import Request
 from edge.model import SYSTEM, Access, Principal, RunIdentity
 from kit.clock import FakeClock
@@ -27,6 +27,7 @@ class FakeKeys:
     asked: list[str] = field(default_factory=list)
     answering: asyncio.Event | None = None
     broken: Exception | None = None
+    left: dict[str, Any] = field(default_factory=dict)
 
     async def verify(self, key: str) -> Principal:
         self.asked.append(key)
@@ -37,7 +38,7 @@ class FakeKeys:
             raise self.broken
         if not valid:
             raise Unauthenticated("no")
-        return principal(key)
+        return replace(principal(key), **self.left)
 
 
 class World:
@@ -73,6 +74,20 @@ async def test_an_answer_is_fresh_for_a_while(world: World) -> None:
     assert world.keys.asked == ["cwk-a"]
     await world.clock.advance(FRESH_SECONDS)
     await world.auth.principal("cwk-a")
+    assert len(world.keys.asked) == 2
+
+
+@pytest.mark.parametrize("left", [{"credit": 0}, {"credit": -1}, {"credit": 5, "budget_left": 0}])
+async def test_who_cant_pay_is_asked_of_again_almost_at_once(world: World, left: dict[str, int]) -> None:
+    """Credits that were granted are there for the next call."""
+    world.keys.left = left
+    await world.auth.principal("cwk-a")
+    await world.auth.principal("cwk-a")
+    await world.clock.advance(2 * BROKE_SECONDS)
+    world.keys.left = {"credit": 5, "budget_left": 5}
+    for _ in range(2):
+        assert (await world.auth.principal("cwk-a")).credit == 5
+        await world.clock.advance(BROKE_SECONDS)
     assert len(world.keys.asked) == 2
 
 

@@ -8,7 +8,7 @@ import pytest
 from mesh.errors.v1 import reasons_pb2
 
 from edge.http import Answer, Request
-from edge.problems import STATUS, bug, failure, nowhere, refusal
+from edge.problems import STATUS, bug, dressed, failure, nowhere, refusal
 from kit import errors
 
 
@@ -54,6 +54,25 @@ def test_retry_after_is_whole_seconds_and_there_where_it_is_promised() -> None:
     assert ("retry-after", "3") in refusal(errors.Exhausted("x", retry_after=timedelta(seconds=2.1))).headers
     assert "retry-after" not in dict(failure("not_found", "x").headers)
     assert "request_id" not in body(bug())
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("/openai/v1/models", {"message": "no", "type": "unauthenticated", "param": None, "code": "unauthenticated"}),
+        ("/run/openai", {"message": "no", "type": "unauthenticated", "param": None, "code": "unauthenticated"}),
+        ("/anthropic/v1/messages", {"message": "no", "type": "unauthenticated"}),
+        ("/gemini/v1beta/models", {"message": "no", "code": 401, "status": "UNAUTHENTICATED"}),
+        ("/api/v1/run/wf_1", "no"),
+        ("/run/openai_like", None),
+        ("/openaix", None),
+    ],
+)
+def test_an_sdk_finds_its_own_error_in_ours(path: str, error: Any) -> None:
+    answer = dressed(Request("POST", path), refusal(errors.Unauthenticated("no")))
+    assert body(answer).get("error") == error
+    assert (answer.status, body(answer)["detail"], body(answer)["code"]) == (401, "no", "unauthenticated")
+    assert body(answer).get("type") == ("error" if path.startswith("/anthropic") else None)
 
 
 def test_nowhere() -> None:

@@ -3,7 +3,9 @@ from datetime import timedelta
 import pytest
 
 from kit.errors import Conflict, Exhausted, Invalid, NotFound, Problem, Unauthenticated
-from scheduler.model import CANCELLED, Asker, RunQueued, Status
+from scheduler.model import CANCELLED, Asker, Outcome, RunQueued, Status
+from scheduler.result import Result
+from scheduler.usage import Usage
 from tests.fakes.scheduler_rig import Scheduler
 from tests.fakes.scheduling import HOME, START, a_run, a_submission
 
@@ -101,6 +103,26 @@ async def test_one_idempotency_key_is_one_run(scheduler: Scheduler) -> None:
     later = await scheduler.submitted(a_submission(idempotency_key="k", fingerprint="g"))
     assert later.id not in {first.id, others.id}
     assert len(scheduler.store.state.run_rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "used", "new"),
+    [
+        ("payment_required", Usage(), True),
+        ("payment_required", None, True),
+        ("payment_required", Usage(wall_seconds=1.5), False),
+        ("workflow_crashed", Usage(), False),
+    ],
+)
+async def test_what_could_not_be_paid_and_never_began_is_done_when_it_is_asked_for_again(
+    scheduler: Scheduler, code: str, used: Usage | None, new: bool
+) -> None:
+    first = await scheduler.submitted(a_submission(**KEYED))
+    ended = first.ended(Outcome(Status.FAILED, code), at=START, result=Result(usage=used))
+    await scheduler.store.write(lambda tx: tx.save([ended]))
+    again, is_new = await scheduler.submit(a_submission(**KEYED))
+    assert (again.id != first.id) == is_new == new
+    assert (await scheduler.submit(a_submission(**KEYED)))[0].id == again.id
 
 
 async def test_a_refused_submission_keeps_no_idempotency_key(scheduler: Scheduler) -> None:
