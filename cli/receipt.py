@@ -62,7 +62,10 @@ def _key(jwks: Any, kid: Any) -> Ed25519PublicKey:
                 return Ed25519PublicKey.from_public_bytes(_bytes(key.get("x")))
             except ValueError:
                 break
-    raise NotGenuine(f"the key {str(kid)[:60]!r}, which is said to have signed it, isn't in the key set")
+    raise NotGenuine(
+        f"the key {str(kid)[:60]!r}, which is said to have signed it, isn't in the key set: fetch that again, as each new "
+        "key is added to it"
+    )
 
 
 def _json(part: str) -> dict[str, Any]:
