@@ -63,8 +63,8 @@ def _key(jwks: Any, kid: Any) -> Ed25519PublicKey:
             except ValueError:
                 break
     raise NotGenuine(
-        f"the key {str(kid)[:60]!r}, which is said to have signed it, isn't in the key set: fetch that again, as each new "
-        "key is added to it"
+        f"the key {str(kid)[:60]!r}, which is said to have signed it, isn't in the key set: fetch that again, "
+        "as each new key is added to it"
     )
 
 

@@ -154,12 +154,6 @@ class Run:
         return self.depth > 0 and self.synchronous
 
     @property
-    def never_began(self) -> bool:
-        """It was refused since it couldn't be paid, before anything of it ran: the same call may be tried again."""
-        ran = self.cost_own or (self.usage is not None and self.usage.wall_seconds)
-        return self.code == "payment_required" and self.status.over and not ran
-
-    @property
     def decides(self) -> bool:
         """Its end says whether its tree is charged."""
         return self.billing.charged_on_success and self.root_id in {"", self.id}

@@ -275,7 +275,7 @@ class Submit:
         if found.fingerprint != submission.fingerprint:
             raise Conflict("this Idempotency-Key came with another request in the last 24 hours; use a new one")
         before = (await tx.runs([found.run_id])).get(found.run_id)
-        return None if before is not None and before.never_began else before
+        return None if before is not None and _never_began(before) else before
 
     async def _provision(self, tx: Accepting, submission: Submission, now: datetime) -> Provision | None:
         """The provision that was named. None when it is a run's own id instead: the npm client keeps sending the id
@@ -297,6 +297,12 @@ async def _check_parents(tx: Accepting, submission: Submission) -> None:
     above = {submission.parent_id, submission.root_id} - {""}
     if above and any(_cancelled(run) for run in (await tx.runs(above)).values()):
         raise Conflict("the run that this call came from was cancelled", code="cancelled")
+
+
+def _never_began(run: Run) -> bool:
+    """It couldn't be paid, and nothing of it ran: the same call may be tried again."""
+    ran = run.cost_own or (run.usage is not None and run.usage.wall_seconds)
+    return run.code == "payment_required" and run.status.over and not ran
 
 
 def _cancelled(run: Run) -> bool:
