@@ -44,6 +44,7 @@ def _listed(names: list[str]) -> str:
 def _object(raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(raw) if raw.strip() else {}
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # refuses lone surrogates and NaN
     except (ValueError, RecursionError):
         raise Invalid("the body isn't JSON") from None
     if value is None:

@@ -3,11 +3,13 @@
 Also gives what a version needs besides its source: interpreter, lock, declared variables, limits, OpenAPI document.
 """
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import NamedTuple, NoReturn, Protocol
+from weakref import WeakValueDictionary
 
 from executor.header import MAX_SOURCE, EnvVar, Header, HeaderError, parse
 from executor.loglines import clean
@@ -172,6 +174,8 @@ class Validate:
         self._secrets = secrets
         self._import_check = import_check
         self._preloading = preloading
+        # Nobody pays for it: an organization's scripts are imported one after the other.
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._default = default
         self._most = most
 
@@ -185,7 +189,8 @@ class Validate:
             limits = header.options.limits.over(self._default)
             candidate = _Candidate(organization_id, environment, source, file_name, env, limits, header.options.egress)
             keep = preload and not filled and header.options.isolation != "cold"
-            await self._import(report, candidate, missing, header.options.isolation, keep=keep)
+            async with self._turns.setdefault(organization_id, asyncio.Lock()):
+                await self._import(report, candidate, missing, header.options.isolation, keep=keep)
         except _Failed:
             return Report(report.checks)
         report.env_vars = header.env_vars

@@ -21,8 +21,9 @@ import uvicorn
 from library.models.service import Refused, Service, Spending, Vendor, number, object_in, positive, schema_of, text_in
 
 FREE = re.compile(r"GET /models(/(?!\.)[\w.:@-]+)?|POST /messages/count_tokens")
-# What has a price of its own.
-TOOLS = ("code_execution",)
+# Tools that cost tokens only: the caller's own, those that the caller runs, searches. Others have a price of their own.
+TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_", "web_search_", "web_fetch_", "tool_search_")
+OTHERWISE_PRICED = ("container", "speed", "inference_geo", "fallbacks")
 
 
 def place(method: str, path: str) -> tuple[str, str]:
@@ -51,12 +52,12 @@ def tools_of(body: dict[str, Any]) -> list[dict[str, Any]]:
 
 def wanted(kind: str, body: dict[str, Any], parts: list[dict[str, Any]]) -> tuple[int | None, int]:
     """How many tokens each of how many answers may have; None: the caller doesn't say. Errors: Refused."""
-    refused = [tool["type"] for tool in tools_of(body) if str(tool.get("type")).startswith(TOOLS)]
-    refused += [name for name in ("container", "speed") if body.get(name)]
+    refused = [str(tool["type"]) for tool in tools_of(body) if not str(tool.get("type", "custom")).startswith(TOOLS)]
+    refused += [name for name in OTHERWISE_PRICED if body.get(name)]
     # Sources that others have left in the operator's account.
     refused += ["file_id" for part in parts if part.get("type") == "file" or part.get("file_id")]
     if refused:
-        raise Refused(400, "not_supported", f"{refused[0]} isn't supported here")
+        raise Refused(400, "not_supported", f"{refused[0][:100]} isn't supported here")
     if body.get("service_tier") not in (None, "auto", "standard_only"):
         raise Refused(400, "not_supported", "service_tier must be auto or standard_only")
     return None if body.get("max_tokens") is None else positive("max_tokens", body["max_tokens"]), 1
@@ -136,6 +137,7 @@ VENDOR = Vendor(
     credentials={"x-api-key": os.environ["RUNMESH_ANTHROPIC_API_KEY"]},
     usual={"accept-encoding": "identity", "anthropic-version": "2023-06-01"},
     passed_on={"accept", "user-agent", "anthropic-version", "anthropic-beta"},
+    unpriced=r",?\s*context-1m[\w-]*",
     query={"limit", "after_id", "before_id", "beta"},
     account={"anthropic-organization-id", "x-request-id"},
     within=("messages", "content", "system", "source"),

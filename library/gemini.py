@@ -28,7 +28,8 @@ KINDS |= dict.fromkeys((":embedContent", ":batchEmbedContents"), "embed")
 WITHIN: tuple[str, ...] = ("requests", "contents", "content", "parts", "systemInstruction", "system_instruction")
 WITHIN += ("functionResponse", "function_response", "generateContentRequest", "generate_content_request")
 LIMITS = ("maxOutputTokens", "max_output_tokens", "candidateCount", "candidate_count")
-TOOLS = ("codeExecution", "code_execution", "fileSearch", "file_search")
+# Tools that cost tokens only: the caller's own, those that the caller runs, searches. Others have a price of their own.
+TOOLS = {"functionDeclarations", "function_declarations", "computerUse", "computer_use"}
 SEARCH: tuple[str, ...] = (
     "googleSearch",
     "google_search",
@@ -93,8 +94,12 @@ def is_public(uri: str) -> bool:
 
 def wanted(kind: str, body: dict[str, Any], parts: list[dict[str, Any]]) -> tuple[int | None, int]:
     """How many tokens each of how many answers may have; None: the caller doesn't say. Errors: Refused."""
-    refused = [name for tool in tools_of(body) for name in TOOLS if name in tool]
+    refused = [name for tool in tools_of(body) for name in tool if name not in TOOLS and name not in SEARCH]
     refused += [name for name in ("cachedContent", "cached_content") if body.get(name)]
+    tiers = [body[name] for name in ("serviceTier", "service_tier") if body.get(name)]
+    refused += [
+        f"service tier {tier}" for tier in tiers if str(tier).lower() not in ("standard", "flex", "unspecified")
+    ]
     refused += [f"file {uri}" for part in parts for uri in files(part) if not is_public(uri)]
     if refused:
         raise Refused(400, "not_supported", f"{refused[0][:200]} isn't supported here")

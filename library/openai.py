@@ -23,8 +23,10 @@ from library.models.service import Refused, Service, Spending, Vendor, number, o
 
 KINDS = {"/chat/completions": "chat", "/responses": "responses", "/embeddings": "embeddings"}
 MODELS = re.compile(r"/models(/(?!\.)[\w.:@-]+)*")
-# What has a price of its own, or what others have left in the operator's account.
-TOOLS = ("file_search", "code_interpreter", "image_generation")
+# Tools that cost tokens only: the caller's own, those that the caller runs, searches. Others have a price of their own,
+# or hold what others have left in the operator's account.
+TOOLS = {"function", "custom", "namespace", "mcp", "local_shell", "apply_patch", "computer", "computer_use_preview"}
+SEARCHES = ("web_search", "tool_search")
 STORED = ("previous_response_id", "conversation", "background", "prompt")
 ITEMS = ("item_reference", "file_search_call", "code_interpreter_call", "image_generation_call")
 # Models that think before they speak, unseen in a stream of chat.
@@ -54,18 +56,27 @@ def tools_of(body: dict[str, Any]) -> list[dict[str, Any]]:
     return [tool for tool in body["tools"] if isinstance(tool, dict)] if isinstance(body.get("tools"), list) else []
 
 
+def priced(tool: dict[str, Any]) -> bool:
+    """Whether its tokens are all that it costs; the vendor judges one without a type."""
+    kind, inner = tool.get("type"), tools_of(tool)
+    known = not isinstance(kind, str) or kind in TOOLS or kind.startswith(SEARCHES)
+    return known and all(map(priced, inner))
+
+
 def wanted(kind: str, body: dict[str, Any], parts: list[dict[str, Any]]) -> tuple[int | None, int]:
     """How many tokens each of how many answers may have; None: the caller doesn't say. Errors: Refused."""
     if kind == "embeddings":
         return 0, 1
-    refused = [tool["type"] for tool in tools_of(body) if tool.get("type") in TOOLS]
-    refused += [name for name in STORED if kind == "responses" and body.get(name)]
-    refused += [name for part in parts for name in stored(part)]
     items = body["input"] if kind == "responses" and isinstance(body.get("input"), list) else []
     items = [item for item in items if isinstance(item, dict)]
+    refused = [str(tool["type"]) for within in (body, *items) for tool in tools_of(within) if not priced(tool)]
+    refused += [name for name in STORED if kind == "responses" and body.get(name)]
+    refused += [name for part in parts for name in stored(part)]
     refused += ["item_reference" for item in items if not item.get("type") and not item.get("role")]
     if refused:
-        raise Refused(400, "not_supported", f"{refused[0]} isn't supported here: nothing is kept between two calls")
+        raise Refused(
+            400, "not_supported", f"{refused[0][:100]} isn't supported here: nothing is kept between two calls"
+        )
     if body.get("service_tier") not in (None, "auto", "default", "flex"):
         raise Refused(400, "not_supported", "service_tier must be auto, default or flex")
     names = ("max_output_tokens",) if kind == "responses" else ("max_completion_tokens", "max_tokens")

@@ -67,8 +67,8 @@ class Vendor:
     question: Callable[[str, str, Any], tuple[str, str, dict[str, Any]]]
     # (answer, as_object) → what the model says to `question`. Errors: ValueError, LookupError, TypeError.
     reply: Callable[[Any, bool], Any]
-    # As the vendor tells it.
-    error_of: Callable[["Refused"], dict[str, Any]]
+    error_of: Callable[["Refused"], dict[str, Any]]  # as the vendor tells it
+    unpriced: str = "$^"  # what is left out of headers that are passed on (a pattern): it would have another price
 
 
 @dataclass
@@ -211,8 +211,9 @@ class Service:
 
     async def send(self, request: Request, path: str, body: bytes) -> httpx.Response:
         """The vendor's answer, whose body is still to be read. Errors: Refused when there is none."""
-        names = {name for name in request.headers if name in self.vendor.passed_on or name.startswith("x-stainless-")}
-        headers = self.vendor.usual | {name: request.headers[name] for name in names} | self.vendor.credentials
+        given = {name: re.sub(self.vendor.unpriced, "", value) for name, value in request.headers.items()}
+        names = [name for name in given if name in self.vendor.passed_on or name.startswith("x-stainless-")]
+        headers = self.vendor.usual | {name: given[name] for name in names} | self.vendor.credentials
         if body:
             headers["content-type"] = "application/json"
         deadline = request.headers.get("x-deadline")

@@ -46,9 +46,16 @@ def _spend(steps: int) -> None:
 
 
 def _size(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value) // 64
-    return len(value) if isinstance(value, list | tuple | dict) else 0
+    """How much there is to go through, however deep."""
+    size, left = 0, [value]
+    while left and size <= MAX_STEPS:
+        one = left.pop()
+        if isinstance(one, str):
+            size += len(one) // 64
+        elif isinstance(one, list | tuple | dict):
+            size += len(one)
+            left.extend(one.values() if isinstance(one, dict) else one)
+    return size
 
 
 def _counted(value: Any) -> Any:

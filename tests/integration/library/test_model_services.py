@@ -259,6 +259,9 @@ async def test_of_the_operators_account_nothing_else_is_reached(
         ("responses", {"previous_response_id": "resp_1"}),
         ("responses", {"background": True}),
         ("responses", {"tools": [{"type": "file_search"}]}),
+        ("responses", {"tools": [{"type": "shell", "environment": {"type": "container_auto"}}]}),
+        ("responses", {"input": [{"type": "additional_tools", "tools": [{"type": "code_interpreter"}]}]}),
+        ("responses", {"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "image_generation"}]}]}),
         ("openai", {"service_tier": "priority"}),
         ("openai", {"max_tokens": "9"}),
         ("openai", {"max_tokens": -1}),
@@ -266,11 +269,15 @@ async def test_of_the_operators_account_nothing_else_is_reached(
         ("openai", {"model": None}),
         ("anthropic", {"service_tier": "priority"}),
         ("anthropic", {"tools": [{"type": "code_execution_20250522"}]}),
+        ("anthropic", {"inference_geo": "us"}),
+        ("anthropic", {"fallbacks": [{"model": "m"}]}),
         ("anthropic", {"max_tokens": True}),
         ("gemini", {"cachedContent": "cachedContents/x"}),
         ("gemini", {"generationConfig": {}, "generation_config": {}}),
         ("gemini", {"generationConfig": {"maxOutputTokens": "9"}}),
         ("gemini", {"tools": [{"code_execution": {}}]}),
+        ("gemini", {"tools": [{"anything_new": {}}]}),
+        ("gemini", {"serviceTier": "priority"}),
     ],
 )
 async def test_what_tokens_dont_pay_for_is_refused(
@@ -301,7 +308,8 @@ async def test_only_what_the_vendor_is_to_know_goes_on(
         "x-request-id": "run_1", "x-deadline": "2999-01-01T00:00:00.000Z", "cookie": "a=b", "x-attempt": "1",
         "codewords-caller-id": "org_1", "x-goog-api-key": "cwk-mine", "authorization": "Bearer cwk-mine",
         "x-api-key": "cwk-mine", "openai-organization": "theirs", "traceparent": "00-1", "host": "evil.example",
-        "user-agent": "SDK/1", "anthropic-beta": "one", "x-goog-api-client": "two", "x-stainless-lang": "python",
+        "user-agent": "SDK/1", "anthropic-beta": "one,context-1m-2025-08-07", "x-goog-api-client": "two",
+        "x-stainless-lang": "python",
     }  # fmt: skip
     path, body = asking(name, "hello")
     answer = await asked.ask("POST", f"{path}?key=cwk-mine&alt=json&beta=true", body, headers=headers)
@@ -313,6 +321,7 @@ async def test_only_what_the_vendor_is_to_know_goes_on(
     assert told["user-agent"] == "SDK/1"
     extra = {"openai": "x-stainless-lang", "anthropic": "anthropic-beta", "gemini": "x-goog-api-client"}[name]
     assert extra in told
+    assert told.get("anthropic-beta") == ("one" if name == "anthropic" else None)  # long contexts have another price
 
 
 @pytest.mark.parametrize("name", NAMES)

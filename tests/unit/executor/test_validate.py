@@ -1,9 +1,13 @@
 """The report of a validation: which checks, in which order, and what stops it."""
 
+import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -280,3 +284,29 @@ async def test_what_is_not_preloaded(world: World, source: bytes, preload: bool)
     """Only to be looked at; no template serves it; its egress is intercepted in a way of its own."""
     assert (await world.validate(source, preload=preload)).accepted
     assert not world.preloaded
+
+
+async def test_an_organizations_scripts_are_imported_one_after_the_other() -> None:
+    """Nobody pays for it, so nobody may have the host import many at once; others don't wait for that."""
+    world, going_on, most, gate = World(), Counter[str](), Counter[str](), asyncio.Event()
+    whose = ContextVar("whose", default="")
+
+    async def slow(*_: Any, **__: Any) -> ImportReport:
+        going_on[whose.get()] += 1
+        most[whose.get()] = max(most[whose.get()], going_on[whose.get()])
+        await gate.wait()
+        going_on[whose.get()] -= 1
+        return ImportReport(ok=True)
+
+    async def checked(organization_id: str) -> Report:
+        whose.set(organization_id)
+        return await validate(organization_id, PLAIN, "x.py")
+
+    validate = Validate(world, world.syntax, world, slow, default=DEFAULT, most=MOST)
+    tasks = [asyncio.create_task(checked(one)) for one in ("org_a", "org_a", "org_b")]
+    await asyncio.sleep(0.01)
+    assert going_on == {"org_a": 1, "org_b": 1}
+    gate.set()
+    assert all(check.passed for report in await asyncio.gather(*tasks) for check in report.checks)
+    assert most == {"org_a": 1, "org_b": 1}
+    assert len(validate._turns) == 0

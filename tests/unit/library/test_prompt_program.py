@@ -173,6 +173,7 @@ def test_no_more_steps_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "steps" in misfit("{% for a in x %}{% for b in x %}{% endfor %}{% endfor %}", x=many)
     assert "steps" in misfit("{% for a in x %}{% if a in x %}{% endif %}{% endfor %}", x=many)
     assert "steps" in misfit("{% for a in x %}{{ x|join|length }}{% endfor %}", x=many)
+    assert "steps" in misfit("{% for a in x %}{% if y|tojson %}{% endif %}{% endfor %}", x=many, y=[[many]])
     assert "steps" in misfit("{% for a in x %}{% for b in s %}{% endfor %}{% endfor %}", x=many, s="s" * 300)
     assert filled("{% for a in x %}{{ a }}{% endfor %}", x=[1] * 300) == "1" * 300
 
