@@ -1,12 +1,11 @@
 """/versions, /rollback, /traffic: bodies and answers."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from edge.model import Version, Workflow
+from edge.model import Version, Workflow, iso
 from edge.serving import ServingHandlers
 from kit.errors import Invalid
 from tests.unit.edge.test_nouns import THEN, body, request, workflow
@@ -52,13 +51,12 @@ async def test_versions(handlers: ServingHandlers, served: FakeServed) -> None:
     assert found["items"][0] == {
         "version": 3,
         "id": "ver_3",
-        "created_at": found["items"][0]["created_at"],
+        "created_at": iso(THEN),
         "python": "3.11",
         "code_sha256": "ab" * 32,
         "traffic": 10,
         "url": "https://mesh.example/run/org_1.s@3",
     }
-    assert datetime.fromisoformat(found["items"][0]["created_at"]).astimezone(UTC) == THEN
     assert found["items"][1]["traffic"] == 0
     assert served.changes == []
 
