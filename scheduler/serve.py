@@ -1,5 +1,6 @@
 """Which versions of a workflow are served: rollback, and calls split between several."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol, TypeVar
@@ -34,16 +35,27 @@ class Versions(Protocol):
 
     async def find_workflow(self, organization_id: str, service_id: str) -> Workflow | None: ...
 
+    async def find_version(self, workflow_id: str, number: int) -> Version | None: ...
+
     async def list_versions(self, workflow_id: str, *, below: int, limit: int) -> list[Version]: ...
 
     async def write(self, work: Callable[[Serving], Awaitable[T]]) -> T: ...
 
 
+class Warming(Protocol):
+    """The executors."""
+
+    async def warm(self, version_id: str, organization_id: str) -> None:
+        """Loads a version before calls are sent to it, where that can be."""
+        ...
+
+
 class Serve:
     """What an organization's own workflows serve."""
 
-    def __init__(self, versions: Versions, clock: Clock) -> None:
+    def __init__(self, versions: Versions, executors: Warming, clock: Clock) -> None:
         self._versions = versions
+        self._executors = executors
         self._clock = clock
 
     async def page(
@@ -95,4 +107,15 @@ class Serve:
             await tx.tell([WorkflowChanged(organization_id, service_id)])
             return after
 
+        await self._warm(organization_id, service_id, changed)
         return await self._versions.write(work)
+
+    async def _warm(self, organization_id: str, service_id: str, changed: Callable[[Workflow], Workflow]) -> None:
+        """What is about to be served, and isn't yet. Errors: as `changed`."""
+        before = await self._versions.find_workflow(organization_id, service_id)
+        if before is None:
+            raise unknown_workflow()
+        new = {number for number, _ in changed(before).shares} - {number for number, _ in before.shares}
+        found = [await self._versions.find_version(before.id, number) for number in sorted(new)]
+        loading = [self._executors.warm(one.id, organization_id) for one in found if one is not None]
+        await asyncio.gather(*loading)

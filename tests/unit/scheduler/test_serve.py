@@ -21,9 +21,10 @@ MINE = ("org_a", "svc")
 class Rig:
     def __init__(self, scheduler: Scheduler) -> None:
         self.store = scheduler.store
+        self.warmed = scheduler.executors.warmed
         self.deploying = Deploy(scheduler.store, scheduler.executors, FakeBlobs(), scheduler.clock)
         self.catalog = Catalog(scheduler.store, scheduler.clock)
-        self.serve = Serve(scheduler.store, scheduler.clock)
+        self.serve = Serve(scheduler.store, scheduler.executors, scheduler.clock)
 
     async def deploy(self, **more: Any) -> Workflow:
         return (await self.deploying(replace(Deployment(*MINE, "Mine", "svc"), code="app = 1", **more))).workflow
@@ -160,3 +161,16 @@ async def test_pages(rig: Rig) -> None:
 async def test_a_token_that_nobody_gave(rig: Rig, after: str) -> None:
     with pytest.raises(Invalid, match="`after`"):
         await rig.serve.page(*MINE, limit=2, after=after)
+
+
+async def test_what_is_to_be_served_is_loaded_before(rig: Rig) -> None:
+    """And nothing that is served already, nor for a change that is refused."""
+    ids = {one.number: one.id for one in rig.store.state.versions.values()}
+    await rig.serve.split(*MINE, {2: 10, 3: 90})
+    assert rig.warmed == [(ids[2], "org_a")]
+    await rig.serve.split(*MINE, {1: 50, 2: 25, 3: 25})
+    await rig.serve.roll_back(*MINE, 3)
+    assert rig.warmed == [(ids[2], "org_a"), (ids[1], "org_a")]
+    with pytest.raises(NotFound):
+        await rig.serve.roll_back(*MINE, 9)
+    assert len(rig.warmed) == 2
