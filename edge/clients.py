@@ -11,7 +11,7 @@ from mesh.telemetry.v1 import telemetry_pb2, telemetry_pb2_grpc
 from mesh.workflows.v1 import workflows_pb2, workflows_pb2_grpc
 
 from edge import wire
-from edge.model import ApiKey, Check, KeyWish, Principal, Prompt, Rates, SecretInfo, Upload, Workflow
+from edge.model import ApiKey, Check, KeyWish, Principal, Prompt, Rates, SecretInfo, Upload, Version, Workflow
 from kit.errors import Problem
 from kit.rpc_client import unary
 
@@ -166,6 +166,32 @@ class CatalogueClient:
     async def delete(self, organization_id: str, service_id: str) -> None:
         request = workflows_pb2.DeleteWorkflowRequest(organization_id=organization_id, service_id=service_id)
         await unary(self._stub.DeleteWorkflow, request)
+
+
+class ServingClient:
+    """serving.Served."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = workflows_pb2_grpc.WorkflowsStub(channel)
+
+    async def versions(
+        self, organization_id: str, service_id: str, limit: int, after: str
+    ) -> tuple[Workflow, list[Version], str]:
+        request = workflows_pb2.ListVersionsRequest(
+            organization_id=organization_id, service_id=service_id, limit=limit, after=after
+        )
+        reply = await unary(self._stub.ListVersions, request, retry=True)
+        return wire.from_workflow(reply.workflow), [wire.from_version(each) for each in reply.versions], reply.next
+
+    async def roll_back(self, organization_id: str, service_id: str, version: int) -> Workflow:
+        request = workflows_pb2.RollBackRequest(organization_id=organization_id, service_id=service_id, version=version)
+        return wire.from_workflow((await unary(self._stub.RollBack, request)).workflow)
+
+    async def split(self, organization_id: str, service_id: str, traffic: dict[int, int]) -> Workflow:
+        request = workflows_pb2.SplitTrafficRequest(
+            organization_id=organization_id, service_id=service_id, traffic=traffic
+        )
+        return wire.from_workflow((await unary(self._stub.SplitTraffic, request, retry=True)).workflow)
 
 
 class FilesClient:

@@ -13,6 +13,7 @@ from edge.rpc import Endpoint
 from edge.runs import RunHandlers
 from edge.schedules import ScheduleHandlers
 from edge.secrets import SecretHandlers
+from edge.serving import ServingHandlers
 from edge.webhooks import WebhookHandlers
 from edge.workflows import WorkflowHandlers
 
@@ -21,6 +22,7 @@ def endpoints(
     runs: RunHandlers,
     keys: KeyHandlers,
     workflows: WorkflowHandlers,
+    serving: ServingHandlers,
     secrets: SecretHandlers,
     schedules: ScheduleHandlers,
     files: FileHandlers,
@@ -47,6 +49,9 @@ def endpoints(
         "Workflows.UpdateWorkflow": Endpoint(workflows.update, Access.DEPLOY),
         "Workflows.DeleteWorkflow": Endpoint(workflows.delete, Access.DEPLOY),
         "Workflows.PublishWorkflow": Endpoint(workflows.publish, Access.DEPLOY),
+        "Workflows.ListVersions": Endpoint(serving.versions, Access.DEPLOY),
+        "Workflows.RollBackWorkflow": Endpoint(serving.roll_back, Access.DEPLOY),
+        "Workflows.SplitTraffic": Endpoint(serving.split, Access.DEPLOY),
         "Workflows.UnpublishWorkflow": Endpoint(workflows.unpublish, Access.DEPLOY),
         "Secrets.ListSecrets": Endpoint(secrets.list_secrets, Access.DEPLOY),
         "Secrets.PutSecret": Endpoint(secrets.put, Access.DEPLOY),

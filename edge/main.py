@@ -3,7 +3,7 @@
 from contextlib import AsyncExitStack
 
 from edge.admitting import admitting
-from edge.clients import CatalogueClient, FilesClient, KeysClient, PeerClient, SecretsClient
+from edge.clients import CatalogueClient, FilesClient, KeysClient, PeerClient, SecretsClient, ServingClient
 from edge.delivering import delivering
 from edge.delivery_clients import WebhooksClient
 from edge.endpoints import endpoints
@@ -21,6 +21,7 @@ from edge.running import running
 from edge.schedule_clients import SchedulesClient
 from edge.schedules import ScheduleHandlers
 from edge.secrets import SecretHandlers
+from edge.serving import ServingHandlers
 from edge.settings import Settings
 from edge.webhooks import WebhookHandlers
 from edge.workflows import WorkflowHandlers
@@ -48,6 +49,7 @@ async def build(
         await running(settings, stack, channels, admission, bus, clock),
         KeyHandlers(KeysClient(channels["keys"])),
         WorkflowHandlers(CatalogueClient(channels["scheduler"]), settings.public_url, admission.targets.forget),
+        ServingHandlers(ServingClient(channels["scheduler"]), settings.public_url, admission.targets.forget),
         SecretHandlers(SecretsClient(channels["keys"])),
         ScheduleHandlers(SchedulesClient(channels["scheduler"])),
         FileHandlers(FilesClient(channels["filestore"])),

@@ -248,6 +248,20 @@ class Workflow:
     updated_at: datetime
     # Whether /api/v1 runs it.
     published: bool = False
+    # (version, per cent of the calls), the oldest first, where several are served.
+    traffic: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a workflow."""
+
+    id: str
+    number: int
+    # SHA-256 (hex) of its source.
+    source_digest: str
+    python: str
+    created_at: datetime
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from edge.run_model import (
     Given,
     LogLine,
     Outcome,
+    Resolved,
     RunEvent,
     RunRecord,
     RunSpec,
     Status,
     Submission,
-    Target,
     VersionOf,
     WholeAnswer,
 )
@@ -38,12 +38,12 @@ CHUNK_BYTES = 256 * 1024
 
 
 class WorkflowsClient:
-    """calls.Workflows and replay.Versions."""
+    """targets.Workflows and replay.Versions."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = workflows_pb2_grpc.WorkflowsStub(channel)
 
-    async def resolve(self, organization_id: str, reference: str) -> Target:
+    async def resolve(self, organization_id: str, reference: str) -> Resolved:
         request = workflows_pb2.ResolveRequest(organization_id=organization_id, reference=reference)
         return wire.from_resolved(await unary(self._stub.Resolve, request, retry=True))
 

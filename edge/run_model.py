@@ -1,6 +1,7 @@
 """The nouns of a run as the edge sees them: what is to run, what comes back, what is recorded."""
 
 import enum
+import random
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -83,6 +84,21 @@ class Target:
     # Whether /api/v1 runs it.
     published: bool = False
     variables: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a reference stands for: targets, and how often each of them is to be called in a hundred calls."""
+
+    shares: tuple[tuple[Target, int], ...]
+
+    def draw(self) -> Target:
+        """For one call."""
+        if len(self.shares) == 1:
+            return self.shares[0][0]
+        percents = [percent for _, percent in self.shares]
+        ((target, _),) = random.choices(self.shares, percents)  # noqa: S311  # no secret
+        return target
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from edge.run_model import (
     LogLine,
     Outcome,
     RequestHead,
+    Resolved,
     RunEvent,
     RunRecord,
     RunSpec,
@@ -199,8 +200,12 @@ def _usage(usage: run_pb2.Usage) -> Usage:
     )
 
 
-def from_resolved(resolved: workflows_pb2.ResolveResponse) -> Target:
-    workflow, version = resolved.workflow, resolved.version
+def from_resolved(resolved: workflows_pb2.ResolveResponse) -> Resolved:
+    shares = [(share.version, share.percent) for share in resolved.shares] or [(resolved.version, 100)]
+    return Resolved(tuple((_target(resolved.workflow, version), percent) for version, percent in shares))
+
+
+def _target(workflow: workflows_pb2.Workflow, version: workflows_pb2.Version) -> Target:
     return Target(
         owner_id=workflow.organization_id,
         service_id=workflow.service_id,

@@ -25,6 +25,7 @@ from edge.model import (
     RunIdentity,
     SecretInfo,
     Upload,
+    Version,
     Workflow,
 )
 
@@ -143,7 +144,12 @@ def from_workflow(message: workflows_pb2.Workflow) -> Workflow:
         created_at=moment(message.created_at),
         updated_at=moment(message.updated_at),
         published=message.published,
+        traffic=tuple(sorted(message.traffic.items())),
     )
+
+
+def from_version(message: workflows_pb2.Version) -> Version:
+    return Version(message.id, message.number, message.source_digest, message.python, moment(message.created_at))
 
 
 def from_prompt(message: workflows_pb2.Prompt) -> Prompt:

@@ -94,7 +94,7 @@ class WorkflowHandlers:
             {
                 "service_id": workflow.service_id,
                 "version": version,
-                "url": self._url(workflow),
+                "url": url(workflow, self._public_url),
                 "report": [_line(check) for check in report],
             }
         )
@@ -154,27 +154,41 @@ class WorkflowHandlers:
         self._changed()
         return json_answer({"service_id": service_id, "deleted": True})
 
-    def _url(self, workflow: Workflow) -> str:
-        return f"{self._public_url}/run/{workflow.organization_id}.{workflow.service_id}"
-
     def _item(self, workflow: Workflow) -> dict[str, Any]:
-        return {
-            "service_id": workflow.service_id,
-            "name": workflow.name,
-            "kind": workflow.kind,
-            "version": workflow.version,
-            "visibility": workflow.visibility,
-            "url": self._url(workflow),
-        }
+        return item(workflow, self._public_url)
 
     def _whole(self, workflow: Workflow) -> dict[str, Any]:
         return self._item(workflow) | {
             "published": workflow.published,
+            "traffic": traffic(workflow),
             "limits": workflow.limits,
             "schema": json.loads(workflow.openapi) if workflow.openapi else None,
             "created_at": iso(workflow.created_at),
             "updated_at": iso(workflow.updated_at),
         }
+
+
+def url(workflow: Workflow, public_url: str) -> str:
+    """What anybody calls it by."""
+    return f"{public_url}/run/{workflow.organization_id}.{workflow.service_id}"
+
+
+def item(workflow: Workflow, public_url: str) -> dict[str, Any]:
+    """As lists tell it."""
+    return {
+        "service_id": workflow.service_id,
+        "name": workflow.name,
+        "kind": workflow.kind,
+        "version": workflow.version,
+        "visibility": workflow.visibility,
+        "url": url(workflow, public_url),
+    }
+
+
+def traffic(workflow: Workflow) -> dict[str, int]:
+    """Per cent of the calls by version; {} when none is served."""
+    shares = workflow.traffic or (((workflow.version, 100),) if workflow.version else ())
+    return {str(number): percent for number, percent in shares}
 
 
 def _prompt(fields: Fields) -> Prompt:

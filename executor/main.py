@@ -23,6 +23,7 @@ from executor.settings import Settings
 from executor.spawner_client import Launched
 from executor.variables import FreshSecrets, Variables
 from executor.versions import Versions
+from executor.warm import Warm
 from kit.bus import Bus, open_bus
 from kit.clock import Clock, SystemClock
 from kit.lifecycle import background
@@ -65,32 +66,31 @@ async def build(
     capacity = Capacity(settings.runs, settings.nested_runs, settings.starts, settings.organization_runs)
     lease = Lease(scheduler, capacity.beat, clock)
     versions = Versions(scheduler, filestore, settings.home / "cache" / "sources")
-    runs = Runs(
-        Host(
-            driver=sandboxes.driver,
-            environments=sandboxes.environments,
-            versions=versions,
-            variables=Variables(secrets, settings.environ),
-            capacity=capacity,
-            lines=BusLines(bus),
-            reporter=reporter,
-            blobs=filestore,
-            clock=clock,
-            limits=settings.limits,
-            identity=partial(wire.to_identity, read_key(settings.key_file("mesh"))),
-            nested=settings.run_dir / "nested.sock",
-            nested_tls=settings.run_dir / "nested-tls.sock",
-            spool=private_dir(settings.home / "spool"),
-            start_timeout=settings.start_seconds,
-            internet=internet,
-            authority=Authority(settings.home / "certificates", roots(settings.environ), clock),
-            lease=lease,
-            metering=metering,
-        )
+    host = Host(
+        driver=sandboxes.driver,
+        environments=sandboxes.environments,
+        versions=versions,
+        variables=Variables(secrets, settings.environ),
+        capacity=capacity,
+        lines=BusLines(bus),
+        reporter=reporter,
+        blobs=filestore,
+        clock=clock,
+        limits=settings.limits,
+        identity=partial(wire.to_identity, read_key(settings.key_file("mesh"))),
+        nested=settings.run_dir / "nested.sock",
+        nested_tls=settings.run_dir / "nested-tls.sock",
+        spool=private_dir(settings.home / "spool"),
+        start_timeout=settings.start_seconds,
+        internet=internet,
+        authority=Authority(settings.home / "certificates", roots(settings.environ), clock),
+        lease=lease,
+        metering=metering,
     )
+    runs, warm = Runs(host), Warm(host, sandboxes.templates)
     for other in (background(runs.forget_old()), forgetting(bus, secrets, versions), lease.kept(runs.lose)):
         await enter(other)
-    servicer, add = ExecutorServicer(runs, filestore, sandboxes.validate), add_ExecutorServicer_to_server
+    servicer, add = ExecutorServicer(runs, filestore, sandboxes.validate, warm), add_ExecutorServicer_to_server
     server = RpcServer(address, grace=SERVER_GRACE_SECONDS).add(add, servicer, "mesh.executor.v1.Executor")
     server.needs(lambda: lease.held and metering.ready)
     await enter(server)

@@ -11,16 +11,18 @@ from executor import wire
 from executor.runs import Runs
 from executor.validate import Validate
 from executor.versions import SourceStore
+from executor.warm import Warm
 from kit.errors import Invalid
 
 
 class ExecutorServicer(executor_pb2_grpc.ExecutorServicer):
     """Runs of this host."""
 
-    def __init__(self, runs: Runs, blobs: SourceStore, validate: Validate) -> None:
+    def __init__(self, runs: Runs, blobs: SourceStore, validate: Validate, warm: Warm) -> None:
         self._runs = runs
         self._blobs = blobs
         self._validate = validate
+        self._warm = warm
 
     async def Run(
         self, request_iterator: AsyncIterator[executor_pb2.RunRequest], context: Any
@@ -56,6 +58,10 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServicer):
             request.organization_id, request.code.encode(), file_name, preload=request.preload
         )
         return wire.to_validation(report)
+
+    async def Warm(self, request: executor_pb2.WarmRequest, context: Any) -> executor_pb2.WarmResponse:
+        await self._warm(request.version_id, request.organization_id)
+        return executor_pb2.WarmResponse()
 
 
 async def _body(requests: AsyncIterator[executor_pb2.RunRequest]) -> AsyncIterator[bytes]:

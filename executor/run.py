@@ -16,7 +16,7 @@ from executor.egress.intercept import Interception
 from executor.egress.log import EgressLog
 from executor.egress.rules import parse as parse_rules
 from executor.failure import outcome_of
-from executor.host import Host
+from executor.host import Host, RunOf, bounds_of
 from executor.keep import keep_answer, keep_egress, keep_log, keep_recording
 from executor.model import (
     FINAL,
@@ -44,7 +44,6 @@ from executor.sandbox import (
     Event,
     Finished,
     Head,
-    Launch,
     Process,
     Sandbox,
     StartFailed,
@@ -174,7 +173,7 @@ class Run:
         host, spec = self._host, self.spec
         version = await host.versions.version(spec.version_id)
         self._limits = limits = version.limits.over(host.limits)
-        self._bounds = Bounds(limits.memory_bytes, limits.processes, limits.cpu)
+        self._bounds = bounds_of(limits)
         await self.tab.open(limits)
         turn = host.capacity.turn(version.workflow_id, version.concurrency, wait=not spec.synchronous)
         await stack.enter_async_context(turn)
@@ -183,21 +182,8 @@ class Run:
         given = await host.variables.of(version, spec.acting_id, intercepted=intercepted, library=spec.library)
         self._recording = recording = await recording_for(spec, version, given, host.authority, host.clock, host.blobs)
         self._contacts.hide(one.value for one in given.fill_ins)
-        launch = Launch(
-            run_id=spec.run_id,
-            env=given.env,
-            environment=await host.environments.ensure(version.python, version.lock),
-            source=await host.versions.source(version),
-            file_name=version.file_name,
-            isolation=version.isolation,
-            version_id=version.id,
-            acting_id=spec.acting_id,
-            owner_id=spec.owner_id,
-            bounds=self._bounds,
-            disk_bytes=limits.disk_bytes,
-            certificates=host.authority.directory if given.fill_ins else None,
-            egress=version.egress,
-            contacts=self._contacts,
+        launch = await host.launch(
+            RunOf(spec.run_id, spec.acting_id, spec.owner_id), version, given, limits, self._contacts
         )
         launch = recording.launch(launch) if recording else launch
         async with host.capacity.starting():

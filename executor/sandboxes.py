@@ -21,7 +21,7 @@ from executor.self_check import SelfCheck, refuse_open
 from executor.settings import Settings
 from executor.spawner_client import Launched
 from executor.syntax import Syntax
-from executor.templates import open_templates
+from executor.templates import Templates, open_templates
 from executor.tier import Tier
 from executor.validate import SecretNames, Validate
 from kit.clock import Clock
@@ -37,6 +37,8 @@ class Sandboxes:
     driver: Driver
     environments: host.Environments
     validate: Validate
+    # Where drivers fork templates.
+    templates: Templates | None = None
 
 
 async def open_sandboxes(
@@ -65,7 +67,7 @@ async def open_sandboxes(
     stack.push_async_callback(environments.close)
     syntax = Syntax(settings.home, starter.programs, environments.interpreters)
     driver: Driver = starter
-    preloading = None
+    templates = preloading = None
     if isinstance(starter, BubblewrapDriver):
         templates = await enter(open_templates(starter, clock, settings.start_seconds, settings.template_bytes))
         driver, preloading = templates, Preload(templates)
@@ -78,7 +80,7 @@ async def open_sandboxes(
         most=settings.most,
         preloading=preloading,
     )
-    return Sandboxes(driver, environments, validate)
+    return Sandboxes(driver, environments, validate, templates)
 
 
 def _imports(settings: Settings, clock: Clock, internet: Internet) -> Imports:

@@ -209,6 +209,21 @@ class Templates:
         self._refill(key, entry)
         return document
 
+    async def prepare(self, launch: Launch) -> None:
+        """Has a template for runs that are to come, and a slot wait for the first, unless it can have none: the first
+        run will find out then, and tell.
+        """
+        key = _key(launch)
+        if launch.isolation not in {"run", "instance"} or self._is_cold(key):
+            return
+        entry = self._entry(key, launch)
+        try:
+            await asyncio.shield(entry.making)
+        except (StartFailed, Unforkable, Problem) as error:
+            log().info("template.refused", version_id=launch.version_id, reason=str(error))
+        else:
+            self._refill(key, entry)
+
     async def close(self) -> None:
         """Lets everything go; the spawner ends what still runs."""
         self._closed = True

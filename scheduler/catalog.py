@@ -1,6 +1,7 @@
 """What names stand for: resolve, read, list, change and delete workflows."""
 
-from collections.abc import Awaitable, Callable, Iterable
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -65,6 +66,12 @@ class Change:
     reset: frozenset[str] = frozenset()
 
 
+def draw(served: Sequence[tuple[Version, int]]) -> Version:
+    """One of them, as often as its share says."""
+    ((version, _),) = random.choices(served, [percent for _, percent in served])  # noqa: S311  # no secret
+    return version
+
+
 class Catalog:
     """Workflows by name, for those who may see them. `most`: what a workflow's owner may set its limits to."""
 
@@ -74,13 +81,22 @@ class Catalog:
         self._most = most
 
     async def resolve(self, organization_id: str, text: str) -> tuple[Workflow, Version]:
-        """What a call of this name by this organization runs. Errors: NotFound."""
+        """What a call of this name by this organization runs: of several, as often as their shares say. Errors:
+        NotFound.
+        """
+        workflow, served = await self.served(organization_id, text)
+        return workflow, draw(served)
+
+    async def served(self, organization_id: str, text: str) -> tuple[Workflow, list[tuple[Version, int]]]:
+        """(the workflow, the versions that run its calls with their shares in per cent). Errors: NotFound."""
         reference = Reference.parse(text)
         workflow = await self._find(organization_id, reference)
-        version = await self._shelf.find_version(workflow.id, reference.number or workflow.version)
-        if version is None:
+        shares = ((reference.number, 100),) if reference.number else workflow.shares
+        found = [(await self._shelf.find_version(workflow.id, number), percent) for number, percent in shares]
+        served = [(version, percent) for version, percent in found if version is not None]
+        if not served:
             raise no_version(reference)
-        return workflow, version
+        return workflow, served
 
     async def _find(self, organization_id: str, reference: Reference) -> Workflow:
         """A bare name is the organization's own, else the library's; nobody else's."""

@@ -2,7 +2,8 @@
 reap and bills.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Self
 
@@ -22,6 +23,8 @@ from scheduler.workflow import Report
 
 START_SECONDS = 10.0
 STOP_SECONDS = 5.0
+# Its environment may have to be built.
+WARM_SECONDS = 30.0
 PROBE_SECONDS = 2.0
 PUT_SECONDS = 30.0
 SETTLE_SECONDS = 10.0
@@ -29,10 +32,15 @@ CHUNK_BYTES = 256 * 1024
 
 
 class Executors:
-    """All executors, a channel each. `choose` gives the address of one that may check a source."""
+    """All executors, a channel each. `choose` gives the address of one that may check a source, `everyone` those of all
+    that are there.
+    """
 
-    def __init__(self, choose: Callable[[], str], *, validate_seconds: float) -> None:
+    def __init__(
+        self, choose: Callable[[], str], everyone: Callable[[], Iterable[str]], *, validate_seconds: float
+    ) -> None:
         self._choose = choose
+        self._all = everyone
         self._validate_seconds = validate_seconds
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._stack = AsyncExitStack()
@@ -64,6 +72,20 @@ class Executors:
         )
         stub = await self._stub(self._choose())
         return workflow_wire.report(await self._call(stub.Validate, request, self._validate_seconds))
+
+    async def warm(self, version_id: str, organization_id: str) -> None:
+        """Every executor loads a version before calls are sent to it. Those that can't, or take too long, load it with
+        the first call.
+        """
+        request = executor_pb2.WarmRequest(version_id=version_id, organization_id=organization_id)
+
+        async def one(address: str) -> None:
+            try:
+                await self._call((await self._stub(address)).Warm, request, WARM_SECONDS)
+            except Problem as problem:
+                log().info("executor.not_warm", executor=address, version_id=version_id, reason=problem.message)
+
+        await asyncio.gather(*map(one, self._all()))
 
     async def alive(self, address: str) -> bool:
         """Whether it answers that it is well: it isn't without its lease."""

@@ -137,10 +137,9 @@ class Deploy:
         kind = KIND if deployment.prompt else "code"
         workflow = before or Workflow(new_id("wfl"), organization, service_id, name, now, now, kind)
         number = await tx.last_version(workflow.id) + 1 if before else 1
-        served = number if deployment.publish else workflow.version
-        # Code is published with its first served version; whoever takes it back later has the last word.
-        published = workflow.published or (kind == "code" and deployment.publish and not workflow.version)
-        workflow = replace(workflow, name=name, version=served, published=published, updated_at=now)
+        workflow = replace(workflow, name=name, updated_at=now)
+        if deployment.publish:
+            workflow = workflow.serving((number, 100))
         version = Version(
             id=new_id("ver"),
             workflow_id=workflow.id,

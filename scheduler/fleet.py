@@ -83,6 +83,11 @@ class Fleet:
             raise Unavailable("no executor has registered yet", retry_after=REST)
         return found.address
 
+    def everyone(self) -> list[str]:
+        """The addresses of all that are there."""
+        now = self._clock.now()
+        return [one.address for one in self if one.fresh(now)]
+
     def refused(self, executor: Executor, *, urgent: bool, away: bool) -> None:
         """It had no room for a run of that kind, which says nothing about the other kind; or it was `away`."""
         until = self._clock.now() + REST

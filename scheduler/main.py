@@ -30,6 +30,7 @@ from scheduler.reap import Reap
 from scheduler.recall import Recall
 from scheduler.renew import Renew
 from scheduler.report import Report
+from scheduler.serve import Serve
 from scheduler.settings import Settings
 from scheduler.shares import Shares
 from scheduler.stock import Stock
@@ -53,7 +54,7 @@ async def build(settings: Settings, stack: AsyncExitStack, *, clock: Clock | Non
     store.listeners += [notices.changed, shares.changed, estimate.changed, bills.changed]
 
     fleet = Fleet(clock)
-    executors = await enter(Executors(fleet.checker, validate_seconds=settings.validate_seconds))
+    executors = await enter(Executors(fleet.checker, fleet.everyone, validate_seconds=settings.validate_seconds))
     blobs = BlobStore(await enter(connect(settings.address("filestore"))))
 
     cancel = Cancel(store, executors, notices.forgotten, clock)
@@ -76,7 +77,7 @@ async def build(settings: Settings, stack: AsyncExitStack, *, clock: Clock | Non
     )
     deliveries = Deliveries(Deliver(store, watch.get, settings.callback_retries, clock))
     deploy, catalog = Deploy(store, executors, blobs, clock), Catalog(store, clock, settings.most)
-    workflows = rpc.Workflows(deploy, catalog)
+    workflows = rpc.Workflows(deploy, catalog, Serve(store, executors, clock))
     late = timedelta(seconds=settings.schedule_late_seconds)
     fire = Fire(store, catalog, submit, schedule_wire.head, schedule_rpc.count, clock, late=late)
     schedules = schedule_rpc.Schedules(Plan(store, catalog, fire.wake, clock, most=settings.max_schedules))

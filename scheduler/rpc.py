@@ -18,6 +18,7 @@ from scheduler.model import Asker, Run
 from scheduler.recall import Recall
 from scheduler.renew import Renew
 from scheduler.report import Batch, Report
+from scheduler.serve import Serve
 from scheduler.submit import Submit
 from scheduler.watch import Watch
 
@@ -104,9 +105,10 @@ class Runs(runs_pb2_grpc.RunsServicer):
 class Workflows(workflows_pb2_grpc.WorkflowsServicer):
     """Workflows and their immutable versions."""
 
-    def __init__(self, deploy: Deploy, catalog: Catalog) -> None:
+    def __init__(self, deploy: Deploy, catalog: Catalog, serve: Serve) -> None:
         self._deploy = deploy
         self._catalog = catalog
+        self._serve = serve
 
     async def Deploy(self, request: workflows_pb2.DeployRequest, _context: Any) -> workflows_pb2.DeployResponse:
         return workflow_wire.deployed(await self._deploy(workflow_wire.deployment(request)))
@@ -117,10 +119,7 @@ class Workflows(workflows_pb2_grpc.WorkflowsServicer):
         return workflows_pb2.ValidateResponse(all_passed=report.all_passed, report=checks)
 
     async def Resolve(self, request: workflows_pb2.ResolveRequest, _context: Any) -> workflows_pb2.ResolveResponse:
-        workflow, version = await self._catalog.resolve(request.organization_id, request.reference)
-        return workflows_pb2.ResolveResponse(
-            workflow=workflow_wire.workflow(workflow), version=workflow_wire.version(version)
-        )
+        return workflow_wire.served(*await self._catalog.served(request.organization_id, request.reference))
 
     async def GetVersion(
         self, request: workflows_pb2.GetVersionRequest, _context: Any
@@ -156,6 +155,27 @@ class Workflows(workflows_pb2_grpc.WorkflowsServicer):
             request.organization_id, request.service_id, published=request.published
         )
         return workflows_pb2.PublishWorkflowResponse(workflow=workflow_wire.workflow(workflow, openapi))
+
+    async def ListVersions(
+        self, request: workflows_pb2.ListVersionsRequest, _context: Any
+    ) -> workflows_pb2.ListVersionsResponse:
+        workflow, found, after = await self._serve.page(
+            request.organization_id, request.service_id, limit=wire.page_limit(request.limit), after=request.after
+        )
+        versions = [workflow_wire.version(one) for one in found]
+        return workflows_pb2.ListVersionsResponse(
+            workflow=workflow_wire.workflow(workflow), versions=versions, next=after
+        )
+
+    async def RollBack(self, request: workflows_pb2.RollBackRequest, _context: Any) -> workflows_pb2.RollBackResponse:
+        workflow = await self._serve.roll_back(request.organization_id, request.service_id, request.version)
+        return workflows_pb2.RollBackResponse(workflow=workflow_wire.workflow(workflow))
+
+    async def SplitTraffic(
+        self, request: workflows_pb2.SplitTrafficRequest, _context: Any
+    ) -> workflows_pb2.SplitTrafficResponse:
+        workflow = await self._serve.split(request.organization_id, request.service_id, request.traffic)
+        return workflows_pb2.SplitTrafficResponse(workflow=workflow_wire.workflow(workflow))
 
     async def DeleteWorkflow(
         self, request: workflows_pb2.DeleteWorkflowRequest, _context: Any

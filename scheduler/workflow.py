@@ -141,7 +141,9 @@ class Report:
 
 @dataclass(frozen=True)
 class Workflow:
-    """What a name stands for in an organization. `version` is the one being served, 0 if none is."""
+    """What a name stands for in an organization. `version` is the one being served, 0 if none is; of several, the one
+    with the largest share.
+    """
 
     id: str
     organization_id: str
@@ -156,6 +158,33 @@ class Workflow:
     deleted_at: datetime | None = None
     # Whether /api/v1 runs it.
     published: bool = False
+    # (version, per cent of the calls), the oldest first, where several are served.
+    traffic: tuple[tuple[int, int], ...] = ()
+    # What was served before `version`; 0: there is nothing to go back to.
+    version_before: int = 0
+
+    def serving(self, *shares: tuple[int, int]) -> "Workflow":
+        """(version, per cent) from now on. Code is published with its first served version; whoever takes it back later
+        has the last word.
+        """
+        version, _ = max(shares, key=lambda share: (share[1], share[0]))
+        return replace(
+            self,
+            version=version,
+            traffic=tuple(sorted(shares)) if len(shares) > 1 else (),
+            version_before=self.version_before if version == self.version else self.version,
+            published=self.published or (self.kind == "code" and not self.version),
+        )
+
+    @property
+    def oldest_served(self) -> int:
+        """Of a split; else what was served before. 0: none."""
+        return self.traffic[0][0] if self.traffic else self.version_before
+
+    @property
+    def shares(self) -> tuple[tuple[int, int], ...]:
+        """(version, per cent) of all that are served."""
+        return self.traffic or (((self.version, 100),) if self.version else ())
 
     def callable_by(self, organization_id: str) -> bool:
         return self.organization_id == organization_id or self.visibility is not Visibility.PRIVATE

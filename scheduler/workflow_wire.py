@@ -1,13 +1,13 @@
 """Workflows: protobuf ⇄ model. Pure functions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 
 from mesh.executor.v1 import executor_pb2
 from mesh.workflows.v1 import workflows_pb2
 
 from kit.errors import Invalid
-from scheduler.catalog import Change
+from scheduler.catalog import Change, draw
 from scheduler.deploy import Deployed, Deployment
 from scheduler.wire import timestamp
 from scheduler.workflow import Check, EnvVar, Limits, Prompt, Report, Version, Visibility, Workflow
@@ -108,6 +108,17 @@ def workflow(found: Workflow, openapi: str = "") -> workflows_pb2.Workflow:
         created_at=timestamp(found.created_at),
         updated_at=timestamp(found.updated_at),
         published=found.published,
+        traffic=dict(found.traffic),
+    )
+
+
+def served(found: Workflow, shares: Sequence[tuple[Version, int]]) -> workflows_pb2.ResolveResponse:
+    """Versions with their shares in per cent: all of them, and the one that a call now runs."""
+    several = shares if len(shares) > 1 else ()
+    return workflows_pb2.ResolveResponse(
+        workflow=workflow(found),
+        version=version(draw(shares)),
+        shares=[workflows_pb2.Share(version=version(one), percent=percent) for one, percent in several],
     )
 
 

@@ -50,6 +50,10 @@ workflows = Table(
     Column("deleted_at", UtcDateTime),
     # Whether /api/v1 runs it; code is from its deploy on.
     Column("published", Boolean, nullable=False, server_default=true()),
+    # [[version, per cent of the calls], …] where several are served.
+    Column("traffic", JSON(none_as_null=True)),
+    # What was served before; 0: nothing.
+    Column("version_before", Integer, nullable=False, server_default="0"),
 )
 Index(
     "workflows_name",

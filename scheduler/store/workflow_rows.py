@@ -1,5 +1,6 @@
 """Workflows and versions as rows."""
 
+from collections.abc import Collection
 from dataclasses import fields
 from typing import Any
 
@@ -35,6 +36,13 @@ class WorkflowRows(QueueRows):
         query = select(func.max(versions.c.number)).where(versions.c.workflow_id == workflow_id)
         return int((await self._execute(query)).scalar_one() or 0)
 
+    async def version_numbers(self, workflow_id: str, numbers: Collection[int]) -> set[int]:
+        """Those of them that there are."""
+        query = select(versions.c.number).where(
+            versions.c.workflow_id == workflow_id, versions.c.number.in_(sorted(numbers))
+        )
+        return set((await self._execute(query)).scalars())
+
     async def insert_version(self, version: Version) -> None:
         row = {name: value for name, value in vars(version).items() if name not in _OF_WORKFLOW}
         row.update(env_vars=[vars(item) for item in version.env_vars], limits=vars(version.limits))
@@ -61,6 +69,15 @@ class WorkflowReads:
 
     async def version_by_id(self, version_id: str) -> Version | None:
         return await self._version(_versions().where(versions.c.id == version_id))
+
+    async def list_versions(self, workflow_id: str, *, below: int, limit: int) -> list[Version]:
+        """The newest first."""
+        query = _versions().where(versions.c.workflow_id == workflow_id, versions.c.number < below)
+        async with self._db.read() as connection:
+            return [
+                _to_version(row)
+                for row in await connection.execute(query.order_by(versions.c.number.desc()).limit(limit))
+            ]
 
     async def _version(self, query: Select[Any]) -> Version | None:
         async with self._db.read() as connection:
@@ -111,12 +128,18 @@ async def _find(
 
 
 def _row(workflow: Workflow) -> dict[str, Any]:
-    return vars(workflow) | {"visibility": int(workflow.visibility), "limits": vars(workflow.limits)}
+    plain = {
+        "visibility": int(workflow.visibility),
+        "limits": vars(workflow.limits),
+        "traffic": workflow.traffic or None,
+    }
+    return vars(workflow) | plain
 
 
 def _to_workflow(row: Row[Any]) -> Workflow:
     values = dict(row._mapping)  # noqa: SLF001  # SQLAlchemy's public name
     values.update(visibility=Visibility(row.visibility), limits=Limits(**row.limits))
+    values.update(traffic=tuple((number, percent) for number, percent in row.traffic or ()))
     return Workflow(**values)
 
 

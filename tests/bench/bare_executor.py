@@ -94,6 +94,9 @@ class BareExecutor(executor_pb2_grpc.ExecutorServicer):
         report = [workflows_pb2.Check(check="syntax", passed=True)]
         return executor_pb2.ValidateResponse(report=report, python="3.11", isolation="cold")
 
+    async def Warm(self, request: Any, context: Any) -> executor_pb2.WarmResponse:
+        return executor_pb2.WarmResponse()
+
 
 def events() -> list[run_pb2.RunEvent]:
     return [

@@ -291,6 +291,23 @@ async def test_prompts_come_back(rig: Rig) -> None:
     assert not (await rig.store.find_workflow("org_owner", "hello")).published
 
 
+async def test_what_is_served_comes_back(rig: Rig) -> None:
+    split = replace(WORKFLOW, version=2, version_before=1, traffic=((2, 90), (3, 10)), limits=Limits(concurrency=4))
+    await rig.store.write(lambda tx: tx.insert_workflow(split))
+    for number in (1, 2, 3):
+        version = replace(VERSION, id=f"ver_{number}", number=number)
+        await rig.store.write(lambda tx: tx.insert_version(version))  # noqa: B023
+    assert await rig.store.find_workflow("org_owner", "hello") == split
+    assert await rig.store.write(lambda tx: tx.version_numbers(split.id, {1, 3, 9})) == {1, 3}
+    assert await rig.store.write(lambda tx: tx.version_numbers("wfl_other", {1})) == set()
+    newest = await rig.store.list_versions(split.id, below=(1 << 31) - 1, limit=2)
+    assert [(one.number, one.limits.concurrency) for one in newest] == [(3, 4), (2, 4)]
+    assert [one.number for one in await rig.store.list_versions(split.id, below=2, limit=2)] == [1]
+    plain = split.serving((1, 100))
+    await rig.store.write(lambda tx: tx.save_workflow(plain))
+    assert await rig.store.find_workflow("org_owner", "hello") == plain
+
+
 async def test_a_deleted_name_is_free(rig: Rig) -> None:
     await rig.store.write(lambda tx: tx.insert_workflow(WORKFLOW))
     await rig.store.write(lambda tx: tx.save_workflow(replace(WORKFLOW, deleted_at=START)))

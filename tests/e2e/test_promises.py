@@ -191,7 +191,7 @@ def test_an_executor_says_that_it_relies_on_its_lease(mesh: Mesh) -> None:
     address = f"unix:{mesh.home / 'run' / 'executor.sock'}"
 
     async def relies() -> bool:
-        async with Executors(lambda: address, validate_seconds=1) as executors:
+        async with Executors(lambda: address, list, validate_seconds=1) as executors:
             return await executors.alive(address)
 
     assert asyncio.run(relies())

@@ -212,6 +212,9 @@ class MemoryTx:
     async def last_version(self, workflow_id: str) -> int:
         return max((one.number for one in self.versions.values() if one.workflow_id == workflow_id), default=0)
 
+    async def version_numbers(self, workflow_id: str, numbers: Collection[int]) -> set[int]:
+        return {one.number for one in self.versions.values() if one.workflow_id == workflow_id} & set(numbers)
+
     async def insert_version(self, version: Version) -> None:
         self.versions[version.id] = version
 
@@ -399,6 +402,11 @@ class MemoryStore:
         named = (workflow_id, number)
         rows = (one for one in self.state.versions.values() if (one.workflow_id, one.number) == named)
         return self._effective(next(rows, None))
+
+    async def list_versions(self, workflow_id: str, *, below: int, limit: int) -> list[Version]:
+        rows = [one for one in self.state.versions.values() if one.workflow_id == workflow_id and one.number < below]
+        newest = sorted(rows, key=lambda one: -one.number)[:limit]
+        return [one for row in newest if (one := self._effective(row))]
 
     async def version_by_id(self, version_id: str) -> Version | None:
         return self._effective(self.state.versions.get(version_id))

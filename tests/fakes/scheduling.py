@@ -84,6 +84,7 @@ class FakeExecutors:
     probed: list[str] = field(default_factory=list)
     report: Report = Report((Check("syntax", passed=True),), python="3.11", isolation="run", openapi="{}")
     validated: list[tuple[str, str]] = field(default_factory=list)
+    warmed: list[tuple[str, str]] = field(default_factory=list)
 
     async def start(self, address: str, queued: Queued) -> None:
         if address in self.gate:
@@ -106,6 +107,9 @@ class FakeExecutors:
     async def validate(self, organization_id: str, code: str, name: str, *, preload: bool = False) -> Report:
         self.validated.append((organization_id, name))
         return self.report
+
+    async def warm(self, version_id: str, organization_id: str) -> None:
+        self.warmed.append((version_id, organization_id))
 
 
 @dataclass

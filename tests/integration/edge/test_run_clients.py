@@ -290,7 +290,7 @@ async def test_the_scheduler(mesh: Mesh) -> None:
 
 
 async def test_names(mesh: Mesh) -> None:
-    target = await mesh.to_workflows.resolve("org_1", "greet")
+    ((target, _),) = (await mesh.to_workflows.resolve("org_1", "greet")).shares
     assert (target.owner_id, target.service_id, target.version_id) == ("org_1", "greet", "ver_9")
 
 

@@ -39,6 +39,7 @@ class Neighbours(executor_pb2_grpc.ExecutorServicer, blobs_pb2_grpc.BlobsService
     checks: list[workflows_pb2.Check] = field(default_factory=list)
     limits: workflows_pb2.Limits = field(default_factory=workflows_pb2.Limits)
     openapi: str = "{}"
+    warmed: list[tuple[str, str]] = field(default_factory=list)
 
     settled: list[ledger_pb2.Bill] = field(default_factory=list)
     ledger_away: bool = False
@@ -63,6 +64,10 @@ class Neighbours(executor_pb2_grpc.ExecutorServicer, blobs_pb2_grpc.BlobsService
         return executor_pb2.ValidateResponse(
             report=self.checks, python="3.11", isolation="cold", openapi=self.openapi, limits=self.limits
         )
+
+    async def Warm(self, request: Any, context: Any) -> executor_pb2.WarmResponse:
+        self.warmed.append((request.version_id, request.organization_id))
+        return executor_pb2.WarmResponse()
 
     async def PutBlob(self, request_iterator: Any, context: Any) -> blobs_pb2.PutBlobResponse:
         parts = [part async for part in request_iterator]

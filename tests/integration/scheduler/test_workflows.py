@@ -1,10 +1,11 @@
 import json
+from typing import Any
 
 import pytest
 from mesh.events.v1 import events_pb2
 from mesh.workflows.v1 import workflows_pb2
 
-from kit.errors import Invalid, NotFound
+from kit.errors import Conflict, Invalid, NotFound
 from kit.rpc_client import unary
 from tests.integration.scheduler.rig import Service
 
@@ -93,3 +94,33 @@ async def test_a_workflow_that_fails_its_checks_isnt_deployed(service: Service) 
     assert not response.all_passed
     assert list(response.report) == service.neighbours.checks
     assert service.neighbours.blobs == {}
+
+
+async def test_what_is_served(service: Service) -> None:
+    """Versions listed, calls split between two of them, and back."""
+    stub = service.workflows
+    which: dict[str, Any] = {"organization_id": "org_served", "service_id": "mine"}
+    first, second = [await service.deploy("org_served", "mine") for _ in range(2)]
+    listed = await unary(stub.ListVersions, workflows_pb2.ListVersionsRequest(**which, limit=1))
+    assert ([one.id for one in listed.versions], listed.next, listed.workflow.version) == ([second], "2", 2)
+    rest = await unary(stub.ListVersions, workflows_pb2.ListVersionsRequest(**which, limit=1, after=listed.next))
+    assert ([one.id for one in rest.versions], rest.next) == ([first], "")
+
+    split = await unary(stub.SplitTraffic, workflows_pb2.SplitTrafficRequest(**which, traffic={1: 25, 2: 75}))
+    assert (split.workflow.version, dict(split.workflow.traffic)) == (2, {1: 25, 2: 75})
+    assert service.neighbours.warmed == [(first, "org_served")]
+    asked = workflows_pb2.ResolveRequest(organization_id="org_served", reference="mine")
+    resolved = await unary(stub.Resolve, asked)
+    assert {one.version.id: one.percent for one in resolved.shares} == {first: 25, second: 75}
+    assert resolved.version.id in {first, second}
+
+    back = await unary(stub.RollBack, workflows_pb2.RollBackRequest(**which))
+    assert (back.workflow.version, dict(back.workflow.traffic)) == (1, {})
+    resolved = await unary(stub.Resolve, asked)
+    assert (resolved.version.id, len(resolved.shares)) == (first, 0)
+    with pytest.raises(Conflict):
+        await unary(stub.RollBack, workflows_pb2.RollBackRequest(**which))
+    with pytest.raises(NotFound):
+        await unary(stub.RollBack, workflows_pb2.RollBackRequest(**which, version=3))
+    with pytest.raises(Invalid):
+        await unary(stub.SplitTraffic, workflows_pb2.SplitTrafficRequest(**which, traffic={1: 25}))

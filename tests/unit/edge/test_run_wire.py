@@ -140,7 +140,8 @@ def test_limits_are_the_workflows_then_the_versions_then_ours() -> None:
             limits=workflows_pb2.Limits(sync_timeout_ms=9, async_timeout_ms=2000, api_calls_per_minute=6),
         ),
     )
-    target = wire.from_resolved(reply)
+    ((target, percent),) = wire.from_resolved(reply).shares
+    assert percent == 100
     assert (target.owner_id, target.service_id, target.version_id, target.visibility) == (
         "org_1",
         "greet",
@@ -156,6 +157,18 @@ def test_limits_are_the_workflows_then_the_versions_then_ours() -> None:
         api_calls_per_minute=6,
     )
     assert target.limits == limits
+
+
+def test_versions_that_share_a_name() -> None:
+    reply = workflows_pb2.ResolveResponse(workflow=workflows_pb2.Workflow(service_id="greet"))
+    reply.version.id = "ver_2"
+    for number, percent in ((1, 90), (2, 10)):
+        reply.shares.add(percent=percent).version.id = f"ver_{number}"
+    found = wire.from_resolved(reply).shares
+    assert [(target.version_id, target.service_id, percent) for target, percent in found] == [
+        ("ver_1", "greet", 90),
+        ("ver_2", "greet", 10),
+    ]
 
 
 def test_log_lines_there_and_back() -> None:

@@ -401,3 +401,27 @@ async def test_what_can_be_forked_again_is(pool: Templates, driver: FakeStarter)
     await pool.load(launch())
     await pool.start(launch())
     assert len(driver.started) == 1
+
+
+async def test_what_is_prepared_serves_its_first_run(pool: Templates, driver: FakeStarter) -> None:
+    for _ in range(2):  # the second finds it there
+        await pool.prepare(launch())
+        await settle()
+    (template,) = driver.templates
+    (waiting,) = template.slots
+    assert await pool.start(launch()) is waiting
+
+
+@pytest.mark.parametrize("problem", [Unforkable("2 threads"), StartFailed("import", "no"), Unavailable("full")])
+async def test_what_cannot_be_prepared_is_told_by_its_first_run(
+    pool: Templates, driver: FakeStarter, problem: Exception
+) -> None:
+    driver.breaks = problem
+    await pool.prepare(launch())
+    await pool.start(launch())
+    assert len(driver.started) == 1
+
+
+async def test_what_runs_cold_is_not_prepared(pool: Templates, driver: FakeStarter) -> None:
+    await pool.prepare(replace(launch(), isolation="cold"))
+    assert driver.tried == 0

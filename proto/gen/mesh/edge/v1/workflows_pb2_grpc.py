@@ -76,6 +76,21 @@ class WorkflowsStub:
                 request_serializer=mesh_dot_edge_dot_v1_dot_workflows__pb2.UnpublishWorkflowRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.ListVersions = channel.stream_stream(
+                '/mesh.edge.v1.Workflows/ListVersions',
+                request_serializer=mesh_dot_edge_dot_v1_dot_workflows__pb2.ListVersionsRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.RollBackWorkflow = channel.stream_stream(
+                '/mesh.edge.v1.Workflows/RollBackWorkflow',
+                request_serializer=mesh_dot_edge_dot_v1_dot_workflows__pb2.RollBackWorkflowRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.SplitTraffic = channel.stream_stream(
+                '/mesh.edge.v1.Workflows/SplitTraffic',
+                request_serializer=mesh_dot_edge_dot_v1_dot_workflows__pb2.SplitTrafficRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
 
 
 class WorkflowsServicer:
@@ -133,6 +148,27 @@ class WorkflowsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListVersions(self, request_iterator, context):
+        """?limit= after=
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBackWorkflow(self, request_iterator, context):
+        """{"version"}
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SplitTraffic(self, request_iterator, context):
+        """{"1": 90, "2": 10}
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkflowsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -174,6 +210,21 @@ def add_WorkflowsServicer_to_server(servicer, server):
             'UnpublishWorkflow': grpc.stream_stream_rpc_method_handler(
                     servicer.UnpublishWorkflow,
                     request_deserializer=mesh_dot_edge_dot_v1_dot_workflows__pb2.UnpublishWorkflowRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'ListVersions': grpc.stream_stream_rpc_method_handler(
+                    servicer.ListVersions,
+                    request_deserializer=mesh_dot_edge_dot_v1_dot_workflows__pb2.ListVersionsRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'RollBackWorkflow': grpc.stream_stream_rpc_method_handler(
+                    servicer.RollBackWorkflow,
+                    request_deserializer=mesh_dot_edge_dot_v1_dot_workflows__pb2.RollBackWorkflowRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'SplitTraffic': grpc.stream_stream_rpc_method_handler(
+                    servicer.SplitTraffic,
+                    request_deserializer=mesh_dot_edge_dot_v1_dot_workflows__pb2.SplitTrafficRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
     }
@@ -393,6 +444,87 @@ class Workflows:
             target,
             '/mesh.edge.v1.Workflows/UnpublishWorkflow',
             mesh_dot_edge_dot_v1_dot_workflows__pb2.UnpublishWorkflowRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListVersions(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mesh.edge.v1.Workflows/ListVersions',
+            mesh_dot_edge_dot_v1_dot_workflows__pb2.ListVersionsRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBackWorkflow(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mesh.edge.v1.Workflows/RollBackWorkflow',
+            mesh_dot_edge_dot_v1_dot_workflows__pb2.RollBackWorkflowRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SplitTraffic(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mesh.edge.v1.Workflows/SplitTraffic',
+            mesh_dot_edge_dot_v1_dot_workflows__pb2.SplitTrafficRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,

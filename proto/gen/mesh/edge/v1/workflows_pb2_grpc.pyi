@@ -45,6 +45,12 @@ class WorkflowsStub:
     DeleteWorkflow: _grpc.StreamStreamMultiCallable[_workflows_pb2.DeleteWorkflowRequest, _httpbody_pb2.HttpBody]
     PublishWorkflow: _grpc.StreamStreamMultiCallable[_workflows_pb2.PublishWorkflowRequest, _httpbody_pb2.HttpBody]
     UnpublishWorkflow: _grpc.StreamStreamMultiCallable[_workflows_pb2.UnpublishWorkflowRequest, _httpbody_pb2.HttpBody]
+    ListVersions: _grpc.StreamStreamMultiCallable[_workflows_pb2.ListVersionsRequest, _httpbody_pb2.HttpBody]
+    """?limit= after="""
+    RollBackWorkflow: _grpc.StreamStreamMultiCallable[_workflows_pb2.RollBackWorkflowRequest, _httpbody_pb2.HttpBody]
+    """{"version"}"""
+    SplitTraffic: _grpc.StreamStreamMultiCallable[_workflows_pb2.SplitTrafficRequest, _httpbody_pb2.HttpBody]
+    """{"1": 90, "2": 10}"""
 
 @_typing.type_check_only
 class WorkflowsAsyncStub(WorkflowsStub):
@@ -62,6 +68,12 @@ class WorkflowsAsyncStub(WorkflowsStub):
     DeleteWorkflow: _aio.StreamStreamMultiCallable[_workflows_pb2.DeleteWorkflowRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     PublishWorkflow: _aio.StreamStreamMultiCallable[_workflows_pb2.PublishWorkflowRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     UnpublishWorkflow: _aio.StreamStreamMultiCallable[_workflows_pb2.UnpublishWorkflowRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    ListVersions: _aio.StreamStreamMultiCallable[_workflows_pb2.ListVersionsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """?limit= after="""
+    RollBackWorkflow: _aio.StreamStreamMultiCallable[_workflows_pb2.RollBackWorkflowRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """{"version"}"""
+    SplitTraffic: _aio.StreamStreamMultiCallable[_workflows_pb2.SplitTrafficRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """{"1": 90, "2": 10}"""
 
 class WorkflowsServicer(metaclass=_abc_1.ABCMeta):
     """Workflows over HTTP."""
@@ -124,5 +136,29 @@ class WorkflowsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_workflows_pb2.UnpublishWorkflowRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+
+    @_abc_1.abstractmethod
+    def ListVersions(
+        self,
+        request_iterator: _MaybeAsyncIterator[_workflows_pb2.ListVersionsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """?limit= after="""
+
+    @_abc_1.abstractmethod
+    def RollBackWorkflow(
+        self,
+        request_iterator: _MaybeAsyncIterator[_workflows_pb2.RollBackWorkflowRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """{"version"}"""
+
+    @_abc_1.abstractmethod
+    def SplitTraffic(
+        self,
+        request_iterator: _MaybeAsyncIterator[_workflows_pb2.SplitTrafficRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """{"1": 90, "2": 10}"""
 
 def add_WorkflowsServicer_to_server(servicer: WorkflowsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

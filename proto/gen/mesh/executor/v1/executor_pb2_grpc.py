@@ -66,6 +66,11 @@ class ExecutorStub:
                 request_serializer=mesh_dot_executor_dot_v1_dot_executor__pb2.ValidateRequest.SerializeToString,
                 response_deserializer=mesh_dot_executor_dot_v1_dot_executor__pb2.ValidateResponse.FromString,
                 _registered_method=True)
+        self.Warm = channel.unary_unary(
+                '/mesh.executor.v1.Executor/Warm',
+                request_serializer=mesh_dot_executor_dot_v1_dot_executor__pb2.WarmRequest.SerializeToString,
+                response_deserializer=mesh_dot_executor_dot_v1_dot_executor__pb2.WarmResponse.FromString,
+                _registered_method=True)
 
 
 class ExecutorServicer:
@@ -117,6 +122,13 @@ class ExecutorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Warm(self, request, context):
+        """Loads a version for calls that are about to come. Errors: NotFound; Precondition for a missing secret; Unavailable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExecutorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -149,6 +161,11 @@ def add_ExecutorServicer_to_server(servicer, server):
                     servicer.Validate,
                     request_deserializer=mesh_dot_executor_dot_v1_dot_executor__pb2.ValidateRequest.FromString,
                     response_serializer=mesh_dot_executor_dot_v1_dot_executor__pb2.ValidateResponse.SerializeToString,
+            ),
+            'Warm': grpc.unary_unary_rpc_method_handler(
+                    servicer.Warm,
+                    request_deserializer=mesh_dot_executor_dot_v1_dot_executor__pb2.WarmRequest.FromString,
+                    response_serializer=mesh_dot_executor_dot_v1_dot_executor__pb2.WarmResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -314,6 +331,33 @@ class Executor:
             '/mesh.executor.v1.Executor/Validate',
             mesh_dot_executor_dot_v1_dot_executor__pb2.ValidateRequest.SerializeToString,
             mesh_dot_executor_dot_v1_dot_executor__pb2.ValidateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Warm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.executor.v1.Executor/Warm',
+            mesh_dot_executor_dot_v1_dot_executor__pb2.WarmRequest.SerializeToString,
+            mesh_dot_executor_dot_v1_dot_executor__pb2.WarmResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,8 @@ class ExecutorStub:
     """Kills a run with this outcome. Idempotent."""
     Validate: _grpc.UnaryUnaryMultiCallable[_executor_pb2.ValidateRequest, _executor_pb2.ValidateResponse]
     """Checks a workflow's source, builds its environment, imports it in a sandbox."""
+    Warm: _grpc.UnaryUnaryMultiCallable[_executor_pb2.WarmRequest, _executor_pb2.WarmResponse]
+    """Loads a version for calls that are about to come. Errors: NotFound; Precondition for a missing secret; Unavailable."""
 
 @_typing.type_check_only
 class ExecutorAsyncStub(ExecutorStub):
@@ -76,6 +78,8 @@ class ExecutorAsyncStub(ExecutorStub):
     """Kills a run with this outcome. Idempotent."""
     Validate: _aio.UnaryUnaryMultiCallable[_executor_pb2.ValidateRequest, _executor_pb2.ValidateResponse]  # type: ignore[assignment]
     """Checks a workflow's source, builds its environment, imports it in a sandbox."""
+    Warm: _aio.UnaryUnaryMultiCallable[_executor_pb2.WarmRequest, _executor_pb2.WarmResponse]  # type: ignore[assignment]
+    """Loads a version for calls that are about to come. Errors: NotFound; Precondition for a missing secret; Unavailable."""
 
 class ExecutorServicer(metaclass=_abc_1.ABCMeta):
     """One host's sandboxes."""
@@ -133,5 +137,13 @@ class ExecutorServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_executor_pb2.ValidateResponse, _abc.Awaitable[_executor_pb2.ValidateResponse]]:
         """Checks a workflow's source, builds its environment, imports it in a sandbox."""
+
+    @_abc_1.abstractmethod
+    def Warm(
+        self,
+        request: _executor_pb2.WarmRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_executor_pb2.WarmResponse, _abc.Awaitable[_executor_pb2.WarmResponse]]:
+        """Loads a version for calls that are about to come. Errors: NotFound; Precondition for a missing secret; Unavailable."""
 
 def add_ExecutorServicer_to_server(servicer: ExecutorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

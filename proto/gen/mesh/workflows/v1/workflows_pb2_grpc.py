@@ -80,6 +80,21 @@ class WorkflowsStub:
                 request_serializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.PublishWorkflowRequest.SerializeToString,
                 response_deserializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.PublishWorkflowResponse.FromString,
                 _registered_method=True)
+        self.ListVersions = channel.unary_unary(
+                '/mesh.workflows.v1.Workflows/ListVersions',
+                request_serializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.ListVersionsRequest.SerializeToString,
+                response_deserializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.ListVersionsResponse.FromString,
+                _registered_method=True)
+        self.RollBack = channel.unary_unary(
+                '/mesh.workflows.v1.Workflows/RollBack',
+                request_serializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.RollBackRequest.SerializeToString,
+                response_deserializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.RollBackResponse.FromString,
+                _registered_method=True)
+        self.SplitTraffic = channel.unary_unary(
+                '/mesh.workflows.v1.Workflows/SplitTraffic',
+                request_serializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.SplitTrafficRequest.SerializeToString,
+                response_deserializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.SplitTrafficResponse.FromString,
+                _registered_method=True)
 
 
 class WorkflowsServicer:
@@ -145,6 +160,27 @@ class WorkflowsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListVersions(self, request, context):
+        """One's own, newest first. Errors: NotFound.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBack(self, request, context):
+        """All calls go to one version from now on. Errors: NotFound; Conflict when none is named and there is none before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SplitTraffic(self, request, context):
+        """Calls are split between versions from now on. Errors: NotFound, Invalid.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkflowsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -192,6 +228,21 @@ def add_WorkflowsServicer_to_server(servicer, server):
                     servicer.PublishWorkflow,
                     request_deserializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.PublishWorkflowRequest.FromString,
                     response_serializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.PublishWorkflowResponse.SerializeToString,
+            ),
+            'ListVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListVersions,
+                    request_deserializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.ListVersionsRequest.FromString,
+                    response_serializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.ListVersionsResponse.SerializeToString,
+            ),
+            'RollBack': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBack,
+                    request_deserializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.RollBackRequest.FromString,
+                    response_serializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.RollBackResponse.SerializeToString,
+            ),
+            'SplitTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.SplitTraffic,
+                    request_deserializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.SplitTrafficRequest.FromString,
+                    response_serializer=mesh_dot_workflows_dot_v1_dot_workflows__pb2.SplitTrafficResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -438,6 +489,87 @@ class Workflows:
             '/mesh.workflows.v1.Workflows/PublishWorkflow',
             mesh_dot_workflows_dot_v1_dot_workflows__pb2.PublishWorkflowRequest.SerializeToString,
             mesh_dot_workflows_dot_v1_dot_workflows__pb2.PublishWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.workflows.v1.Workflows/ListVersions',
+            mesh_dot_workflows_dot_v1_dot_workflows__pb2.ListVersionsRequest.SerializeToString,
+            mesh_dot_workflows_dot_v1_dot_workflows__pb2.ListVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBack(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.workflows.v1.Workflows/RollBack',
+            mesh_dot_workflows_dot_v1_dot_workflows__pb2.RollBackRequest.SerializeToString,
+            mesh_dot_workflows_dot_v1_dot_workflows__pb2.RollBackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SplitTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.workflows.v1.Workflows/SplitTraffic',
+            mesh_dot_workflows_dot_v1_dot_workflows__pb2.SplitTrafficRequest.SerializeToString,
+            mesh_dot_workflows_dot_v1_dot_workflows__pb2.SplitTrafficResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,12 @@ class WorkflowsStub:
     DeleteWorkflow: _grpc.UnaryUnaryMultiCallable[_workflows_pb2.DeleteWorkflowRequest, _workflows_pb2.DeleteWorkflowResponse]
     PublishWorkflow: _grpc.UnaryUnaryMultiCallable[_workflows_pb2.PublishWorkflowRequest, _workflows_pb2.PublishWorkflowResponse]
     """Whether /api/v1 runs it. Idempotent. Errors: NotFound."""
+    ListVersions: _grpc.UnaryUnaryMultiCallable[_workflows_pb2.ListVersionsRequest, _workflows_pb2.ListVersionsResponse]
+    """One's own, newest first. Errors: NotFound."""
+    RollBack: _grpc.UnaryUnaryMultiCallable[_workflows_pb2.RollBackRequest, _workflows_pb2.RollBackResponse]
+    """All calls go to one version from now on. Errors: NotFound; Conflict when none is named and there is none before."""
+    SplitTraffic: _grpc.UnaryUnaryMultiCallable[_workflows_pb2.SplitTrafficRequest, _workflows_pb2.SplitTrafficResponse]
+    """Calls are split between versions from now on. Errors: NotFound, Invalid."""
 
 @_typing.type_check_only
 class WorkflowsAsyncStub(WorkflowsStub):
@@ -69,6 +75,12 @@ class WorkflowsAsyncStub(WorkflowsStub):
     DeleteWorkflow: _aio.UnaryUnaryMultiCallable[_workflows_pb2.DeleteWorkflowRequest, _workflows_pb2.DeleteWorkflowResponse]  # type: ignore[assignment]
     PublishWorkflow: _aio.UnaryUnaryMultiCallable[_workflows_pb2.PublishWorkflowRequest, _workflows_pb2.PublishWorkflowResponse]  # type: ignore[assignment]
     """Whether /api/v1 runs it. Idempotent. Errors: NotFound."""
+    ListVersions: _aio.UnaryUnaryMultiCallable[_workflows_pb2.ListVersionsRequest, _workflows_pb2.ListVersionsResponse]  # type: ignore[assignment]
+    """One's own, newest first. Errors: NotFound."""
+    RollBack: _aio.UnaryUnaryMultiCallable[_workflows_pb2.RollBackRequest, _workflows_pb2.RollBackResponse]  # type: ignore[assignment]
+    """All calls go to one version from now on. Errors: NotFound; Conflict when none is named and there is none before."""
+    SplitTraffic: _aio.UnaryUnaryMultiCallable[_workflows_pb2.SplitTrafficRequest, _workflows_pb2.SplitTrafficResponse]  # type: ignore[assignment]
+    """Calls are split between versions from now on. Errors: NotFound, Invalid."""
 
 class WorkflowsServicer(metaclass=_abc_1.ABCMeta):
     """Workflows and their immutable versions. Served by the scheduler."""
@@ -141,5 +153,29 @@ class WorkflowsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_workflows_pb2.PublishWorkflowResponse, _abc.Awaitable[_workflows_pb2.PublishWorkflowResponse]]:
         """Whether /api/v1 runs it. Idempotent. Errors: NotFound."""
+
+    @_abc_1.abstractmethod
+    def ListVersions(
+        self,
+        request: _workflows_pb2.ListVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflows_pb2.ListVersionsResponse, _abc.Awaitable[_workflows_pb2.ListVersionsResponse]]:
+        """One's own, newest first. Errors: NotFound."""
+
+    @_abc_1.abstractmethod
+    def RollBack(
+        self,
+        request: _workflows_pb2.RollBackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflows_pb2.RollBackResponse, _abc.Awaitable[_workflows_pb2.RollBackResponse]]:
+        """All calls go to one version from now on. Errors: NotFound; Conflict when none is named and there is none before."""
+
+    @_abc_1.abstractmethod
+    def SplitTraffic(
+        self,
+        request: _workflows_pb2.SplitTrafficRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflows_pb2.SplitTrafficResponse, _abc.Awaitable[_workflows_pb2.SplitTrafficResponse]]:
+        """Calls are split between versions from now on. Errors: NotFound, Invalid."""
 
 def add_WorkflowsServicer_to_server(servicer: WorkflowsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
