@@ -70,7 +70,9 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], 
     return partial(database_url, request, request.param, tmp_path)
 
 
-@pytest.fixture(params=ENGINES)
+# The stores are held to both engines by tests/contract, the whole mesh by tests/e2e/test_postgres.py: each service alone
+# on PostgreSQL is more of the same.
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def database_setting(request: pytest.FixtureRequest) -> str:
     """What RUNMESH_DATABASE_URL says: nothing, or a new and migrated database."""
     if request.param == "sqlite":

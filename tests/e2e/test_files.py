@@ -184,6 +184,7 @@ def test_four_large_files_at_once_without_growing(mesh: Mesh) -> None:
         assert all(at_once(lambda seed: round_trip(seed, SIZE)))
 
 
+@pytest.mark.slow  # by callers they are tried above
 @pytest.mark.usefixtures("disk")
 def test_four_runs_at_once_with_large_files_without_growing(mesh: Mesh) -> None:
     def round_trip(number: int, size: int, up: list[dict[str, str]], down: list[dict[str, str]]) -> None:

@@ -209,6 +209,7 @@ def test_an_executor_says_that_it_relies_on_its_lease(mesh: Mesh) -> None:
     until(lambda: asyncio.run(relies()), 10)
 
 
+@pytest.mark.slow  # tests/faults kills them all the time
 def test_a_lost_executor_is_another_attempt(mesh: Mesh) -> None:
     run = start(mesh, sleep=4)
     with mesh.http() as client:

@@ -4,7 +4,8 @@ import pytest
 
 from tests.e2e.mesh import at_once, mesh_up
 
-pytestmark = pytest.mark.timeout(180)
+# It needs a mesh of its own; tests/e2e/test_rates.py has the rest in that of all.
+pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 
 
 def test_a_key_calls_no_more_often_than_the_operator_allows() -> None:

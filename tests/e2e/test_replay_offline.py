@@ -160,7 +160,7 @@ def replayed(mesh: Mesh, run_id: str, **wish: object) -> tuple[dict[str, Any], d
         return record, client.get(f"/request/{record['id']}/diff").json()
 
 
-@pytest.mark.parametrize("isolation", ["run", "instance", "cold"])
+@pytest.mark.parametrize("isolation", ["run", pytest.param("instance", marks=pytest.mark.slow), "cold"])
 def test_the_same_answer_without_the_servers(mesh: Mesh, world: Authority, isolation: str) -> None:
     with Site().serving() as plain, Site(world).serving() as secure:
         with mesh.http() as client:

@@ -20,7 +20,8 @@ from tests.e2e.mesh import WORKFLOWS, Mesh, mesh_up, until
 from tests.e2e.test_published_clients import HERE, environment
 from tests.s3_server import KEYS, Forwarding, S3Server, free_ports
 
-pytestmark = pytest.mark.timeout(280)
+# tests/integration/filestore has all but the mesh around it.
+pytestmark = [pytest.mark.timeout(280), pytest.mark.slow]
 MIB = 1 << 20
 PREFIX = "some/mesh"
 

@@ -187,7 +187,7 @@ def test_a_hog_has_its_share_and_no_more(besieged: Mesh) -> None:
 @pytest.mark.parametrize(
     "hog",
     [
-        "while True: pass",
+        pytest.param("while True: pass", marks=pytest.mark.slow),
         "for _ in range(32): os.fork()\nwhile True: pass",
         "os.sched_setaffinity(0, {0})\nfor _ in range(8): os.fork()\nwhile True: hash('x')",
     ],

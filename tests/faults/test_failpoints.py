@@ -31,7 +31,7 @@ MAY_LOSE_ONE = {"draw booked", "bills booked", "give booked"}
 # They are passed when an executor has had nothing to do for two seconds: until then none of its runs is to die.
 IDLE = {"give booked", "given back"}
 # The others are as many of their kind: `make test-all`, and the campaigns with all of them at random.
-FIRST = {"accepted", "taken", "ended", "published", "billed", "bills booked"}
+FIRST = {"accepted", "taken", "billed", "bills booked"}
 
 
 class Rig:

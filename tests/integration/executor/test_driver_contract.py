@@ -62,8 +62,10 @@ def script(handler: str, before: str = "") -> str:
     return f"{before}\n{APP}{lines}\n\nuvicorn.run(app)\nprint('after')\n"
 
 
-# tests/contract/test_sandbox.py holds what all drivers share to gVisor too; this is more of it, and slow there.
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name == "gvisor" else name for name in DRIVERS])
+# tests/contract/test_sandbox.py holds all drivers to what they share; this is more of it.
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow) if name != "bubblewrap" else name for name in DRIVERS]
+)
 async def driver(request: pytest.FixtureRequest, sandbox_home: Path) -> AsyncIterator[AnyDriver]:
     if request.param == "gvisor" and find_runsc() is None:
         pytest.skip("gVisor (runsc) isn't installed on this machine")

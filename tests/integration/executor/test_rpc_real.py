@@ -370,6 +370,7 @@ def is_alive(pid: int) -> bool:
     return False
 
 
+@pytest.mark.slow  # tests/e2e/test_paying.py has one of the whole mesh
 async def test_a_run_that_spends_its_budget_is_stopped(settings: Settings, nats_url: str, tmp_path: Path) -> None:
     """A millisecond of a processor costs 1: it is stopped when it has used about 7 s of one, and pays for 7000."""
     priced = replace(settings, home=tmp_path)
