@@ -70,7 +70,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], 
     return partial(database_url, request, request.param, tmp_path)
 
 
-# The stores are held to both engines by tests/contract, the whole mesh by tests/e2e/test_postgres.py: each service alone
+# Stores are held to both engines by tests/contract, the whole mesh by tests/e2e/test_postgres.py: each service alone
 # on PostgreSQL is more of the same.
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def database_setting(request: pytest.FixtureRequest) -> str:
