@@ -14,6 +14,8 @@ from tests.e2e.mesh import Mesh
 CODE = """\
 # /// script
 # dependencies = ["uvicorn"]
+# [tool.runmesh]
+# isolation = "ISOLATION"
 # ///
 async def app(scope, receive, send):
     if scope["type"] == "http":
@@ -29,8 +31,9 @@ if __name__ == "__main__":
 PER_SECOND = 50
 
 
-def deploy(client: httpx.Client, service_id: str, number: int, *, publish: bool = True) -> None:
-    body = {"name": service_id, "code": CODE.replace("NUMBER", str(number)), "service_id": service_id}
+def deploy(client: httpx.Client, service_id: str, number: int, *, publish: bool = True, isolation: str = "run") -> None:
+    code = CODE.replace("NUMBER", str(number)).replace("ISOLATION", isolation)
+    body = {"name": service_id, "code": code, "service_id": service_id}
     answer = client.post(f"/deploy?publish={str(publish).lower()}", json=body, timeout=60)
     assert (answer.status_code, answer.json().get("version")) == (200, number), answer.text
 
@@ -129,12 +132,14 @@ class Callers:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_under_load_no_call_fails_and_each_version_has_its_share(mesh: Mesh) -> None:
-    """50 calls a second: ten redeploys, a rollback, a share of 10 %."""
+    """50 calls a second: ten redeploys, a rollback, a share of 10 %. Instances: two processors that run the callers
+    too would be full with as many fresh sandboxes (docs/benchmarks.md).
+    """
     callers, times = Callers(mesh, "versions-load"), dict[str, float]()
 
     def work() -> None:
         for number in range(2, 12):
-            deploy(client, "versions-load", number)
+            deploy(client, "versions-load", number, isolation="instance")
             time.sleep(1)
         times["back"] = time.monotonic()
         assert client.post("/workflows/versions-load/rollback").json()["version"] == 10
@@ -147,7 +152,7 @@ async def test_under_load_no_call_fails_and_each_version_has_its_share(mesh: Mes
         times["end"] = time.monotonic()
 
     with mesh.http() as client:
-        deploy(client, "versions-load", 1)
+        deploy(client, "versions-load", 1, isolation="instance")
         said(client, "versions-load")
         await callers.during(work)
     failed = [answer for answer in callers.answers if answer[1] != 200]
