@@ -31,10 +31,10 @@ lint: setup ## ruff, mypy, import contracts
 	$(BIN)/lint-imports
 
 test: .venv/.ready-tests ## everything that proves a change, within ten minutes
-	$(BIN)/pytest -m "not slow" -n 4 --no-loadscope-reorder
+	$(BIN)/pytest -m "not slow" -n 3 --no-loadscope-reorder
 
 test-all: .venv/.ready-tests ## with the slow ones
-	$(BIN)/pytest -n 4 --no-loadscope-reorder
+	$(BIN)/pytest -n 3 --no-loadscope-reorder
 
 MINUTES ?= 10
 soak: .venv/.ready-tests ## the mesh under load and faults, judged: MINUTES=10, SEED=n to have the same faults again
