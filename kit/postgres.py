@@ -6,7 +6,7 @@ at once, not when a statement's time is up. A slow statement is another matter: 
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -107,7 +107,6 @@ class Link:
                 await _soon(self._ask(), SILENCE_SECONDS, self.hang_up)
                 self._back()
             except FAILURES as error:
-                self.hang_up()
                 if _gone(error):
                     self._lost(reason(error))
                 else:  # a refusal, such as of one more connection, is an answer, too
@@ -115,8 +114,12 @@ class Link:
             await asyncio.sleep(PROBE_SECONDS)
 
     async def _ask(self) -> None:
-        if self._probe is None or self._probe.is_closed():
-            self._probe = await connect(self._url, _SESSION)
+        if self._probe is not None:
+            with suppress(*FAILURES):  # one connection that was cut says nothing of the server
+                await self._probe.execute("SELECT 1")
+                return
+            self.hang_up()
+        self._probe = await connect(self._url, _SESSION)
         await self._probe.execute("SELECT 1")
 
     def _back(self) -> None:
@@ -206,11 +209,8 @@ async def open_postgres(url: str) -> AsyncIterator[Postgres]:
 
 
 def _engine(link: Link, pool_size: int, isolation: Any, **settings: str) -> AsyncEngine:
-    async def opened() -> asyncpg.Connection:
-        return await link.connect(**settings)
-
-    pool = _POOL | {"async_creator": opened, "pool_size": pool_size, "isolation_level": isolation}
-    engine = create_async_engine("postgresql+asyncpg://", **pool)
+    pool = _POOL | {"pool_size": pool_size, "isolation_level": isolation}
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: link.connect(**settings), **pool)
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def on_error(context: Any) -> None:

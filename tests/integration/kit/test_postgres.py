@@ -99,6 +99,32 @@ async def test_connections_that_a_restart_has_cut_are_replaced(db: Database, ser
     await asyncio.gather(*(call(db) for call in (ask, write) for _ in range(3)))
 
 
+async def test_a_question_that_is_cut_is_asked_again(db: Database) -> None:
+    """The probe's connection may be the only one that was lost, and just then."""
+    link: postgres.Link = db._driver._link  # type: ignore[attr-defined]
+
+    class Cut:
+        ended = False
+
+        async def execute(self, _: str) -> None:
+            raise asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress")
+
+        def terminate(self) -> None:
+            self.ended = True
+
+    before, cut = link._probe, Cut()
+    link._probe = cut
+    assert before is not None
+    before.terminate()
+    told = []
+    for _ in range(60):
+        await asyncio.sleep(0.01)
+        told.append(db.answers())
+    assert cut.ended
+    assert all(told)
+    await asyncio.gather(ask(db), write(db))
+
+
 async def test_a_slow_statement_is_no_sign_of_absence(db: Database) -> None:
     await ask(db, "SELECT pg_sleep(1.5)")
     assert db.answers()
