@@ -11,7 +11,7 @@ from edge.ending import Ending
 from edge.head import decoded, request_headers
 from edge.http import BODILESS, Aborted, Answer, Handler, Request
 from edge.model import Access, RunIdentity
-from edge.problems import bug, dressed, nowhere, refusal, stopping
+from edge.problems import OURS, bug, dressed, nowhere, refusal, stopping
 from edge.rates import RateLimits
 from edge.routes import Route
 from edge.transfer import Transfer
@@ -108,6 +108,8 @@ class Exchange:
         return not (self._body_read or (request.method in BODILESS and request.length is None))
 
     async def _send(self, request: Request, answer: Answer) -> None:
+        if OURS in answer.headers:
+            answer = dressed(request, answer)
         answer.headers.extend(request.told)
         await self._transfer.send(request, answer, sending=self._may_send(request))
 
@@ -172,7 +174,7 @@ class Exchange:
             answer = refusal(error, request_id=run_id) if isinstance(error, Problem) else bug()
             if run_id:
                 answer.headers.append(("x-request-id", run_id))
-            await self._send(request, dressed(request, answer))
+            await self._send(request, answer)
 
 
 def _parent(run: RunIdentity | None, metadata: dict[str, str]) -> str | None:

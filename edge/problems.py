@@ -38,6 +38,8 @@ STATUS = {
 }
 """The statuses of SPEC §2; an unknown code is 500."""
 
+OURS = ("error-origin", "runtime")
+"""The header of what the platform answered, not a workflow."""
 _RETRIED = {429, 503}
 _VENDOR = re.compile(r"/(?:run/)?(openai|anthropic|gemini)(?:/|$)")
 
@@ -55,7 +57,7 @@ def failure(
     body: dict[str, Any] = {"detail": detail, "code": code, **more}
     if request_id:
         body["request_id"] = request_id
-    headers = [("error-origin", "runtime")]
+    headers = [OURS]
     if retry_after is None and status in _RETRIED:
         retry_after = 1
     if retry_after is not None:

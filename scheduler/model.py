@@ -160,13 +160,9 @@ class Run:
 
     @property
     def pays(self) -> bool:
-        """Whether its tree is charged, of one that decides and is over: where it succeeded, and for what was used when
-        its caller broke it off, or its budget or the credit ended: else answers would be free to whoever hangs up just
-        before their last word.
-        """
-        if self.code == "payment_required" or self.status is Status.CANCELLED:
-            return True
-        return self.status is Status.SUCCEEDED and not self.refused
+        """Whether its tree is charged, of one that decides and is over."""
+        stopped = self.code == "payment_required"  # what was used until its budget or the credit ended is charged
+        return (self.status is Status.SUCCEEDED and not self.refused) or stopped
 
     @property
     def placed(self) -> bool:

@@ -16,3 +16,4 @@ def test_what_isnt_configured_says_what_to_set(mesh: Mesh, name: str) -> None:
             assert (answer.status_code, answer.json()["code"]) == (424, "missing_secret")
             assert f"RUNMESH_{name.upper()}_API_KEY" in answer.json()["detail"]
             assert answer.headers["error-origin"] == "runtime"
+            assert answer.json()["error"]["message"] == answer.json()["detail"]  # where its SDK looks

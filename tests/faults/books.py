@@ -23,7 +23,6 @@ GRACE = timedelta(seconds=30)
 SLACK = timedelta(seconds=25)
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 SUCCEEDED = 4
-CANCELLED = 7
 # Ends of an attempt that nobody pays for.
 FREE = frozenset({"runtime_error", "unavailable"})
 REVENUE = "platform:revenue"
@@ -269,11 +268,9 @@ def _read_scheduler(connection: Connection, books: Books) -> None:
     runs = scheduler.runs.c
     columns = (runs.id, runs.root_id, runs.status, runs.attempt, runs.code, runs.cost_own, runs.caller_id, runs.billing)
     found = connection.execute(select(*columns, runs.refused, runs.completed_at)).all()
-    # Who succeeds pays, and whoever was broken off by its caller, or since there was nothing left to pay more.
+    # Who succeeds pays, and whoever was stopped since there was nothing left to pay more.
     paying = {
-        row.id
-        for row in found
-        if (row.status == SUCCEEDED and not row.refused) or row.status == CANCELLED or row.code == "payment_required"
+        row.id for row in found if (row.status == SUCCEEDED and not row.refused) or row.code == "payment_required"
     }
     over: dict[str, Any] = {row.id: row.completed_at for row in found}
     for row in found:
