@@ -125,11 +125,13 @@ class WorkflowHandlers:
 
     async def _prompt(self, request: Request, workflow: Workflow) -> dict[str, Any]:
         """Of a prompt workflow; the prompt itself is for who owns it, and for whom it is a template."""
-        organization_id = request.who.organization_id
+        organization_id, reference = request.who.organization_id, request.params["service_id"]
         if workflow.kind != "prompt":
             return {}
+        if workflow.version and "@" not in reference:  # where several are served, of the one that is told of
+            reference = f"{reference}@{workflow.version}"
         try:
-            prompt = await self._workflows.prompt(organization_id, request.params["service_id"])
+            prompt = await self._workflows.prompt(organization_id, reference)
         except NotFound:  # no version is served
             return {}
         known: dict[str, Any] = {"variables": prompt.variables, "model": prompt.model, "web_search": prompt.web_search}

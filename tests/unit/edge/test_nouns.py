@@ -240,6 +240,7 @@ class FakeWorkflows:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.found: dict[str, Any] = {}
+        self.asked: list[str] = []
         # How many calls there had been when a change was told of.
         self.changes: list[int] = []
 
@@ -257,6 +258,7 @@ class FakeWorkflows:
         return workflow(openapi="", **self.found)
 
     async def prompt(self, organization_id: str, reference: str) -> Prompt:
+        self.asked.append(reference)
         if self.found.get("version") == 0:
             raise NotFound("none is served")
         return Prompt("Tell: {{ story }}", "openai/m", '{"top_p": 1}', web_search=True, variables=("story",))
@@ -337,6 +339,16 @@ async def test_a_prompt_is_shown_to_its_owner(workflows: WorkflowHandlers, catal
     assert "model" not in body(await workflows.get(request(service_id="s")))
     catalogue.found = {}
     assert "model" not in body(await workflows.get(request(service_id="s")))
+
+
+async def test_the_prompt_that_is_shown_is_that_of_the_version_that_is_told(
+    workflows: WorkflowHandlers, catalogue: FakeWorkflows
+) -> None:
+    """Where several are served a bare name stands for any of them."""
+    for version, reference, asked in ((2, "s", "s@2"), (2, "s@1", "s@1"), (0, "s", "s")):
+        catalogue.found = {"kind": "prompt", "version": version}
+        await workflows.get(request(service_id=reference))
+        assert catalogue.asked[-1] == asked
 
 
 async def test_a_change_is_known_here_before_its_answer(workflows: WorkflowHandlers, catalogue: FakeWorkflows) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from executor.sandbox import Launch
+from executor.sandbox import Environment, Launch
 from executor.warm import Warm
 from kit.errors import NotFound, Precondition
-from tests.fakes.executor import VERSION, World
+from tests.fakes.executor import VERSION, FakeEnvironments, World
 
 
 class FakeTemplates:
@@ -45,4 +45,12 @@ async def test_a_missing_secret(world: World) -> None:
 
 
 async def test_without_templates_its_environment_is_built(world: World) -> None:
-    await Warm(world.host, None)(VERSION.id, "org_owner")
+    built: list[tuple[str, str]] = []
+
+    class Building(FakeEnvironments):
+        async def ensure(self, python: str, lock: str) -> Environment:
+            built.append((python, lock))
+            return await super().ensure(python, lock)
+
+    await Warm(replace(world.host, environments=Building()), None)(VERSION.id, "org_owner")
+    assert built == [(VERSION.python, VERSION.lock)]
