@@ -49,6 +49,8 @@ class Settings(MeshSettings):
     # What the public listener lets through in a second, whoever calls; and from one address, 0: as much.
     flood_per_second: int = env("RUNMESH_FLOOD_PER_SECOND", 5000, calls_from(1))
     flood_per_address: int = env("RUNMESH_FLOOD_PER_ADDRESS", 0, calls_from(0))
+    # Where the library's services are; scheduler/settings.py reads the same variable.
+    library: Path = env("RUNMESH_LIBRARY", Path(__file__).parent.parent / "library", absolute)
     # Whether the first organization is given the workflow `hello`.
     example: bool = env("RUNMESH_EXAMPLE", True, flag)
 

@@ -30,8 +30,6 @@ BIN = Path(sys.executable).parent
 EXAMPLE = Path(__file__).parent.parent / "deploy" / "examples" / "hello.py"
 MODULES = {name: name for name in ("filestore", "keys", "scheduler", "executor", "edge")}
 HAVE_A_DATABASE = ("filestore", "keys", "scheduler")
-# What the library's services need of the operator: for the executor alone, which hands each to its service.
-PROVIDER_KEY = re.compile(r"RUNMESH_\w+_API_KEY")
 SERVICE_READY = '"event": "service.ready"'
 
 
@@ -99,7 +97,7 @@ async def start(
     database = mesh_env.pop("RUNMESH_DATABASE_URL", "")  # its password is nobody else's business
     mesh_env.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling every import again would cost seconds at each start
     bucket_env = {name: mesh_env.pop(name) for name in list(mesh_env) if name.startswith("AWS_")}
-    provider_env = {name: mesh_env.pop(name) for name in list(mesh_env) if PROVIDER_KEY.fullmatch(name)}
+    provider_env = {name: mesh_env.pop(name) for name in provider_settings(settings.library, mesh_env)}
     if not settings.nats_url:
         port = _free_port()
         token = read_key(settings.key_file("nats")).hex()
@@ -115,6 +113,14 @@ async def start(
     await supervisor.start(*services.values())
     await supervisor.start(_envoy(settings, mesh_env), edge)
     await _until_ready(settings)
+
+
+def provider_settings(library: Path, environ: Mapping[str, str]) -> list[str]:
+    """What the library's services are told by the operator, RUNMESH_<SERVICE>_…: for the executor alone, which hands
+    each to its service.
+    """
+    services = [re.sub("[^A-Z0-9]", "_", file.stem.upper()) for file in library.glob("*.py")]
+    return [name for name in environ if name.startswith(tuple(f"RUNMESH_{service}_" for service in services))]
 
 
 def _service(name: str, module: str, environ: dict[str, str]) -> Program:

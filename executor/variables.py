@@ -28,6 +28,7 @@ PLATFORM_NAMES = frozenset({"PORT", "LOGLEVEL", "CODEWORDS_API_KEY", "CODEWORDS_
 TRUST_NAMES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
 FRESH = timedelta(seconds=1)
 REMEMBERED = 1024
+_PORTS = {"http": 80, "https": 443, "smtp": 587, "smtps": 465, "redis": 6379, "rediss": 6379, "nats": 4222}
 _BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -91,7 +92,8 @@ class Variables:
         self, version: Version, organization_id: str, *, intercepted: bool = False, library: str = ""
     ) -> Given:
         """For a run that uses this organization's secrets; `intercepted`, whatever these are. `library`: it is a
-        run of that service, for which RUNMESH_<SERVICE>_… are the operator's settings, not secrets.
+        run of that service, for which RUNMESH_<SERVICE>_… are the operator's settings, not secrets; where those that
+        end in _URL lead it may go, and nowhere else.
 
         Errors: Precondition missing_secret, Unavailable.
         """
@@ -113,7 +115,7 @@ class Variables:
         fill_ins = tuple(fill_in(name, secret.value, secret.hosts) for name, secret in outside.items())
         secrets = tuple((name, found[name].value) for name in declared if name in found)
         reach = []
-        for name in [name for name in settings if name.endswith("_BASE_URL")]:
+        for name in [name for name, value in settings.items() if name.endswith("_URL") and value]:
             target, settings[name] = _target(name, settings[name])
             reach.append(target)
         env = environment(inside | settings, intercepted=intercepted or bool(fill_ins))
@@ -138,11 +140,12 @@ def _target(name: str, url: str) -> tuple[tuple[str, int], str]:
     """Where this address leads, and how the sandbox is told. Errors: Precondition missing_secret."""
     try:
         parts = urlsplit(url)
-        host, port = plain_host(parts.hostname or ""), parts.port or {"http": 80, "https": 443}[parts.scheme]
+        host, port = plain_host(parts.hostname or ""), parts.port or _PORTS[parts.scheme]
     except (ValueError, KeyError):
         told = f"the operator's setting {name} is no address such as https://api.example.com/v1"
         raise Precondition(told, code="missing_secret") from None
-    return (host, port), parts._replace(netloc=f"{NEAR}:{port}").geturl() if is_near(host) else url
+    who, at, _ = parts.netloc.rpartition("@")
+    return (host, port), parts._replace(netloc=f"{who}{at}{NEAR}:{port}").geturl() if is_near(host) else url
 
 
 def environment(declared: Mapping[str, str], *, intercepted: bool = False) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""cli.up: the example that a first start deploys."""
+"""cli.up: the example that a first start deploys, and whom settings are told."""
 
 from pathlib import Path
 
@@ -54,3 +54,11 @@ async def test_one_that_was_refused_is_tried_again(api: FakeApi, tmp_path: Path)
     assert not await up._deploy_example(Settings(home=tmp_path), "key")
     api.refuses = False
     assert await up._deploy_example(Settings(home=tmp_path), "key")
+
+
+def test_what_a_service_of_the_library_is_told_is_found_by_its_name(tmp_path: Path) -> None:
+    for name in ("send_email.py", "openai.py", "README.md"):
+        (tmp_path / name).touch()
+    theirs = ["RUNMESH_OPENAI_API_KEY", "RUNMESH_SEND_EMAIL_SMTP_URL"]
+    environ = dict.fromkeys([*theirs, "RUNMESH_HOME", "RUNMESH_README_X", "OPENAI_API_KEY", "RUNMESH_OPENAIX_Y"], "")
+    assert sorted(up.provider_settings(tmp_path, environ)) == theirs

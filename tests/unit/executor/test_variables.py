@@ -122,12 +122,20 @@ async def test_a_setting_that_is_missing_is_named() -> None:
         ("http://localhost/v1", ("localhost", 80), "http://provider.internal:80/v1"),
         ("http://[::1]:81", ("::1", 81), "http://provider.internal:81"),
         ("https://Models.Example./v1", ("models.example", 443), "https://Models.Example./v1"),
+        ("redis://u:p%40@127.0.0.1/0", ("127.0.0.1", 6379), "redis://u:p%40@provider.internal:6379/0"),
+        ("smtps://mail.example", ("mail.example", 465), "smtps://mail.example"),
     ],
 )
 async def test_where_the_operator_has_its_provider(url: str, target: tuple[str, int], told: str) -> None:
     settings = OPERATOR | {"RUNMESH_OPENAI_BASE_URL": url}
     given = await Variables(FakeSecrets(), settings).of(SERVICE, "org_system", library="openai")
     assert (given.reach, given.env["RUNMESH_OPENAI_BASE_URL"]) == ((target,), told)
+
+
+async def test_an_address_that_may_be_left_out_leads_nowhere() -> None:
+    version = replace(VERSION, env_vars={"RUNMESH_KV_REDIS_URL": "", "RUNMESH_KV_NATS_URL": "nats://bus.example"})
+    given = await Variables(FakeSecrets(), {}).of(version, "org_system", library="kv")
+    assert (given.env["RUNMESH_KV_REDIS_URL"], given.reach) == ("", (("bus.example", 4222),))
 
 
 @pytest.mark.parametrize("url", ["nonsense", "ftp://a.example", "http://", "http://a.example:x", "http://a b/"])
