@@ -58,9 +58,10 @@ class World(Vendor):
 
 def modules() -> dict[str, ModuleType]:
     """By the name of the service."""
-    from tests.providers import github, hunter, reddit, searchapi  # noqa: PLC0415  # they need what is above
+    from tests.providers import github, hunter, pipedream, reddit, searchapi  # noqa: PLC0415  # they need what is above
 
-    return {"github": github, "reddit": reddit, "searchapi": searchapi, "hunter": hunter}
+    found = (github, reddit, searchapi, hunter, pipedream)
+    return {module.__name__.rpartition(".")[2]: module for module in found}
 
 
 async def record(world: World, request: Request) -> Any:
