@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge.http import Request
-from edge.model import SYSTEM, Access, Principal, RunIdentity
+from edge.model import FOR_KEYS, SYSTEM, Access, Principal, RunIdentity
 from kit.clock import Clock
 from kit.errors import Problem, Unauthenticated, Unavailable
 from kit.telemetry import log, span
@@ -27,7 +27,7 @@ LIMIT = 10_000
 MAX_KEY_LENGTH = 256
 KEY_HEADERS = ("authorization", "x-api-key", "x-goog-api-key")
 RUN_SCOPES = frozenset({"run", "files"})
-LIBRARY_SCOPES = {"schedule_runs": frozenset({"schedules"})}
+LIBRARY_SCOPES = {"schedule_runs": frozenset({"schedules"}), "devx_mcp": frozenset({"deploy"})}
 
 
 class Verifier(Protocol):
@@ -236,7 +236,8 @@ def of_run(run: RunIdentity) -> Principal:
     """
     if run.owner_id != SYSTEM:
         return Principal("", run.acting_id, "run", RUN_SCOPES, identity=run)
-    more = LIBRARY_SCOPES.get(run.service_id, frozenset()) if run.may_deploy else frozenset()
+    trusted = run.may_deploy and (run.depth == 0 or run.service_id not in FOR_KEYS)
+    more = LIBRARY_SCOPES.get(run.service_id, frozenset()) if trusted else frozenset()
     return Principal("", run.requester_id, "run", RUN_SCOPES | more, identity=run)
 
 

@@ -105,7 +105,7 @@ async def run(wanted: Action, who: Asker) -> dict[str, Any]:
 
 @app.post("/connect")
 async def connect(wanted: OfApp, who: Asker) -> dict[str, Any]:
-    """{"connected", "connect_link_url", "accounts": [{"id", "name", "healthy"}]}. The link is for the person who has the
+    """{"connected", "connect_link_url", "accounts": [{"id", "name", "healthy"}]}. The link is for whoever has the
     account, good for some hours; null where one is connected.
     """
     found = await accounts(wanted.app, who)

@@ -102,7 +102,9 @@ def test_a_library_service_is_told_for_whom_it_acts() -> None:
     spec = make_spec()
     spec = replace(spec, requester_id="org_stranger", request=replace(spec.request, headers=forged))
     told = [
-        value for name, value in head_for(replace(spec, owner_id=SYSTEM), "").headers if name == forged[0][0].encode()
+        value
+        for name, value in head_for(replace(spec, owner_id=SYSTEM, service_id="pipedream"), "").headers
+        if name == forged[0][0].encode()
     ]
     assert told == [b"org_stranger"]
     names = [name for name, _ in head_for(replace(spec, request=replace(spec.request, headers=())), "").headers]
