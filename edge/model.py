@@ -69,7 +69,8 @@ class Principal:
     `kind` is standard, one_time, run, or open: anyone without a key, who has no organization. For a run
     `organization_id` is the organization that it acts as (a library service's is that of who asked for it), `key_id` is
     empty and `identity` is set; its caller, who pays, is `identity.caller_id`. `credit` (what its organization may
-    spend and has reserved) and `budget_left` (of `budget`) are micro-credits of when the key was verified; None where nobody counts, and for a run.
+    spend and has reserved) and `budget_left` (of `budget`) are micro-credits of when the key was verified; None where
+    nobody counts, and for a run.
     """
 
     key_id: str
