@@ -73,7 +73,7 @@ def endpoints(
 
 def _of_runs(runs: RunHandlers, deliveries: DeliveryHandlers, receipts: ReceiptHandlers) -> Mapping[str, Endpoint]:
     return {
-        "Runs.Run": Endpoint(runs.run, Access.START),
+        "Runs.Run": Endpoint(runs.run, Access.CALL),
         "Runs.RunOpenai": Endpoint(runs.library("openai"), Access.START),
         "Runs.RunAnthropic": Endpoint(runs.library("anthropic"), Access.START),
         "Runs.RunGemini": Endpoint(runs.library("gemini"), Access.START),

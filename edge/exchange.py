@@ -142,8 +142,9 @@ class Exchange:
             raise Unauthenticated("the identity of this run isn't valid any more")
         if request.header("content-type").lower().startswith("application/grpc"):
             raise Invalid("the runtime speaks plain HTTP; application/grpc isn't accepted")
+        request = dataclasses.replace(request, params=params)
         principal = await self._auth.admit(request, self._access, run, self._rates.expect)
-        request = dataclasses.replace(request, principal=principal, params=params)
+        request = dataclasses.replace(request, principal=principal)
         await self._rates.admit(request)
         revoked = Unauthenticated("the key of this call isn't valid any more")
         with self._auth.watching(request, lambda: self._stop(patience, revoked)):

@@ -80,7 +80,7 @@ def visibility(number: int) -> Visibility | None:
     if number == workflows_pb2.VISIBILITY_UNSPECIFIED:
         return None
     if number not in Visibility.__members__.values():
-        raise Invalid("visibility is private, public or template")
+        raise Invalid("visibility is private, public, template or open")
     return Visibility(number)
 
 

@@ -432,7 +432,7 @@ async def test_reading_and_changing_workflows(workflows: WorkflowHandlers, catal
         ("org_1", "s"),
     ]
     for bad in (
-        {"visibility": "open"},
+        {"visibility": "closed"},
         {"limits": {"memory": 1}},
         {"limits": {"concurrency": 0}},
         {"limits": {"concurrency": 1 << 31}},
