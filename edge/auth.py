@@ -249,7 +249,8 @@ def key_of(request: Request) -> str:
 
 def of_run(run: RunIdentity) -> Principal:
     """A run acts as the organization whose secrets it uses, with scopes `run` and `files` only; a library service as
-    who asked for it, with what this service needs besides, where that one's key may do as much itself.
+    who asked for it, with what this service needs besides, where that one's key may do as much itself. Of FOR_KEYS only
+    what a key calls, and no run: code in between, be it the organization's own, would have that, too.
     """
     if run.owner_id != SYSTEM:
         return Principal("", run.acting_id, "run", RUN_SCOPES, identity=run)

@@ -7,6 +7,8 @@ from enum import Enum
 from kit.errors import Denied
 
 SYSTEM = "org_system"
+# Library services that may do, for the key that calls them, all that it may do itself.
+FOR_KEYS = frozenset({"devx_mcp"})
 """Owns the library services."""
 
 

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import pytest
@@ -16,9 +16,15 @@ from executor.model_calls import ModelCalls
 from executor.shim_exchange import Meter
 from scheduler.library import text_of
 from tests.fakes.tab import FakeTab
-from tests.providers.provider import Vendor
 
 LIBRARY = Path(__file__).parent.parent.parent / "library"
+
+
+class Told(Protocol):
+    """What the service asks."""
+
+    def settings(self) -> dict[str, str]:
+        """Its environment."""
 
 
 @dataclass
@@ -64,7 +70,7 @@ class Service:
         return {meter.removeprefix(prefix): quantity for meter, quantity in self.tab.lines.items()}
 
 
-def service(name: str, vendor: Vendor, monkeypatch: pytest.MonkeyPatch, tab: FakeTab | None = None) -> Service:
+def service(name: str, vendor: Told, monkeypatch: pytest.MonkeyPatch, tab: FakeTab | None = None) -> Service:
     """The service, as it is deployed, loaded by itself."""
     text = text_of(LIBRARY / f"{name}.py", LIBRARY)
     defaults = {each.name: each.default for each in parse(text.encode()).env_vars if each.default is not None}

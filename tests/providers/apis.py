@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl
 
 import uvicorn
@@ -77,19 +77,25 @@ async def record(world: World, request: Request) -> Any:
 
 
 @contextmanager
-def apis(host: str = "127.0.0.1") -> Iterator[World]:
-    """Serves until it is left."""
-    world = World(host)
-    app = Starlette(routes=[Mount(f"/{name}", routes=module.routes(world)) for name, module in modules().items()])
+def served(app: Any, host: str = "127.0.0.1", lifespan: Literal["on", "off"] = "off") -> Iterator[int]:
+    """The port where it is served until this is left."""
     with socket.socket() as sock:
         sock.bind((host, 0))
-        world.port = sock.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", ws="none"))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan=lifespan, ws="none"))
         thread = threading.Thread(target=server.run, args=([sock],))
         thread.start()
         try:
-            yield world
+            yield sock.getsockname()[1]
         finally:
             server.should_exit = True
             server.force_exit = True
             thread.join(10)
+
+
+@contextmanager
+def apis(host: str = "127.0.0.1") -> Iterator[World]:
+    """Serves until it is left."""
+    world = World(host)
+    app = Starlette(routes=[Mount(f"/{name}", routes=module.routes(world)) for name, module in modules().items()])
+    with served(app, host) as world.port:
+        yield world

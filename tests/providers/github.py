@@ -33,7 +33,7 @@ def routes(world: World) -> list[Route]:
             text = request.query_params["q"]
             await asyncio.sleep(5 if "[slow]" in text else 0)
             return failed(text) or found(path, request.query_params)
-        return one(world, path)
+        return one(path, request.headers["host"])
 
     paths = ("/search/users", "/search/repositories", "/users/{name}", "/repos/{owner}/{name}", "/repositories/{id}")
     return [Route(path, serve) for path in paths]
@@ -44,13 +44,13 @@ def error(status: int, message: str, **headers: str) -> Response:
     return as_json(told, status, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
-def one(world: World, path: str) -> Response:
+def one(path: str, host: str) -> Response:
     if path == "/users/octocat":
         return as_json(user(0) | MORE)
     if path == "/repositories/1":
         return as_json(repository("moved"))
     if path == "/repos/octo/renamed":
-        return RedirectResponse(f"{world.url('github')}/repositories/1", 301)
+        return RedirectResponse(f"http://{host}/github/repositories/1", 301)
     name = path.removeprefix("/repos/octo/")
     return error(404, "Not Found") if name == path else as_json(repository(name))
 

@@ -95,6 +95,29 @@ async def test_a_key_of_another_service_is_refused() -> None:
         await read(a_request(who=who))
 
 
+@pytest.mark.parametrize(
+    ("kind", "scopes", "admitted"),
+    [
+        ("standard", {"run"}, True),
+        ("standard", {"run:greet", "files", "deploy"}, False),
+        ("one_time", {"run"}, False),
+    ],
+)
+async def test_a_service_that_does_all_that_its_caller_may(
+    kind: str, scopes: set[str], admitted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key for it alone, or for one run, would do more by it than its holder was given."""
+    monkeypatch.setattr("edge.calls.FOR_KEYS", frozenset({"greet"}))
+    who = type(KEY)("key_1", CALLER, kind, frozenset(scopes))
+    if admitted:
+        assert (await read(a_request(who=who), LIBRARY)).spec.service_id == "greet"
+    else:
+        with pytest.raises(Denied, match="standard key with the scope run"):
+            await read(a_request(who=who), LIBRARY)
+    assert (await read(a_request(who=who))).spec.owner_id == OWNER  # anybody's own of that name
+    assert (await read(a_request(who=nested()), LIBRARY)).spec.depth == 2
+
+
 async def test_a_template_runs_as_its_caller_when_asked() -> None:
     assert (await read(a_request(headers={"run-as-template": "yes"}), TEMPLATE)).spec.acting_id == CALLER
     assert (await read(a_request(), TEMPLATE)).spec.acting_id == OWNER
