@@ -129,11 +129,18 @@ async def called(client: Any, tool: str, **arguments: Any) -> tuple[bool, str]:
     return not result.is_error, result.content[0].text
 
 
+def kept(mesh: Mesh, text: str) -> list[Path]:
+    """The files that hold it."""
+    files = [path for path in mesh.home.rglob("*") if path.is_file() and "environments" not in path.parts]
+    return [path for path in files if text.encode() in path.read_bytes()]
+
+
+SLOW = ASKING.replace("def ask(body: dict):", "def ask(body: dict):\n    import time; time.sleep(7); return 1")
+
+
 async def test_the_sdks_own_client(mesh: Mesh) -> None:
     """With an answer that streams: progress comes while the workflow still runs."""
-    mesh.deploy(
-        "slow", ASKING.replace("def ask(body: dict):", "def ask(body: dict):\n    import time; time.sleep(7); return 1")
-    )
+    mesh.deploy("slow", SLOW)
     heard: list[str | None] = []
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:
@@ -153,8 +160,9 @@ async def test_it_may_do_what_the_key_may(mesh: Mesh) -> None:
         assert (await called(client, "set_secret", name="TOKEN", value=canary))[0]
         assert "TOKEN" in (await called(client, "list_secrets"))[1]
         assert (await called(client, "create_schedule", service_id="slow", cron_expression="0 0 1 1 *"))[0]
-    kept = [path for path in mesh.home.rglob("*") if path.is_file() and canary.encode() in path.read_bytes()]
-    assert kept == []
+    assert kept(mesh, canary) == []
+    assert told(mesh, "slow", {"said": "to a workflow of ones own"})[0] == 200
+    assert until(lambda: kept(mesh, "to a workflow of ones own"))  # which would have been found
     async with mcp(mesh, mesh.new_key(scopes=["run"])["key"]) as client:
         for tool, arguments in {
             "list_secrets": {},
