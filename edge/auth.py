@@ -27,7 +27,11 @@ LIMIT = 10_000
 MAX_KEY_LENGTH = 256
 KEY_HEADERS = ("authorization", "x-api-key", "x-goog-api-key")
 RUN_SCOPES = frozenset({"run", "files"})
-LIBRARY_SCOPES = {"schedule_runs": frozenset({"schedules"})}
+LIBRARY_SCOPES = {
+    "schedule_runs": frozenset({"schedules"}),
+    "slack_trigger": frozenset({"hooks"}),
+    "whatsapp_trigger": frozenset({"hooks"}),
+}
 
 
 class Openness(Protocol):

@@ -25,11 +25,14 @@ PRIORITIES = {"high": -1, "normal": 0, "low": 1}
 REFERENCE = re.compile(r"[\w.@-]{1,300}")
 _CORRELATION = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
-# The caller's dealings with the platform, hop-by-hop headers, and what the platform itself tells the workflow.
-_OURS = frozenset({
-    "authorization", "x-api-key", "x-goog-api-key", "x-http-code",
+# What a caller says to the platform about the run that it asks for.
+DEALINGS = frozenset({
     "x-provisioned-request-id", "run-as-template", "x-on-timeout", "idempotency-key", "x-callback-url", "x-budget",
     "x-retries", "x-priority", "x-record",
+})  # fmt: skip
+# And who it is, hop-by-hop headers, and what the platform itself tells the workflow.
+_OURS = DEALINGS | frozenset({
+    "authorization", "x-api-key", "x-goog-api-key", "x-http-code",
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
     "transfer-encoding", "upgrade", "expect",
     "x-request-id", "x-correlation-id", "codewords-caller-id", "x-scheduled-request-id", "x-deadline", "traceparent",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from edge.deliveries import DeliveryHandlers
 from edge.files import FileHandlers
+from edge.hooks import HookHandlers
 from edge.keys import KeyHandlers
 from edge.model import Access
 from edge.money import MoneyHandlers
@@ -19,12 +20,14 @@ from edge.workflows import WorkflowHandlers
 
 
 def endpoints(
+    *,
     runs: RunHandlers,
     keys: KeyHandlers,
     workflows: WorkflowHandlers,
     serving: ServingHandlers,
     secrets: SecretHandlers,
     schedules: ScheduleHandlers,
+    hooks: HookHandlers,
     files: FileHandlers,
     platform: PlatformHandlers,
     deliveries: DeliveryHandlers,
@@ -59,6 +62,10 @@ def endpoints(
         "Schedules.ListSchedules": Endpoint(schedules.list_schedules, Access.DEPLOY),
         "Schedules.CreateSchedule": Endpoint(schedules.create, Access.SCHEDULE),
         "Schedules.DeleteSchedule": Endpoint(schedules.delete, Access.DEPLOY),
+        "Hooks.CreateHook": Endpoint(hooks.create, Access.HOOK),
+        "Hooks.ListHooks": Endpoint(hooks.list_hooks, Access.HOOK),
+        "Hooks.DeleteHook": Endpoint(hooks.delete, Access.HOOK),
+        "Hooks.ReceiveEvent": Endpoint(hooks.receive, Access.OPEN),
         "Webhooks.ReadWebhookSecret": Endpoint(webhooks.secret, Access.ADMIN),
         "Webhooks.RotateWebhookSecret": Endpoint(webhooks.rotate, Access.ADMIN),
         "Files.CreateFile": Endpoint(files.create, Access.FILES),
