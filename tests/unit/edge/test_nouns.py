@@ -15,10 +15,10 @@ from edge.keys import KeyHandlers
 from edge.model import LIMITS, ApiKey, Binding, Check, KeyWish, Principal, Prompt, Rates, SecretInfo, Upload, Workflow
 from edge.platform import PlatformHandlers, merged
 from edge.secrets import SecretHandlers
-from edge.templates import Template, TemplateHandlers
 from edge.workflows import MAX_CODE_LENGTH, WorkflowHandlers
 from kit.errors import Exhausted, Invalid, NotFound
 from tests.fakes.edge_runs import CALLER, OWNER, nested
+from tests.fakes.templates import MemoryTemplates
 
 WHO = Principal("key_1", "org_1", "standard", frozenset({"admin", "deploy", "files"}))
 THEN = datetime(2030, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
@@ -280,23 +280,6 @@ class FakeWorkflows:
         self.calls.append(arguments)
 
 
-class FakeTemplates:
-    async def list_templates(self, limit: int, after: str) -> tuple[list[Template], str]:
-        assert (limit, after) == (2, "a")
-        return [TEMPLATE], "b"
-
-    async def template(self, organization_id: str, template_id: str) -> Template:
-        assert organization_id == "org_1"
-        if template_id == "asking":
-            return replace(TEMPLATE, source=Prompt("Tell of {{ x }}", "openai/m"))
-        if template_id != TEMPLATE.id:
-            raise NotFound("no")
-        return replace(TEMPLATE, source="the code")
-
-
-TEMPLATE = Template("finder", "Finder", "Finds.", "finder", {"TOKEN": None, "MODE": "fast"})
-
-
 @pytest.fixture
 def catalogue() -> FakeWorkflows:
     return FakeWorkflows()
@@ -304,7 +287,7 @@ def catalogue() -> FakeWorkflows:
 
 @pytest.fixture
 def workflows(catalogue: FakeWorkflows) -> WorkflowHandlers:
-    return WorkflowHandlers(catalogue, FakeTemplates(), "https://mesh.example", catalogue.note_change)
+    return WorkflowHandlers(catalogue, MemoryTemplates(), "https://mesh.example", catalogue.note_change)
 
 
 async def test_validating(workflows: WorkflowHandlers) -> None:
@@ -394,37 +377,6 @@ async def test_deploying(workflows: WorkflowHandlers, catalogue: FakeWorkflows) 
     assert body(answer) == {"service_id": "s", "version": 7, "url": "https://mesh.example/run/org_1.s", "report": []}
     await workflows.deploy(request({"code": "x", "service_id": "s", "kind": "code"}))
     assert catalogue.calls == [("org_1", "x", "n", "", False), ("org_1", "x", "s", "s", True)]
-
-
-async def test_templates_are_listed_and_read() -> None:
-    templates = TemplateHandlers(FakeTemplates())
-    item = {
-        "id": "finder",
-        "name": "Finder",
-        "description": "Finds.",
-        "secrets": ["TOKEN"],
-        "defaults": {"MODE": "fast"},
-    }
-    assert body(await templates.list_templates(request(query="limit=2&after=a"))) == {"items": [item], "next": "b"}
-    whole = item | {"kind": "code", "code": "the code"}
-    assert body(await templates.get(request(template_id="finder"))) == whole
-    asking = body(await templates.get(request(template_id="asking")))
-    assert (asking["kind"], asking["template"], asking["parameters"]) == ("prompt", "Tell of {{ x }}", {})
-
-
-async def test_deploying_a_template(workflows: WorkflowHandlers, catalogue: FakeWorkflows) -> None:
-    await workflows.deploy(request({"template_id": "finder"}))
-    await workflows.deploy(request({"template_id": "finder", "name": "My finder"}, query="publish=false"))
-    await workflows.deploy(request({"template_id": "finder", "service_id": "mine"}))
-    await workflows.deploy(request({"template_id": "asking"}))
-    assert catalogue.calls == [
-        ("org_1", "the code", "Finder", "finder", True),
-        ("org_1", "the code", "My finder", "", False),
-        ("org_1", "the code", "mine", "mine", True),
-        ("org_1", Prompt("Tell of {{ x }}", "openai/m"), "Finder", "", True),
-    ]
-    with pytest.raises(NotFound):
-        await workflows.deploy(request({"template_id": "nothing"}))
 
 
 @pytest.mark.parametrize(
