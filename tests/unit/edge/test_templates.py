@@ -44,7 +44,7 @@ def body(answer: Answer) -> Any:
 
 async def test_they_are_listed_and_read() -> None:
     templates = TemplateHandlers(MemoryTemplates())
-    item = {"id": "finder", "name": "Finder", "description": "Finds."}
+    item: dict[str, Any] = {"id": "finder", "name": "Finder", "description": "Finds."}
     item |= {"secrets": ["TOKEN"], "defaults": {"MODE": "fast"}}
     assert body(await templates.list_templates(request(query="limit=2&after=a"))) == {"items": [item], "next": "b"}
     whole = item | {"kind": "code", "code": "the code"}
