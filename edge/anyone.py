@@ -1,23 +1,11 @@
 """Calls without a key: of workflows whose visibility is `open`, by their full name; their owner pays (SPEC §4)."""
 
-from edge.calls import REFERENCE
+from edge.calls import DEALINGS, REFERENCE
 from edge.http import Request
 from edge.model import Principal, Rates
 from edge.targets import Workflows
 from kit.errors import NotFound, Unauthenticated
 
-# What of the platform's is for those only who can be told apart.
-_OF_KEYS = (
-    "x-provisioned-request-id",
-    "run-as-template",
-    "x-on-timeout",
-    "idempotency-key",
-    "x-callback-url",
-    "x-budget",
-    "x-retries",
-    "x-priority",
-    "x-record",
-)
 OPEN = "open"
 
 
@@ -42,7 +30,7 @@ class Anyone:
         if target.visibility != OPEN:
             return None
         for name, _ in request.headers:
-            if name in _OF_KEYS:
+            if name in DEALINGS:
                 raise Unauthenticated(f"{name.title()} needs an API key, although this workflow can be called without")
         return Principal(
             key_id="",

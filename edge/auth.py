@@ -27,7 +27,12 @@ LIMIT = 10_000
 MAX_KEY_LENGTH = 256
 KEY_HEADERS = ("authorization", "x-api-key", "x-goog-api-key")
 RUN_SCOPES = frozenset({"run", "files"})
-LIBRARY_SCOPES = {"schedule_runs": frozenset({"schedules"}), "devx_mcp": frozenset({"deploy"})}
+LIBRARY_SCOPES = {
+    "schedule_runs": frozenset({"schedules"}),
+    "devx_mcp": frozenset({"deploy"}),
+    "slack_trigger": frozenset({"hooks"}),
+    "whatsapp_trigger": frozenset({"hooks"}),
+}
 
 
 class Openness(Protocol):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from edge.billing import billed, bound_body, budget_of, check_bound, check_credit
 from edge.http import BODILESS, Request, too_large
 from edge.inputs import read_inputs
-from edge.model import FOR_KEYS, SYSTEM, Principal
+from edge.model import AS_CALLER, FOR_KEYS, SYSTEM, Principal
 from edge.receiver import callback_url
 from edge.run_model import INLINE_BYTES, MAX_DEPTH, Asker, Headers, Limits, RequestHead, RunSpec, Target, Trigger
 from edge.targets import Workflows
@@ -25,11 +25,14 @@ PRIORITIES = {"high": -1, "normal": 0, "low": 1}
 REFERENCE = re.compile(r"[\w.@-]{1,300}")
 _CORRELATION = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
-# The caller's dealings with the platform, hop-by-hop headers, and what the platform itself tells the workflow.
-_OURS = frozenset({
-    "authorization", "x-api-key", "x-goog-api-key", "x-http-code",
+# What a caller says to the platform about the run that it asks for.
+DEALINGS = frozenset({
     "x-provisioned-request-id", "run-as-template", "x-on-timeout", "idempotency-key", "x-callback-url", "x-budget",
     "x-retries", "x-priority", "x-record",
+})  # fmt: skip
+# And who it is, hop-by-hop headers, and what the platform itself tells the workflow.
+_OURS = DEALINGS | frozenset({
+    "authorization", "x-api-key", "x-goog-api-key", "x-http-code",
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
     "transfer-encoding", "upgrade", "expect",
     "x-request-id", "x-correlation-id", "codewords-caller-id", "x-scheduled-request-id", "x-deadline", "traceparent",
@@ -182,11 +185,14 @@ def _is_ours(name: str) -> bool:
 
 
 def _acting_id(request: Request, who: Principal, target: Target) -> str:
-    """Whose secrets the run uses: the owner's; the caller's for a template that it asks to run as its own."""
+    """Whose secrets the run uses: the owner's; the caller's for a template that it asks to run as its own, or a service
+    of the library that can.
+    """
     asked = request.header("run-as-template").lower()
     if asked not in {"", "yes", "no", "true", "false"}:
         raise Invalid(f"Run-As-Template is {asked[:40]!r}; it must be yes or no")
-    if asked in {"yes", "true"} and target.visibility == "template":
+    can = target.visibility == "template" or (target.owner_id == SYSTEM and target.service_id in AS_CALLER)
+    if asked in {"yes", "true"} and can:
         return who.organization_id
     return target.owner_id
 

@@ -60,7 +60,7 @@ class Exchange:
         request = self._request(metadata)
         token = metadata.get("x-runmesh-run", "")
         run = self._auth.identity(token) if token else None
-        with span("edge.request", parent=_parent(run, metadata), method=request.method, path=request.path[:500]):
+        with span("edge.request", parent=_parent(run, metadata), method=request.method, path=_shown(request.path)):
             try:
                 async with asyncio.timeout(None) as patience:
                     with self._ending.watching(lambda: self._stop(patience, stopping(request.begun), finish=True)):
@@ -165,7 +165,7 @@ class Exchange:
         if self._why:
             error, self._transfer.stopped = self._why, False
         if not isinstance(error, Problem | Aborted):
-            log().error("edge.failed", method=request.method, path=request.path[:500], exc_info=error)
+            log().error("edge.failed", method=request.method, path=_shown(request.path), exc_info=error)
         if request.gone.is_set():
             return
         if self._transfer.begun:
@@ -176,6 +176,11 @@ class Exchange:
             if run_id:
                 answer.headers.append(("x-request-id", run_id))
             await self._send(request, answer)
+
+
+def _shown(path: str) -> str:
+    """Without the token of a hook, which is nobody else's."""
+    return "/hooks/…" if path.startswith("/hooks/") else path[:500]
 
 
 def _parent(run: RunIdentity | None, metadata: dict[str, str]) -> str | None:

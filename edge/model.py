@@ -9,6 +9,9 @@ from kit.errors import Denied
 SYSTEM = "org_system"
 # Library services that may do, for the key that calls them, all that it may do itself.
 FOR_KEYS = frozenset({"devx_mcp"})
+# Those that use their caller's secrets where it asks for that (Run-As-Template). They hold none of the operator's: runs
+# by somebody's secrets show that one their logs and what they contact.
+AS_CALLER = frozenset({"slack_trigger", "whatsapp_trigger"})
 """Owns the library services."""
 
 
@@ -140,6 +143,7 @@ class Access(Enum):
     FILES = "files"
     DEPLOY = "deploy"
     SCHEDULE = "deploy; or schedules, which only the library service schedule_runs can have"
+    HOOK = "deploy; or hooks, which only the library services slack_trigger and whatsapp_trigger can have"
     ADMIN = "admin"
     FIRST_ADMIN = "admin, of the first organization"
 
@@ -155,9 +159,11 @@ class Access(Enum):
             raise Denied("a one-time key starts one run and reads it, nothing else")
         if self is Access.ANY:
             return
-        if self is Access.SCHEDULE and "schedules" in principal.scopes:
+        if {Access.SCHEDULE: "schedules", Access.HOOK: "hooks"}.get(self) in principal.scopes:
             return
-        scope = {Access.FIRST_ADMIN: "admin", Access.SCHEDULE: "deploy"}.get(self, self.name.lower())
+        scope = {Access.FIRST_ADMIN: "admin", Access.SCHEDULE: "deploy", Access.HOOK: "deploy"}.get(
+            self, self.name.lower()
+        )
         if scope not in principal.scopes:
             raise Denied(f"this key lacks the scope {scope}")
         if self is Access.FIRST_ADMIN and not principal.first_organization:
