@@ -16,11 +16,13 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from tests.e2e.mesh import ROOT, Mesh, mesh_up, until
-from tests.providers import github, hunter, pipedream, reddit, searchapi
+from tests.e2e.test_hooks import hub
+from tests.e2e.test_hooks import slack as slack_signed
+from tests.providers import github, hunter, pipedream, reddit, searchapi, slack, whatsapp
 from tests.providers.apis import World, apis
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-NAMES = ("github", "reddit", "searchapi", "hunter", "pipedream", "devx_mcp")
+NAMES = ("github", "reddit", "searchapi", "hunter", "pipedream", "devx_mcp", "slack_trigger", "whatsapp_trigger")
 SECRETS = (github.KEY, reddit.SECRET, searchapi.KEY, hunter.KEY, pipedream.SECRET)
 ASKING = """
 # /// script
@@ -68,7 +70,7 @@ def mesh(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mes
 def told(mesh: Mesh, path: str, body: Any, key: str | None = None) -> tuple[int, Any]:
     """The status and JSON."""
     with mesh.http(key) as client:
-        answer = client.post(f"/run/{path}", json=body)
+        answer = client.post(f"/run/{path}", json=body or {})
     assert not [secret for secret in SECRETS if secret in answer.text]
     return answer.status_code, answer.json()
 
@@ -111,6 +113,66 @@ def test_accounts_belong_to_who_asks(mesh: Mesh, world: World) -> None:
         assert told(mesh, f"{eve['id']}.asking", body, ada["key"])[1]["code"] == "not_connected"
     with mesh.http(eve["key"], headers=forged["headers"]) as client:
         assert client.post("/run/pipedream", json=send).json()["code"] == "not_connected"
+
+
+INBOX = ASKING.replace(
+    "def ask(body: dict):",
+    """def take(event: dict):
+    said = {"channel": event["event"]["channel"], "text": "You said " + event["event"]["text"]}
+    return ask({"path": "/run/slack_trigger/answer", "json": said, "headers": {"Run-As-Template": "yes"}})
+
+def ask(body: dict):""",
+)
+
+
+def test_an_event_of_slack_is_answered(mesh: Mesh, world: World) -> None:
+    """From the event to the answer: its workflow asks slack_trigger, which says it with the organization's own token."""
+    who = mesh.new_organization("Slackers")
+    mesh.deploy("inbox", INBOX, who["key"])
+    made = told(mesh, "slack_trigger", {"service_id": "inbox", "signing_secret": "slack-secret"}, who["key"])[1]
+    assert told(mesh, "slack_trigger/list", None, who["key"])[1]["items"][0]["id"] == made["id"]
+    with mesh.http(who["key"]) as client, mesh.http("") as sender:
+        client.put("/secrets/SLACK_BOT_TOKEN", json={"value": slack.TOKEN})
+        body = json.dumps({"type": "event_callback", "event": {"channel": "C1", "text": "hello"}}).encode()
+        answer = sender.post(made["url"], content=body, headers=slack_signed("slack-secret", body))
+        assert answer.status_code == 200, answer.text
+        result = client.get(f"/result/{answer.json()['request_id']}?timeout=60").json()
+        assert (result["channel"], result["run"]["trigger"]) == ("C1", "hook")
+        assert world.last.body == {"channel": "C1", "text": "You said hello"}
+        without = client.post("/run/slack_trigger/answer", json={"channel": "C1", "text": "x"})
+        assert (without.status_code, without.json()["code"]) == (424, "missing_secret")
+        assert sender.post(made["url"], content=body, headers=slack_signed("wrong", body)).status_code == 401
+        assert told(mesh, "slack_trigger/remove", {"id": made["id"]}, who["key"])[1]["deleted"] is True
+        assert sender.post(made["url"], content=body, headers=slack_signed("slack-secret", body)).status_code == 404
+    with mesh.http(mesh.new_organization("Others")["key"], headers={"Run-As-Template": "yes"}) as other:
+        foreign = other.post("/run/slack_trigger/answer", json={"channel": "C1", "text": "x"})
+        assert (foreign.status_code, foreign.json()["code"]) == (424, "missing_secret")
+
+
+def test_triggers_take_the_right_of_the_key(mesh: Mesh) -> None:
+    runner = mesh.new_key(scopes=["run"])["key"]
+    for name in ("slack_trigger", "whatsapp_trigger"):
+        body = {"service_id": "github", "signing_secret": "a-secret-of-theirs"}
+        assert told(mesh, name, body, runner)[0] == 403
+        made = told(mesh, name, body)[1]
+        assert told(mesh, f"{name}/remove", {"id": made["id"]}, runner)[0] == 403
+        assert told(mesh, f"{name}/remove", {"id": made["id"]}, mesh.new_organization("x")["key"])[0] == 404
+        assert told(mesh, f"{name}/remove", {"id": made["id"]})[0] == 200
+
+
+def test_whatsapp(mesh: Mesh, world: World) -> None:
+    mesh.deploy("slow", SLOW)
+    own = {"service_id": "slow", "app_secret": "app-secret", "verify_token": "agreed-upon"}
+    made = told(mesh, "whatsapp_trigger", own)[1]
+    with mesh.http("") as sender:
+        asked = {"hub.mode": "subscribe", "hub.verify_token": "agreed-upon", "hub.challenge": "1158201444"}
+        assert sender.get(made["url"], params=asked).text == "1158201444"
+        body = b'{"object": "whatsapp_business_account", "entry": []}'
+        assert "request_id" in sender.post(made["url"], content=body, headers=hub("app-secret", body)).json()
+    secrets = {"token": whatsapp.TOKEN, "phone_number_id": whatsapp.NUMBER}
+    sent = told(mesh, "whatsapp_trigger/answer", {"to": "+4915112345670", "text": "hello", **secrets})
+    assert sent == (200, {"id": "wamid.1", "to": "4915112345670"})
+    assert kept(mesh, whatsapp.TOKEN) == []
 
 
 @asynccontextmanager

@@ -129,9 +129,10 @@ def keep(fake: Platform, request: Request, kind: str, name: str, body: Any) -> R
     if kind == "hooks":
         name = f"hok_{len(known) + 1}"
         own = {} if body.get("secret") else {"secret": "whsec_made"}
-        known[name] = {"id": name, "kind": body["kind"], "service_id": body["service_id"]}
-        known[name]["url"] = f"https://mesh.test/hooks/{name}"
-        return JSONResponse(known[name] | own)
+        known[name] = {"id": name, "kind": body["kind"], "service_id": body["service_id"], "created_at": "2026-01-01"}
+        shown = {"url": f"https://mesh.test/hooks/cwh-{name}"} | own
+        shown |= {"verify_token": body.get("verify_token", "made")} if body["kind"] == "whatsapp" else {}
+        return JSONResponse(known[name] | shown)
     name = name or "sch_1"
     known[name] = {"name": name} if kind == "secrets" else {"id": name, **body}
     return JSONResponse(known[name])

@@ -58,9 +58,9 @@ class World(Vendor):
 
 def modules() -> dict[str, ModuleType]:
     """By the name of the service."""
-    from tests.providers import github, hunter, pipedream, reddit, searchapi  # noqa: PLC0415  # they need what is above
+    from tests.providers import github, hunter, pipedream, reddit, searchapi, slack, whatsapp  # noqa: PLC0415  # they need what is above
 
-    found = (github, reddit, searchapi, hunter, pipedream)
+    found = (github, reddit, searchapi, hunter, pipedream, slack, whatsapp)
     return {module.__name__.rpartition(".")[2]: module for module in found}
 
 

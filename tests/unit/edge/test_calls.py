@@ -1,5 +1,6 @@
 """What a request means: who acts, what the workflow is given, which way in it takes."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -121,6 +122,15 @@ async def test_a_service_that_does_all_that_its_caller_may(
 async def test_a_template_runs_as_its_caller_when_asked() -> None:
     assert (await read(a_request(headers={"run-as-template": "yes"}), TEMPLATE)).spec.acting_id == CALLER
     assert (await read(a_request(), TEMPLATE)).spec.acting_id == OWNER
+
+
+@pytest.mark.parametrize("service_id", ["slack_trigger", "whatsapp_trigger"])
+async def test_a_library_service_that_uses_its_callers_secrets(service_id: str) -> None:
+    target = Target(SYSTEM, service_id, "ver_1", "public")
+    assert (await read(a_request(headers={"run-as-template": "yes"}), target)).spec.acting_id == CALLER
+    assert (await read(a_request(), target)).spec.acting_id == SYSTEM
+    for other in (replace(target, owner_id=OWNER), replace(target, service_id="openai")):  # it has the operator's own
+        assert (await read(a_request(headers={"run-as-template": "yes"}), other)).spec.acting_id == other.owner_id
 
 
 async def test_only_a_template_runs_as_its_caller() -> None:
