@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 MOST_BYTES = 8 * 1024 * 1024
+LONGEST_WAIT = 7 * 86400
 TLS = ssl.create_default_context()  # once: reading the authorities takes 20 ms
 
 
@@ -147,8 +149,9 @@ class ClientCredentials:
             said = await self._ask()
             if not isinstance(said, dict) or not isinstance(said.get("access_token"), str):
                 raise Refused(502, "provider_credentials", "the provider gave no token for the operator's credentials")
+            lives = said.get("expires_in")
             self._token = said["access_token"]
-            self._until = time.monotonic() + max(0.0, float(said.get("expires_in") or 0) - 60)
+            self._until = time.monotonic() + (lives - 60 if isinstance(lives, int) else 0)
         return {"Authorization": f"Bearer {self._token}"}
 
 
@@ -156,17 +159,14 @@ def wait_of(answer: Answer) -> float | None:
     """Seconds, by its Retry-After."""
     text = answer.headers.get("retry-after", "")
     try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        return parsedate_to_datetime(text).timestamp() - time.time()
+        seconds = float(text) if text.isdigit() else parsedate_to_datetime(text).timestamp() - time.time()
     except ValueError:
         return None
+    return seconds if seconds < LONGEST_WAIT else None
 
 
 def api(title: str, description: str | None) -> FastAPI:
-    """An app that tells its refusals, and inputs that don't fit, as {"detail", "code"}."""
+    """An app that tells its refusals, inputs and a provider's answers that don't fit, as {"detail", "code"}."""
     made = FastAPI(title=title, description=(description or "").strip())
 
     @made.exception_handler(Refused)
@@ -180,4 +180,11 @@ def api(title: str, description: str | None) -> FastAPI:
         detail = "; ".join(f"{where}: {what}" if where else what for where, what in problems)
         return JSONResponse({"detail": detail[:1000], "code": "bad_request"}, 422)
 
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        logging.getLogger(title).error("an answer that nobody expected", exc_info=error)
+        detail = "the provider's answer isn't what its documentation says"
+        return JSONResponse({"detail": detail, "code": "provider_failed"}, 502)
+
+    for kind in (LookupError, TypeError, AttributeError, ValueError):  # of reading it
+        made.add_exception_handler(kind, unexpected)
     return made

@@ -1,5 +1,5 @@
 """GitHub's REST API: searches, a user, a repository. A query may hold `[limited]` (the primary rate limit is used up),
-`[secondary]`, `[broken]`, `[slow]`, `[long]`, `[leak]` (the key comes back in an error).
+`[secondary]`, `[broken]`, `[slow]`, `[long]`, `[leak]` (the key comes back in an error), `[odd=JSON]`.
 """
 
 import asyncio
@@ -57,18 +57,18 @@ def one(path: str, host: str) -> Response:
 
 def failed(text: str) -> Response | None:
     reset = str(int(time.time()) + 40)
-    if "[limited]" in text:
-        told = "API rate limit exceeded for 203.0.113.9."
-        return error(403, told, x_ratelimit_limit="10", x_ratelimit_remaining="0", x_ratelimit_reset=reset)
-    if "[secondary]" in text:
-        return error(403, "You have exceeded a secondary rate limit.", retry_after="55")
-    if "[broken]" in text:
-        return Response("<html>Unicorn!</html>", 502)
-    if "[leak]" in text:
-        return error(422, f"bad key {KEY}")
-    if "[long]" in text:
+    spent = {"x_ratelimit_limit": "10", "x_ratelimit_remaining": "0", "x_ratelimit_reset": reset}
+    answers = {
+        "[limited]": error(403, "API rate limit exceeded for 203.0.113.9.", **spent),
+        "[secondary]": error(403, "You have exceeded a secondary rate limit.", retry_after="55"),
+        "[broken]": Response("<html>Unicorn!</html>", 502),
+        "[leak]": error(422, f"bad key {KEY}"),
+    }
+    if text.startswith("[odd="):
+        return Response(text.removeprefix("[odd=")[:-1], media_type="application/json")
+    if text == "[long]":
         return as_json({"total_count": 1, "items": ["x" * 1024 * 1024] * 9})
-    return None
+    return answers.get(text)
 
 
 def found(path: str, query: Any) -> Response:

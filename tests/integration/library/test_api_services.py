@@ -115,6 +115,8 @@ async def test_a_provider_that_fails(world: World, monkeypatch: pytest.MonkeyPat
         "[leak]": (400, "bad_request", "GitHub refused the request: bad key …"),
     }.items():
         assert await refused(asked, "/search_profiles", {"query": text}) == expected
+    for text in ("[odd=[]]", '[odd={"items": {}}]', '[odd={"total_count": 1, "items": [{"login": "\\ud800"}]}]'):
+        assert (await refused(asked, "/search_profiles", {"query": text}))[:2] == (502, "provider_failed")
     object.__setattr__(asked.module.github, "seconds", 0.2)
     began = time.monotonic()
     assert (await refused(asked, "/search_profiles", {"query": "[slow]"}))[:2] == (504, "provider_timeout")
@@ -251,7 +253,7 @@ async def test_hunter_verifies(world: World, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_answer_says_when_to_come_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     module = service("github", world, monkeypatch).module
-    for text, expected in (("7", 7), ("", None), ("soon", None)):
+    for text, expected in (("7", 7), ("", None), ("soon", None), ("inf", None), ("-5", None), ("9" * 400, None)):
         answer = module.Answer(429, httpx.Headers({"retry-after": text}), None)
         assert module.wait_of(answer) == expected
     later = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 50))
