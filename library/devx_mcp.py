@@ -66,7 +66,7 @@ async def deploy_workflow(code: Code, name: str, ctx: Context, service_id: str |
 
 @server.tool(annotations=READS)
 async def list_workflows(
-    visibility: Literal["own", "public", "template"] = "own", limit: int = 100, after: str | None = None
+    visibility: Literal["own", "public", "template", "open"] = "own", limit: int = 100, after: str | None = None
 ) -> dict[str, Any]:
     """Your organization's workflows; or what everybody may run (`public`: the library, too) or copy (`template`)."""
     query = {"visibility": None if visibility == "own" else visibility, "limit": limit, "after": after}
@@ -77,6 +77,18 @@ async def list_workflows(
 async def read_workflow(service_id: ServiceId) -> dict[str, Any]:
     """A workflow with its OpenAPI schema (what it takes), limits and traffic."""
     return await ask("GET", f"/workflows/{named(service_id)}")
+
+
+@server.tool(annotations=READS)
+async def list_templates() -> dict[str, Any]:
+    """Workflows to begin with: what each does, which secrets it needs."""
+    return await ask("GET", "/templates")
+
+
+@server.tool(annotations=READS)
+async def read_template(template_id: ServiceId) -> dict[str, Any]:
+    """A template with its code, to be changed and deployed."""
+    return await ask("GET", f"/templates/{named(template_id)}")
 
 
 Path = Annotated[str, Field(description="below the workflow", max_length=2000)]

@@ -1,4 +1,4 @@
-"""The library's services of others' APIs and devx_mcp through the whole mesh; their providers are on the loopback."""
+"""The library's services of others' APIs and devx_mcp through the whole mesh; their providers are on this machine."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
-from tests.e2e.mesh import ROOT, Mesh, library_of, mesh_up, until
+from tests.e2e.mesh import ROOT, Mesh, library_of, mesh_up, own_address, until
 from tests.e2e.test_hooks import hub
 from tests.e2e.test_hooks import slack as slack_signed
 from tests.providers import github, hunter, pipedream, reddit, searchapi, slack, whatsapp
@@ -47,7 +47,8 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    with apis() as running:
+    """At this machine's own address, which is private: the operator's settings lead there, and nothing else does."""
+    with apis(own_address()) as running:
         yield running
 
 
@@ -128,7 +129,8 @@ def test_an_event_of_slack_is_answered(mesh: Mesh, world: World) -> None:
     made = told(mesh, "slack_trigger", {"service_id": "inbox", "signing_secret": "slack-secret"}, who["key"])[1]
     assert told(mesh, "slack_trigger/list", None, who["key"])[1]["items"][0]["id"] == made["id"]
     with mesh.http(who["key"]) as client, mesh.http("") as sender:
-        client.put("/secrets/SLACK_BOT_TOKEN", json={"value": slack.TOKEN})
+        token = {"value": slack.TOKEN, "hosts": [f"http://{world.host}:{world.port}"]}  # it stays out of the sandbox
+        assert client.put("/secrets/SLACK_BOT_TOKEN", json=token).status_code == 200
         body = json.dumps({"type": "event_callback", "event": {"channel": "C1", "text": "hello"}}).encode()
         answer = sender.post(made["url"], content=body, headers=slack_signed("slack-secret", body))
         assert answer.status_code == 200, answer.text
@@ -206,7 +208,7 @@ async def test_the_sdks_own_client(mesh: Mesh) -> None:
 
     for mode in ("legacy", "2026-07-28"):
         async with mcp(mesh, mesh.key, mode) as client:
-            assert len((await client.list_tools()).tools) == 16
+            assert len((await client.list_tools()).tools) == 18
             await client.call_tool("run_workflow", {"service_id": "slow", "inputs": {}}, progress_callback=hear)
             assert time.monotonic() - heard[-1][1] > 0.5
     assert [message for message, _ in heard] == ["running slow, 5 s"] * 2
@@ -214,11 +216,14 @@ async def test_the_sdks_own_client(mesh: Mesh) -> None:
 
 async def test_it_may_do_what_the_key_may(mesh: Mesh) -> None:
     canary = "canary-of-a-secret-that-was-set-by-an-agent"
-    deployer = mesh.new_key(scopes=["run", "deploy"])["key"]
-    async with mcp(mesh, deployer) as client:
+    deployer = mesh.new_key(scopes=["run", "deploy"])
+    async with mcp(mesh, deployer["key"]) as client:
         assert (await called(client, "set_secret", name="TOKEN", value=canary))[0]
         assert "TOKEN" in (await called(client, "list_secrets"))[1]
         assert (await called(client, "create_schedule", service_id="slow", cron_expression="0 0 1 1 *"))[0]
+    with mesh.http() as admin:
+        done = [each for each in admin.get("/audit").json()["items"] if each["act"] == "secret.put"]
+    assert (done[0]["subject"], done[0]["actor_key_id"]) == ("TOKEN", deployer["id"])
     assert kept(mesh, canary) == []
     assert told(mesh, "slow", {"said": "to a workflow of ones own"})[0] == 200
     assert until(lambda: kept(mesh, "to a workflow of ones own"))  # which would have been found

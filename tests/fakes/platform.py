@@ -84,6 +84,7 @@ async def answer(fake: Platform, request: Request, body: Any) -> Response:
         "validate": {"all_passed": True, "report": []},
         "deploy": {"service_id": "greet", "version": 1, "url": "…", "report": []},
         "workflows": {"service_id": rest, "schema": {}} if rest else {"items": [{"service_id": "greet"}], "next": None},
+        "templates": {"id": rest, "code": "app = 1"} if rest else {"items": [{"id": "monitor"}], "next": None},
         "run_async": {"request_id": RUN},
         "result": {**RECORD, "responseContent": "x" * 300_000 if rest == "run_long" else "hello"},
         "requests": {"items": [RECORD], "next": None},

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from executor.header import parse
 from scheduler.library import text_of
 from tests.fakes.services import LIBRARY, Service, service
 from tests.providers import github, hunter, reddit, searchapi
@@ -56,6 +57,14 @@ def test_each_is_one_file_with_the_same_packages() -> None:
         assert ast.get_docstring(ast.parse(text))
         headers.add(next(line for line in text.splitlines() if line.startswith("# dependencies")))
     assert len(headers) == 1
+
+
+@pytest.mark.parametrize("name", [*NAMES, "pipedream", "slack_trigger", "whatsapp_trigger", "devx_mcp"])
+def test_each_is_documented(name: str) -> None:
+    """With all that its operator and its callers set."""
+    page = (LIBRARY / "README.md").read_text().partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+    assert page
+    assert [each.name for each in parse((LIBRARY / f"{name}.py").read_bytes()).env_vars if each.name not in page] == []
 
 
 async def test_github_searches(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ MODES = ("legacy", "2026-07-28")
 TOOLS = {
     "validate_workflow", "deploy_workflow", "list_workflows", "read_workflow", "run_workflow", "start_workflow",
     "get_result", "get_logs", "list_runs", "cancel_run", "list_secrets", "set_secret", "delete_secret",
-    "list_schedules", "create_schedule", "delete_schedule",
+    "list_schedules", "create_schedule", "delete_schedule", "list_templates", "read_template",
 }  # fmt: skip
 
 
@@ -74,6 +74,8 @@ async def test_from_code_to_an_answer(url: str, fake: Platform) -> None:
         assert fake.last.body == {"code": "app = 1", "name": "Greet"}
         assert fake.last.headers["authorization"] == f"Bearer {KEY}"
         assert (await told(client, "read_workflow", service_id="org_1.greet@2"))["service_id"] == "org_1.greet@2"
+        assert (await told(client, "list_templates"))["items"] == [{"id": "monitor"}]
+        assert (await told(client, "read_template", template_id="monitor"))["code"] == "app = 1"
         ran = await told(client, "run_workflow", service_id="greet", inputs={"a": [1]}, path="/x y/z?q=1")
         assert ran["request_id"] == RUN
         assert ran["result"] == {"path": "greet/x y/z", "query": "q=1", "method": "POST", "got": {"a": [1]}}
