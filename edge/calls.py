@@ -203,7 +203,7 @@ def _check_whole(who: Principal, target: Target) -> None:
     """
     if target.owner_id != SYSTEM or target.service_id not in FOR_KEYS:
         return
-    if who.one_time or "run" not in who.scopes:
+    if who.one_time or who.kind == "hook" or "run" not in who.scopes:
         raise Denied(f"{target.service_id} does all that its caller may: it takes a standard key with the scope run")
 
 

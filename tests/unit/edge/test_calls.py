@@ -102,6 +102,7 @@ async def test_a_key_of_another_service_is_refused() -> None:
         ("standard", {"run"}, True),
         ("standard", {"run:greet", "files", "deploy"}, False),
         ("one_time", {"run"}, False),
+        ("hook", {"run"}, False),
     ],
 )
 async def test_a_service_that_does_all_that_its_caller_may(
