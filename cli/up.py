@@ -32,6 +32,8 @@ MODULES = {name: name for name in ("filestore", "keys", "scheduler", "executor",
 HAVE_A_DATABASE = ("filestore", "keys", "scheduler")
 # What the library's services need of the operator: for the executor alone, which hands each to its service.
 PROVIDER_KEY = re.compile(r"RUNMESH_\w+_API_KEY")
+# What secrets are sealed under: for the keys service alone.
+KEK_SETTINGS = ("RUNMESH_KEK", "RUNMESH_KEK_FILE")
 SERVICE_READY = '"event": "service.ready"'
 
 
@@ -99,6 +101,7 @@ async def start(
     database = mesh_env.pop("RUNMESH_DATABASE_URL", "")  # its password is nobody else's business
     mesh_env.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling every import again would cost seconds at each start
     bucket_env = {name: mesh_env.pop(name) for name in list(mesh_env) if name.startswith("AWS_")}
+    kek_env = {name: mesh_env.pop(name) for name in KEK_SETTINGS if name in mesh_env}
     provider_env = {name: mesh_env.pop(name) for name in list(mesh_env) if PROVIDER_KEY.fullmatch(name)}
     if not settings.nats_url:
         port = _free_port()
@@ -109,6 +112,7 @@ async def start(
     await supervisor.finish(Program("migrate", [sys.executable, "-m", "migrations"], with_database))
     own = dict.fromkeys(HAVE_A_DATABASE, with_database)
     own["executor"] = mesh_env | provider_env
+    own["keys"] = with_database | kek_env
     own["filestore"] = with_database | bucket_env  # the credentials of its bucket are for it alone
     services = {name: _service(name, module, own.get(name, mesh_env)) for name, module in modules.items()}
     edge = services.pop("edge")

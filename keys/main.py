@@ -25,8 +25,10 @@ from keys.rates_store import SqlBucketStore
 from keys.receipt_store import SqlReceiptKeyStore
 from keys.receipts import Receipts
 from keys.receipts_rpc import ReceiptsServicer
+from keys.rewrap import Rewrap, opened
 from keys.rpc import KeysServicer, SecretsServicer
-from keys.sealing import Envelope, PepperedHash
+from keys.sealed_store import SqlSealedRows
+from keys.sealing import PepperedHash
 from keys.settings import Settings
 from keys.store import SqlKeyStore, SqlSecretStore, outbox
 from keys.sweep import Sweep
@@ -53,8 +55,10 @@ async def build(
     """Everything wired and entered on `stack`; tests pass their clock and bus."""
     clock = clock or SystemClock()
     key_hash = PepperedHash(read_key(settings.key_file("pepper")))
-    envelope = Envelope(read_key(settings.key_file("kek")))
+    keks = settings.keks
     db = await stack.enter_async_context(open_db(settings.database_url("keys")))
+    envelope = await opened(keks, sealed := SqlSealedRows(db))
+    await stack.enter_async_context(background(Rewrap(envelope, keks, sealed, clock).run()))
     store = SqlKeyStore(db)
     organizations = Organizations(store, key_hash, clock, settings.initial_credits)
     await organizations.ensure_first(lambda secret: write_admin_key(settings.home / "admin.key", secret))
