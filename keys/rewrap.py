@@ -38,7 +38,8 @@ class Box:
 class SealedRows(Protocol):
     """All boxes of all tables."""
 
-    kinds: Sequence[str]
+    @property
+    def kinds(self) -> Sequence[str]: ...
 
     async def counts(self) -> Counter[bytes]:
         """How many there are with which head: format and id of the KEK; the format alone for the old one."""

@@ -181,11 +181,12 @@ class SqlSecretStore:
 
     async def put(self, organization_id: str, secret: SecretInfo, seal: Sealing, entry: Entry) -> None:
         """Errors: NotFound for an organization that there is not."""
-        values = {"hosts": json.dumps(secret.hosts), "updated_at": secret.updated_at}
+        hosts = json.dumps(secret.hosts)
         async with self._db.write() as tx:
             insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
             with _known_organization():
-                values["sealed"] = seal(await next_version(tx, organization_id, secret.name), values["hosts"])
+                sealed = seal(await next_version(tx, organization_id, secret.name), hosts)
+                values = {"sealed": sealed, "hosts": hosts, "updated_at": secret.updated_at}
                 row = insert(secrets).values(organization_id=organization_id, name=secret.name, **values)
                 await tx.execute(row.on_conflict_do_update(index_elements=["organization_id", "name"], set_=values))
             await emit(tx, outbox, secret_changed(organization_id, secret.name))

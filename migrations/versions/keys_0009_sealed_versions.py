@@ -36,6 +36,7 @@ def upgrade() -> None:
             "FOR EACH STATEMENT EXECUTE FUNCTION sealed_versions_rise()"
         )
         return
+    taken = "(organization_id = NEW.organization_id AND name = NEW.name) OR rowid = NEW.rowid"
     same = "NEW.name = OLD.name AND NEW.organization_id = OLD.organization_id"
     for name, when in (
         ("rise", f"UPDATE ON sealed_versions WHEN NOT (NEW.version > OLD.version AND {same})"),
@@ -43,8 +44,7 @@ def upgrade() -> None:
         # INSERT OR REPLACE deletes what it replaces without a trigger of DELETE.
         (
             "no_replace",
-            "INSERT ON sealed_versions WHEN EXISTS (SELECT 1 FROM sealed_versions "
-            "WHERE (organization_id = NEW.organization_id AND name = NEW.name) OR rowid = NEW.rowid)",
+            f"INSERT ON sealed_versions WHEN EXISTS (SELECT 1 FROM sealed_versions WHERE {taken})",  # noqa: S608  # names of columns
         ),
     ):
         op.execute(f"CREATE TRIGGER sealed_versions_{name} BEFORE {when} BEGIN SELECT RAISE(ABORT, '{_REFUSED}'); END")

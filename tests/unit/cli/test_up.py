@@ -1,4 +1,4 @@
-"""cli.up: the example that a first start deploys."""
+"""cli.up: the example that a first start deploys, and who is given which secret."""
 
 from pathlib import Path
 
@@ -54,3 +54,18 @@ async def test_one_that_was_refused_is_tried_again(api: FakeApi, tmp_path: Path)
     assert not await up._deploy_example(Settings(home=tmp_path), "key")
     api.refuses = False
     assert await up._deploy_example(Settings(home=tmp_path), "key")
+
+
+def test_what_is_secret_goes_to_those_who_need_it_alone() -> None:
+    whose = {
+        "RUNMESH_DATABASE_URL": {"filestore", "keys", "scheduler", "migrate"},
+        "RUNMESH_KEK": {"keys"},
+        "RUNMESH_KEK_FILE": {"keys"},
+        "AWS_SECRET_ACCESS_KEY": {"filestore"},
+        "RUNMESH_OPENAI_API_KEY": {"executor"},
+    }
+    environ = {name: f"of {name}" for name in whose}
+    everybodys, own = up.apart(environ | {"PATH": "/bin", "RUNMESH_KEY_RATE_PER_SECOND": "5"})
+    assert everybodys == {"PATH": "/bin", "RUNMESH_KEY_RATE_PER_SECOND": "5"}
+    for name, services in whose.items():
+        assert {service for service, given in own.items() if given.get(name) == f"of {name}"} == services
