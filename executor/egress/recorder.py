@@ -7,16 +7,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote, quote_plus
 
 from executor.egress.fill import Headers, placeholder
-from executor.egress.log import LEAST_HIDDEN
+from executor.redact import LEAST_HIDDEN, MOST_HIDDEN, spellings
 
 FORMAT = 1
 MOST_EXCHANGES = 500
 MOST_BODY = 1 << 20
 MOST_BYTES = 8 << 20
-MOST_HIDDEN = 2000  # spellings
 # Of a request; the others may hold credentials, and nothing depends on them.
 KEPT_HEADERS = frozenset({b"accept", b"content-type", b"content-encoding"})
 
@@ -39,11 +37,10 @@ class Mask:
         if len(self._names) >= MOST_HIDDEN:
             return False
         text = value.decode("utf-8", "surrogateescape")
-        quoted = (json.dumps(text), json.dumps(text, ensure_ascii=False))
-        self._names.setdefault(value, instead)
-        self._names.setdefault(base64.b64encode(value), instead)
-        for spelling in (quote(value, safe=""), quote_plus(value), *(each[1:-1] for each in quoted)):
-            self._names.setdefault(spelling.encode("utf-8", "surrogateescape"), instead)
+        for spelling in (value, base64.b64encode(value)):
+            self._names.setdefault(spelling, instead)
+        for text_ in spellings(text):
+            self._names.setdefault(text_.encode("utf-8", "surrogateescape"), instead)
         self._pattern = None
         return True
 
