@@ -26,7 +26,7 @@ def outcome_of(error: Exception) -> Outcome:
     return Outcome.failed("runtime_error", "internal error")
 
 
-def in_our_log(error: Exception) -> str:
+def in_our_log(error: BaseException) -> str:
     """Why something of a workflow's failed, for the platform's own log: the workflow's words may hold its secrets."""
     match error:
         case StartFailed():
