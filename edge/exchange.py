@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from edge.auth import Auth
+from edge.auth import Auth, without_key
 from edge.ending import Ending
 from edge.head import decoded, request_headers
 from edge.http import BODILESS, Aborted, Answer, Handler, Request
@@ -60,7 +60,9 @@ class Exchange:
         request = self._request(metadata)
         token = metadata.get("x-runmesh-run", "")
         run = self._auth.identity(token) if token else None
-        with span("edge.request", parent=_parent(run, metadata), method=request.method, path=request.path[:500]):
+        # Not the path itself: what stands in it, and in the query, may be a secret.
+        route = self._route.template
+        with span("edge.request", parent=_parent(run, metadata), method=request.method, route=route):
             try:
                 async with asyncio.timeout(None) as patience:
                     with self._ending.watching(lambda: self._stop(patience, stopping(request.begun), finish=True)):
@@ -144,6 +146,8 @@ class Exchange:
             raise Invalid("the runtime speaks plain HTTP; application/grpc isn't accepted")
         principal = await self._auth.admit(request, self._access, run, self._rates.expect)
         request = dataclasses.replace(request, principal=principal, params=params)
+        if principal is not None and run is None:
+            request = without_key(request)
         await self._rates.admit(request)
         revoked = Unauthenticated("the key of this call isn't valid any more")
         with self._auth.watching(request, lambda: self._stop(patience, revoked)):
@@ -164,7 +168,7 @@ class Exchange:
         if self._why:
             error, self._transfer.stopped = self._why, False
         if not isinstance(error, Problem | Aborted):
-            log().error("edge.failed", method=request.method, path=request.path[:500], exc_info=error)
+            log().error("edge.failed", method=request.method, route=self._route.template, exc_info=error)
         if request.gone.is_set():
             return
         if self._transfer.begun:
