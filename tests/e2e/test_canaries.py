@@ -170,7 +170,9 @@ def give_away_secrets(world: World) -> None:
             accepted = client.post(f"/run_async/canary/{path}")
             mesh.finished(accepted.json()["request_id"])
         called = client.post("/run/canary/call", json={"target": world.target})
-        assert called.json() == ["200", "ConnectError", "ReadError", "404", "200"], called.text
+        told = called.json()
+        assert (told[0], told[3], told[4]) == ("200", "404", "200"), told
+        assert set(told[1:3]) <= {"ConnectError", "ReadError"}, told
         # What it was for has reached the one who may have it.
         assert values["CANARY_PLAIN"] in world.asked[0]
         assert values["CANARY_OUTSIDE"] in world.asked[0]
@@ -241,11 +243,14 @@ def check(world: World) -> None:
     found = world.where(sorted(spellings(control)))
     assert [place for place in found if "scheduler" in place or place == "the database"], found
     assert "spans" in world.where(sorted(spellings(control.lower())))
-    planted = mesh.home / "planted"
-    for spelling in sorted(spellings(world.canaries["CANARY_ODD.0"])):
-        planted.write_bytes(b"something " + spelling + b" else")
-        assert str(planted) in world.where(sorted(spellings(world.canaries["CANARY_ODD.0"])))
-    planted.unlink()
+    odd = sorted(spellings(world.canaries["CANARY_ODD.0"]))
+    planted = {mesh.home / f"planted-{number}": spelling for number, spelling in enumerate(odd)}
+    for path, spelling in planted.items():
+        path.write_bytes(b"something " + spelling + b" else")
+    found = world.where(odd)
+    assert {str(path) for path in planted} <= set(found)
+    for path in planted:
+        path.unlink()
     mesh.output.append(f"x{base64.b64encode(control.encode()).decode()}y")
     assert "the services' output" in world.where(sorted(spellings(control)))
     mesh.output.pop()
