@@ -12,6 +12,7 @@ from executor.packages import gone_since, meant, package_of
 _APP = re.compile(
     r"([A-Za-z_]\w*)[ \t]*(?::[^=]+)?=[ \t]*(?:fastapi\.|starlette\.applications\.)?(?:FastAPI|Starlette)\("
 )
+_BARE_APP = re.compile(r"async def ([A-Za-z_]\w*)\(scope\b")
 _EXIT = re.compile(r"\b(?:sys\.exit|os\._exit|exit|quit)\(")
 _BLOCK = re.compile(r"(?m)^# /// script$")
 _HANDLER = "into a handler, or into the app's lifespan"
@@ -30,7 +31,7 @@ class About:
     def apps(self) -> list[tuple[str, int]]:
         """(name, line) of what looks like an app at its top level."""
         rows = enumerate(self.rows, 1)
-        return [(found[1], number) for number, row in rows if (found := _APP.match(row))]
+        return [(found[1], number) for number, row in rows if (found := _APP.match(row) or _BARE_APP.match(row))]
 
     @property
     def rows(self) -> list[str]:

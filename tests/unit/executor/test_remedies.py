@@ -121,6 +121,7 @@ def test_the_page_has_the_checks_in_their_order() -> None:
         ("api = FastAPI()\n", "Its app is `api` (line 1)"),
         ("x = 1\nshop: FastAPI = fastapi.FastAPI(title='x')\n", "Its app is `shop` (line 2)"),
         ("a = FastAPI()\n\nb = FastAPI()\n", "several apps, `a` (line 1), `b` (line 3)"),
+        ("async def api(scope, receive, send):\n", "Its app is `api` (line 1)"),
         ("def make():\n    app = FastAPI()\n", "Make one"),
         ("", "Make one"),
     ],
