@@ -141,8 +141,10 @@ class Output:
                     if self._cut:
                         return
                     # Before it is parsed, since the rest of a JSON line must stay JSON; after it, since that decodes.
-                    parsed = parse(self._redact(text))
-                    await self._put(stream, parsed.level, self._redact(parsed.message), parsed.data)
+                    shown = self._redact(text)
+                    parsed = parse(shown)
+                    message = parsed.message if parsed.message == shown else self._redact(parsed.message)
+                    await self._put(stream, parsed.level, message, parsed.data)
             await asyncio.sleep(0)  # other runs want to get on too
 
     async def _put(self, stream: str, level: str, message: str, data: str) -> None:

@@ -9,29 +9,30 @@ import math
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import zip_longest
 from urllib.parse import quote, quote_plus
 
 LEAST_HIDDEN = 6  # characters: what is shorter would be found in anything
 HIDDEN = "***"
-MOST_HIDDEN = 2000  # spellings
+MOST_HIDDEN = 2000  # spellings: each is looked for in each line
 # A key of this platform: prefix, 30 characters, checksum. Its kind may be told.
 _KEY = re.compile(r"\b(cwk-|cwotk-)[0-9A-Za-z]{36}")
 
 
 def spellings(value: str) -> tuple[str, ...]:
     """How `value` may stand in a text: as it is, in JSON, in Python's quotes, in an address, in base64 (whatever stands
-    before and after it in what is encoded; both alphabets). The longest first; each once.
+    before and after it in what is encoded; both alphabets). The likeliest first; each once.
     """
     data = value.encode("utf-8", "surrogateescape")
     plain = value.encode("utf-8", "replace").decode()
     quoted = (json.dumps(value), json.dumps(plain, ensure_ascii=False), repr(value), repr(value + "'\"")[:-4] + "'")
-    found = {value, plain, *(each[1:-1] for each in quoted), repr(data)[2:-1]}
+    found = [value, plain, *(each[1:-1] for each in quoted), repr(data)[2:-1]]
     for address in (quote(data, safe=""), quote(data), quote_plus(data), quote(data, safe="!'()*")):
-        found |= {address, re.sub("%..", lambda octet: octet[0].lower(), address)}
+        found += [address, re.sub("%..", lambda octet: octet[0].lower(), address)]
     for before in range(3):
         inside = _base64_inside(data, before)
-        found |= {inside, inside.replace("+", "-").replace("/", "_")}
-    return tuple(sorted((each for each in found if len(each) >= LEAST_HIDDEN), key=len, reverse=True))
+        found += [inside, inside.replace("+", "-").replace("/", "_")]
+    return tuple(each for each in dict.fromkeys(found) if len(each) >= LEAST_HIDDEN)
 
 
 def _base64_inside(data: bytes, before: int) -> str:
@@ -42,10 +43,13 @@ def _base64_inside(data: bytes, before: int) -> str:
 
 @lru_cache(maxsize=256)
 def _all_spellings(values: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of all of them; of a value with several lines, a key in PEM for instance, those of each line as well."""
+    """Those of all of them, the longest first; of a value with several lines, a key in PEM for instance, those of each
+    line as well. Where there are too many, the likeliest of each.
+    """
     whole = [part for value in values for part in (value, *(value.splitlines() if "\n" in value.strip() else ()))]
-    found = {each for value in whole if len(value.strip()) >= LEAST_HIDDEN for each in spellings(value.strip())}
-    return tuple(sorted(found, key=len, reverse=True)[:MOST_HIDDEN])
+    each_ones = [spellings(value.strip()) for value in whole if len(value.strip()) >= LEAST_HIDDEN]
+    in_turn = dict.fromkeys(one for turn in zip_longest(*each_ones) for one in turn if one is not None)
+    return tuple(sorted(list(in_turn)[:MOST_HIDDEN], key=len, reverse=True))
 
 
 class Redaction:

@@ -98,22 +98,26 @@ class Keks:
             os.close(handle)
 
     def write(self, keks: Sequence[bytes]) -> None:
-        """In place of what is there, at once or not at all, for its owner alone. Errors: OSError."""
+        """In place of what is there, at once or not at all; owner and mode stay. Errors: OSError."""
         assert self.path is not None
+        path = self.path.resolve()  # it may be a link
+        before = path.stat()
         rows = ["# Key-encryption keys of Runmesh: the first one wraps, all unwrap. Keep them secret, and keep a copy."]
         for kek in keks:
             rows += [f"# {shown(kek_id(kek))}", base64.b64encode(kek).decode()]
-        handle, temporary = tempfile.mkstemp(dir=self.path.parent)
+        handle, temporary = tempfile.mkstemp(dir=path.parent)
         try:
             with os.fdopen(handle, "w") as file:
                 file.write("\n".join(rows) + "\n")
                 file.flush()
+                os.fchown(file.fileno(), before.st_uid, before.st_gid)
+                os.fchmod(file.fileno(), before.st_mode & 0o640)
                 os.fsync(file.fileno())
-            Path(temporary).replace(self.path)
+            Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        directory = os.open(self.path.parent, os.O_RDONLY)
+        directory = os.open(path.parent, os.O_RDONLY)
         os.fsync(directory)
         os.close(directory)
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from executor.egress.fill import Headers, placeholder
-from executor.redact import LEAST_HIDDEN, MOST_HIDDEN, spellings
+from executor.redact import LEAST_HIDDEN, spellings
 
 FORMAT = 1
 MOST_EXCHANGES = 500
 MOST_BODY = 1 << 20
 MOST_BYTES = 8 << 20
+MOST_SPELLINGS = 8000
 # Of a request; the others may hold credentials, and nothing depends on them.
 KEPT_HEADERS = frozenset({b"accept", b"content-type", b"content-encoding"})
 
@@ -30,27 +31,28 @@ class Mask:
         for name, value in secrets:
             if len(value) >= LEAST_HIDDEN:
                 self.hide(value.encode(), placeholder(name).encode())
-        self._pattern: re.Pattern[bytes] | None = None
+        self._longest_first: list[bytes] | None = None
 
     def hide(self, value: bytes, instead: bytes) -> bool:
         """From now on, this value too. False when there are too many already."""
-        if len(self._names) >= MOST_HIDDEN:
+        if len(self._names) >= MOST_SPELLINGS:
             return False
         text = value.decode("utf-8", "surrogateescape")
         for spelling in (value, base64.b64encode(value)):
             self._names.setdefault(spelling, instead)
         for text_ in spellings(text):
             self._names.setdefault(text_.encode("utf-8", "surrogateescape"), instead)
-        self._pattern = None
+        self._longest_first = None
         return True
 
     def __call__(self, data: bytes) -> bytes:
-        if not self._names:
+        if self._longest_first is None:
+            self._longest_first = sorted(self._names, key=len, reverse=True)
+        # One pattern of them all would be tried at every byte.
+        there = [each for each in self._longest_first if each in data]
+        if not there:
             return data
-        if self._pattern is None:
-            longest_first = sorted(self._names, key=len, reverse=True)
-            self._pattern = re.compile(b"|".join(map(re.escape, longest_first)))
-        return self._pattern.sub(lambda found: self._names[found[0]], data)
+        return re.sub(b"|".join(map(re.escape, there)), lambda found: self._names[found[0]], data)
 
 
 class Budget:

@@ -98,3 +98,9 @@ def test_no_spelling_is_too_short() -> None:
     for value in ("abcdef", "a%&=+ ", "\u20ac" * 6):
         assert min(map(len, spellings(value))) >= LEAST_HIDDEN
     assert spellings("abcdef")[-1]
+
+
+def test_of_too_many_the_likeliest_spellings_of_all_are_hidden() -> None:
+    values = [f"value-{number:04}-%" for number in range(500)]
+    redact = Redaction(values)
+    assert redact(" ".join(values)) == " ".join([HIDDEN] * 500)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from keys.keks import MOST, new_kek, parse_keks
+from keys.keks import MOST, Keks, new_kek, parse_keks
 from keys.rotate_kek import rotate
 from keys.sealing import kek_id, shown
 from keys.settings import Settings
@@ -84,6 +84,17 @@ def test_a_rotation_puts_a_new_one_in_front_and_keeps_the_others(
     assert base64.b64encode(second).decode() not in told
     assert rotate([], home) == 0
     assert keks.read()[1:] == (second, first)
+
+
+def test_a_file_keeps_its_mode_and_place(tmp_path: Path) -> None:
+    (real := tmp_path / "real").mkdir()
+    (real / "kek").write_bytes(ONE)
+    (real / "kek").chmod(0o640)
+    (link := tmp_path / "kek").symlink_to(real / "kek")
+    assert rotate([], {"RUNMESH_HOME": str(tmp_path), "RUNMESH_KEK_FILE": str(link)}) == 0
+    assert link.is_symlink()
+    assert (real / "kek").stat().st_mode & 0o777 == 0o640
+    assert ONE in Keks(tmp_path / "no", link).read()[1:]
 
 
 def test_what_isnt_a_file_of_ours_isnt_rotated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
