@@ -192,13 +192,13 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize("change", CHANGES)
-async def test_a_version_only_rises(rig: Rig, change: str) -> None:
+async def test_a_version_only_rises(rig: Rig) -> None:
     await rig.put("1")
     await rig.put("2")
-    with pytest.raises(DBAPIError, match="only rises"):
-        async with rig.db.write() as tx:
-            await tx.execute(text(change))
+    for change in CHANGES:
+        with pytest.raises(DBAPIError, match="only rises"):
+            async with rig.db.write() as tx:
+                await tx.execute(text(change))
     with pytest.raises(DBAPIError):
         async with rig.db.write() as tx:
             await tx.execute(text(_in_its_place(tx.dialect.name)))

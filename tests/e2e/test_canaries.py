@@ -114,15 +114,17 @@ def world(server: Server | None = None) -> Iterator[World]:
     port = otlp.add_insecure_port("127.0.0.1:0")
     otlp.start()
     began = time.time() - 1
+    kek = base64.b64encode(secrets.token_bytes(32)).decode()
     database = server.url(server.empty(), tcp=True) if server else ""
     env = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
         "RUNMESH_EGRESS_ALLOW_PRIVATE": own_address(),
         "RUNMESH_LOG_LEVEL": "DEBUG",
+        "RUNMESH_KEK": kek,
         **({"RUNMESH_DATABASE_URL": database} if database else {}),
     }
     with outside() as (target, asked), mesh_up(env=env) as mesh:
-        yield World(mesh, receiver, began, target, database, asked=asked)
+        yield World(mesh, receiver, began, target, database, {"kek": kek}, asked)
     otlp.stop(1)
 
 
@@ -281,7 +283,17 @@ def shown_in_logs(world: World) -> None:
         assert not [spelling for spelling in spellings(value) if spelling in (logs + egress).encode()], name
 
 
+def kek_is_known_to_one(world: World) -> None:
+    """And to nobody's arguments; with it, no file is made."""
+    kek = world.canaries["kek"].encode()
+    for pid, words in world.mesh.programs().items():
+        assert (kek in Path(f"/proc/{pid}/environ").read_bytes()) == (words[1:] == ["-m", "keys"]), words
+        assert kek.decode() not in " ".join(words)
+    assert not (world.mesh.home / "secrets" / "kek").exists()
+
+
 def go(world: World) -> None:
+    kek_is_known_to_one(world)
     give_away_secrets(world)
     use_keys(world)
     time.sleep(2)  # spans and reports come in batches
