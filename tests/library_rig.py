@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -101,8 +102,9 @@ class Redis:
 
     @property
     def url(self) -> str:
-        """For its operator."""
-        return f"rediss://default:{self.password}@{self.host}:{self.port}/0?ssl_ca_certs={self.ca}"
+        """For its operator, with the authority in it: no file of this machine's is seen in a sandbox."""
+        trusted = quote(self.ca.read_text(), safe="")
+        return f"rediss://default:{self.password}@{self.host}:{self.port}/0?ssl_ca_data={trusted}"
 
 
 @contextmanager

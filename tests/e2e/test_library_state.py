@@ -1,4 +1,4 @@
-"""redis_coordinator on JetStream, send_email and user_login through the whole mesh: whose keys, mails, users they are."""
+"""redis_coordinator on JetStream, send_email, user_login through the whole mesh: whose keys, mails, users they are."""
 
 import re
 import secrets
