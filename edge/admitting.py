@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
+from edge.anyone import Anyone
 from edge.auth import Auth
 from edge.clients import KeysClient
 from edge.events import heard
@@ -35,9 +36,11 @@ async def admitting(
     """Caches forget what they are told to, and keys of open calls are checked, while it is entered. `channels` by the
     service's name.
     """
-    auth = Auth(KeysClient(channels["keys"]), identifier(read_key(settings.key_file("mesh")), clock), clock=clock)
+    targets = Targets(WorkflowsClient(channels["scheduler"]))
+    anyone = Anyone(targets, settings.open_rate_per_second)
+    identify = identifier(read_key(settings.key_file("mesh")), clock)
+    auth = Auth(KeysClient(channels["keys"]), identify, anyone, clock=clock)
     defaults = Defaults(settings.key_rate_per_second, settings.key_api_rate_per_minute)
     rates = RateLimits(Stocks(PermitsClient(channels["keys"])), defaults)
-    targets = Targets(WorkflowsClient(channels["scheduler"]))
     async with heard(bus, auth, targets), background(auth.sweep()):
         yield Admission(auth, rates, targets)

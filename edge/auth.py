@@ -27,7 +27,19 @@ LIMIT = 10_000
 MAX_KEY_LENGTH = 256
 KEY_HEADERS = ("authorization", "x-api-key", "x-goog-api-key")
 RUN_SCOPES = frozenset({"run", "files"})
-LIBRARY_SCOPES = {"schedule_runs": frozenset({"schedules"})}
+LIBRARY_SCOPES = {
+    "schedule_runs": frozenset({"schedules"}),
+    "slack_trigger": frozenset({"hooks"}),
+    "whatsapp_trigger": frozenset({"hooks"}),
+}
+
+
+class Openness(Protocol):
+    """edge.anyone.Anyone."""
+
+    async def principal(self, request: Request) -> Principal | None:
+        """Of a call without a key; None: it needs one. Errors: Unauthenticated; Unavailable."""
+        ...
 
 
 class Verifier(Protocol):
@@ -59,12 +71,14 @@ class Auth:
         self,
         keys: Verifier,
         identify: Callable[[str], RunIdentity | None],
+        anyone: Openness,
         *,
         clock: Clock,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keys = keys
         self._identify = identify
+        self._anyone = anyone
         self._clock = clock
         self._now = now
         self._known: OrderedDict[str, _Known] = OrderedDict()
@@ -91,6 +105,8 @@ class Auth:
             return None
         if run:
             principal = of_run(run)
+        elif access is Access.CALL and not has_key(request) and (anyone := await self._anyone.principal(request)):
+            principal = anyone
         else:
             key = key_of(request)
             known = self._known.get(key)
@@ -114,7 +130,7 @@ class Auth:
     def watching(self, request: Request, on_end: Callable[[], None]) -> Iterator[None]:
         """Calls `on_end` once the key of `request` is no longer valid, while the context lasts."""
         principal = request.principal
-        if principal is None or principal.identity is not None:
+        if principal is None or principal.identity is not None or not principal.key_id:
             yield
             return
         key, mine = key_of(request), object()
@@ -209,6 +225,11 @@ class Auth:
             self._known[key] = found
             self._known.move_to_end(key)
             _bound(self._known, LIMIT)
+
+
+def has_key(request: Request) -> bool:
+    """Whether it bears one, valid or not."""
+    return any(request.header(name) for name in KEY_HEADERS)
 
 
 def key_of(request: Request) -> str:

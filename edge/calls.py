@@ -18,19 +18,21 @@ from kit.errors import Denied, Exhausted, Invalid, NotFound
 from kit.names import is_id
 from kit.telemetry import current_traceparent
 
-MAX_REFERENCE = 300
 MAX_CORRELATION = 200
 MAX_RETRIES = 100
 # The lower, the sooner, within one organization.
 PRIORITIES = {"high": -1, "normal": 0, "low": 1}
-_REFERENCE = re.compile(r"[\w.@-]+")
+REFERENCE = re.compile(r"[\w.@-]{1,300}")
 _CORRELATION = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
-# The caller's dealings with the platform, hop-by-hop headers, and what the platform itself tells the workflow.
-_OURS = frozenset({
-    "authorization", "x-api-key", "x-goog-api-key", "x-http-code",
+# What a caller says to the platform about the run that it asks for.
+DEALINGS = frozenset({
     "x-provisioned-request-id", "run-as-template", "x-on-timeout", "idempotency-key", "x-callback-url", "x-budget",
     "x-retries", "x-priority", "x-record",
+})  # fmt: skip
+# And who it is, hop-by-hop headers, and what the platform itself tells the workflow.
+_OURS = DEALINGS | frozenset({
+    "authorization", "x-api-key", "x-goog-api-key", "x-http-code",
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
     "transfer-encoding", "upgrade", "expect",
     "x-request-id", "x-correlation-id", "codewords-caller-id", "x-scheduled-request-id", "x-deadline", "traceparent",
@@ -102,7 +104,7 @@ class Calls:
         provisioned_id = _provisioned_id(request)
         continues = _continues(request, provisioned=bool(provisioned_id))
         receiver_url, correlation_id = callback_url(request), correlation_id_of(request)
-        if not _REFERENCE.fullmatch(reference) or len(reference) > MAX_REFERENCE:
+        if not REFERENCE.fullmatch(reference):
             raise NotFound(f"there is no workflow {reference[:100]!r} that this key can see")
         idempotency_key, retries, priority = idempotency_key_of(request), _retries(request), _priority(request)
         budget = budget_of(request)

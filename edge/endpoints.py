@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from edge.deliveries import DeliveryHandlers
 from edge.files import FileHandlers
+from edge.hooks import HookHandlers
 from edge.keys import KeyHandlers
 from edge.model import Access
 from edge.money import MoneyHandlers
@@ -14,17 +15,21 @@ from edge.runs import RunHandlers
 from edge.schedules import ScheduleHandlers
 from edge.secrets import SecretHandlers
 from edge.serving import ServingHandlers
+from edge.templates import TemplateHandlers
 from edge.webhooks import WebhookHandlers
 from edge.workflows import WorkflowHandlers
 
 
 def endpoints(
+    *,
     runs: RunHandlers,
     keys: KeyHandlers,
     workflows: WorkflowHandlers,
     serving: ServingHandlers,
+    templates: TemplateHandlers,
     secrets: SecretHandlers,
     schedules: ScheduleHandlers,
+    hooks: HookHandlers,
     files: FileHandlers,
     platform: PlatformHandlers,
     deliveries: DeliveryHandlers,
@@ -53,12 +58,18 @@ def endpoints(
         "Workflows.RollBackWorkflow": Endpoint(serving.roll_back, Access.DEPLOY),
         "Workflows.SplitTraffic": Endpoint(serving.split, Access.DEPLOY),
         "Workflows.UnpublishWorkflow": Endpoint(workflows.unpublish, Access.DEPLOY),
+        "Templates.ListTemplates": Endpoint(templates.list_templates, Access.ANY),
+        "Templates.ReadTemplate": Endpoint(templates.get, Access.ANY),
         "Secrets.ListSecrets": Endpoint(secrets.list_secrets, Access.DEPLOY),
         "Secrets.PutSecret": Endpoint(secrets.put, Access.DEPLOY),
         "Secrets.DeleteSecret": Endpoint(secrets.delete, Access.DEPLOY),
         "Schedules.ListSchedules": Endpoint(schedules.list_schedules, Access.DEPLOY),
         "Schedules.CreateSchedule": Endpoint(schedules.create, Access.SCHEDULE),
         "Schedules.DeleteSchedule": Endpoint(schedules.delete, Access.DEPLOY),
+        "Hooks.CreateHook": Endpoint(hooks.create, Access.HOOK),
+        "Hooks.ListHooks": Endpoint(hooks.list_hooks, Access.HOOK),
+        "Hooks.DeleteHook": Endpoint(hooks.delete, Access.HOOK),
+        "Hooks.ReceiveEvent": Endpoint(hooks.receive, Access.OPEN),
         "Webhooks.ReadWebhookSecret": Endpoint(webhooks.secret, Access.ADMIN),
         "Webhooks.RotateWebhookSecret": Endpoint(webhooks.rotate, Access.ADMIN),
         "Files.CreateFile": Endpoint(files.create, Access.FILES),
@@ -73,7 +84,7 @@ def endpoints(
 
 def _of_runs(runs: RunHandlers, deliveries: DeliveryHandlers, receipts: ReceiptHandlers) -> Mapping[str, Endpoint]:
     return {
-        "Runs.Run": Endpoint(runs.run, Access.START),
+        "Runs.Run": Endpoint(runs.run, Access.CALL),
         "Runs.RunOpenai": Endpoint(runs.library("openai"), Access.START),
         "Runs.RunAnthropic": Endpoint(runs.library("anthropic"), Access.START),
         "Runs.RunGemini": Endpoint(runs.library("gemini"), Access.START),

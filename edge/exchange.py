@@ -60,7 +60,7 @@ class Exchange:
         request = self._request(metadata)
         token = metadata.get("x-runmesh-run", "")
         run = self._auth.identity(token) if token else None
-        with span("edge.request", parent=_parent(run, metadata), method=request.method, path=request.path[:500]):
+        with span("edge.request", parent=_parent(run, metadata), method=request.method, path=_shown(request.path)):
             try:
                 async with asyncio.timeout(None) as patience:
                     with self._ending.watching(lambda: self._stop(patience, stopping(request.begun), finish=True)):
@@ -142,8 +142,9 @@ class Exchange:
             raise Unauthenticated("the identity of this run isn't valid any more")
         if request.header("content-type").lower().startswith("application/grpc"):
             raise Invalid("the runtime speaks plain HTTP; application/grpc isn't accepted")
+        request = dataclasses.replace(request, params=params)
         principal = await self._auth.admit(request, self._access, run, self._rates.expect)
-        request = dataclasses.replace(request, principal=principal, params=params)
+        request = dataclasses.replace(request, principal=principal)
         await self._rates.admit(request)
         revoked = Unauthenticated("the key of this call isn't valid any more")
         with self._auth.watching(request, lambda: self._stop(patience, revoked)):
@@ -164,7 +165,7 @@ class Exchange:
         if self._why:
             error, self._transfer.stopped = self._why, False
         if not isinstance(error, Problem | Aborted):
-            log().error("edge.failed", method=request.method, path=request.path[:500], exc_info=error)
+            log().error("edge.failed", method=request.method, path=_shown(request.path), exc_info=error)
         if request.gone.is_set():
             return
         if self._transfer.begun:
@@ -175,6 +176,11 @@ class Exchange:
             if run_id:
                 answer.headers.append(("x-request-id", run_id))
             await self._send(request, answer)
+
+
+def _shown(path: str) -> str:
+    """Without the token of a hook, which is nobody else's."""
+    return "/hooks/…" if path.startswith("/hooks/") else path[:500]
 
 
 def _parent(run: RunIdentity | None, metadata: dict[str, str]) -> str | None:

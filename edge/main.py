@@ -8,6 +8,8 @@ from edge.delivering import delivering
 from edge.delivery_clients import WebhooksClient
 from edge.endpoints import endpoints
 from edge.files import FileHandlers
+from edge.hook_clients import HooksClient
+from edge.hooks import HookHandlers
 from edge.keys import KeyHandlers
 from edge.money import MoneyHandlers
 from edge.money_clients import BooksClient
@@ -23,6 +25,8 @@ from edge.schedules import ScheduleHandlers
 from edge.secrets import SecretHandlers
 from edge.serving import ServingHandlers
 from edge.settings import Settings
+from edge.template_clients import TemplatesClient
+from edge.templates import TemplateHandlers
 from edge.webhooks import WebhookHandlers
 from edge.workflows import WorkflowHandlers
 from kit.bus import Bus, open_bus
@@ -45,19 +49,28 @@ async def build(
     own = await stack.enter_async_context(connect(settings.address("edge")))
     admission = await stack.enter_async_context(admitting(settings, channels, bus, clock))
     reading = Reading(RunsClient(channels["scheduler"]), clock)
+    runs = await running(settings, stack, channels, admission, bus, clock)
+    register = HooksClient(channels["keys"])
+    templates = TemplatesClient(channels["scheduler"])
     served = endpoints(
-        await running(settings, stack, channels, admission, bus, clock),
-        KeyHandlers(KeysClient(channels["keys"])),
-        WorkflowHandlers(CatalogueClient(channels["scheduler"]), settings.public_url, admission.targets.forget),
-        ServingHandlers(ServingClient(channels["scheduler"]), settings.public_url, admission.targets.forget),
-        SecretHandlers(SecretsClient(channels["keys"])),
-        ScheduleHandlers(SchedulesClient(channels["scheduler"])),
-        FileHandlers(FilesClient(channels["filestore"])),
-        PlatformHandlers({name: PeerClient(channel) for name, channel in {"edge": own, **channels}.items()}),
-        await stack.enter_async_context(delivering(settings, channels, bus, clock)),
-        WebhookHandlers(WebhooksClient(channels["keys"])),
-        ReceiptHandlers(reading, WorkflowsClient(channels["scheduler"]), SignerClient(channels["keys"]), clock),
-        MoneyHandlers(BooksClient(channels["keys"])),
+        runs=runs,
+        keys=KeyHandlers(KeysClient(channels["keys"])),
+        workflows=WorkflowHandlers(
+            CatalogueClient(channels["scheduler"]), templates, settings.public_url, admission.targets.forget
+        ),
+        templates=TemplateHandlers(templates),
+        serving=ServingHandlers(ServingClient(channels["scheduler"]), settings.public_url, admission.targets.forget),
+        secrets=SecretHandlers(SecretsClient(channels["keys"])),
+        schedules=ScheduleHandlers(SchedulesClient(channels["scheduler"])),
+        hooks=HookHandlers(register, admission.targets, runs.accepted, clock, settings.public_url),
+        files=FileHandlers(FilesClient(channels["filestore"])),
+        platform=PlatformHandlers({name: PeerClient(channel) for name, channel in {"edge": own, **channels}.items()}),
+        deliveries=await stack.enter_async_context(delivering(settings, channels, bus, clock)),
+        webhooks=WebhookHandlers(WebhooksClient(channels["keys"])),
+        receipts=ReceiptHandlers(
+            reading, WorkflowsClient(channels["scheduler"]), SignerClient(channels["keys"]), clock
+        ),
+        money=MoneyHandlers(BooksClient(channels["keys"])),
     )
     server = RpcServer(settings.address("edge"), grace=settings.drain_seconds)
     return await stack.enter_async_context(mount(server, served, admission.auth, admission.rates))

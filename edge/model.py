@@ -66,10 +66,11 @@ class RunIdentity:
 class Principal:
     """What a valid key, or the identity of a run, stands for.
 
-    `kind` is standard, one_time or run. For a run `organization_id` is the organization that it acts as (a library
-    service's is that of who asked for it), `key_id` is empty and `identity` is set; its caller, who pays, is
-    `identity.caller_id`. `credit` (what its organization may spend and has reserved) and `budget_left` (of `budget`)
-    are micro-credits of when the key was verified; None where nobody counts, and for a run.
+    `kind` is standard, one_time, run, or open: anyone without a key, who has no organization. For a run
+    `organization_id` is the organization that it acts as (a library service's is that of who asked for it), `key_id` is
+    empty and `identity` is set; its caller, who pays, is `identity.caller_id`. `credit` (what its organization may
+    spend and has reserved) and `budget_left` (of `budget`) are micro-credits of when the key was verified; None where
+    nobody counts, and for a run.
     """
 
     key_id: str
@@ -85,6 +86,8 @@ class Principal:
     budget_left: int | None = None
     # `key:KEY_ID` of the first of the keys that were rotated into this one; empty: it is itself the first.
     lineage_id: str = ""
+    # Who pays in the place of its organization; empty: that one does.
+    payer_id: str = ""
 
     @property
     def one_time(self) -> bool:
@@ -114,7 +117,7 @@ class Principal:
     @property
     def caller_id(self) -> str:
         """The organization that pays, and `userId` in records."""
-        return self.identity.caller_id if self.identity else self.organization_id
+        return self.identity.caller_id if self.identity else self.payer_id or self.organization_id
 
     def check_run(self, service_id: str) -> None:
         """`run`, or `run:SERVICE` for this service (any version of it). Errors: Denied."""
@@ -128,18 +131,20 @@ class Access(Enum):
 
     OPEN = "no key at all"
     ANY = "any standard key or run"
+    CALL = "as START; no key at all where the workflow is open (edge/anyone.py)"
     START = "run or run:SERVICE; a one-time key too. The handler calls `check_run`"
     READ = "run or run:SERVICE; a one-time key too. The scheduler shows it its own run only"
     RUN = "run or run:SERVICE; standard keys and runs only"
     FILES = "files"
     DEPLOY = "deploy"
     SCHEDULE = "deploy; or schedules, which only the library service schedule_runs can have"
+    HOOK = "deploy; or hooks, which only the library services slack_trigger and whatsapp_trigger can have"
     ADMIN = "admin"
     FIRST_ADMIN = "admin, of the first organization"
 
     def check(self, principal: Principal) -> None:
         """Errors: Denied."""
-        if self in {Access.START, Access.READ, Access.RUN}:
+        if self in {Access.CALL, Access.START, Access.READ, Access.RUN}:
             if principal.one_time and self is Access.RUN:
                 raise Denied("a one-time key starts one run and reads it, nothing else")
             if not any(scope == "run" or scope.startswith("run:") for scope in principal.scopes):
@@ -149,9 +154,11 @@ class Access(Enum):
             raise Denied("a one-time key starts one run and reads it, nothing else")
         if self is Access.ANY:
             return
-        if self is Access.SCHEDULE and "schedules" in principal.scopes:
+        if {Access.SCHEDULE: "schedules", Access.HOOK: "hooks"}.get(self) in principal.scopes:
             return
-        scope = {Access.FIRST_ADMIN: "admin", Access.SCHEDULE: "deploy"}.get(self, self.name.lower())
+        scope = {Access.FIRST_ADMIN: "admin", Access.SCHEDULE: "deploy", Access.HOOK: "deploy"}.get(
+            self, self.name.lower()
+        )
         if scope not in principal.scopes:
             raise Denied(f"this key lacks the scope {scope}")
         if self is Access.FIRST_ADMIN and not principal.first_organization:
@@ -218,7 +225,7 @@ LIMITS = (
 )
 """The limits that a workflow may set; 0 is the platform's default."""
 
-VISIBILITIES = ("private", "public", "template")
+VISIBILITIES = ("private", "public", "template", "open")
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def _bucket(request: Request, name: str, limit: int) -> Bucket:
 def _refused(request: Request, bucket: Bucket, wait: float) -> Exhausted:
     kind, _, name = bucket.name.removesuffix(":api").partition(":")
     whose = {"key": "this key", "organization": "this key's organization"}.get(kind, f"the workflow {name}")
-    may = "may be called" if kind == "service" else "may call"
+    may = {"service": "may be called", "open": "may be called without a key"}.get(kind, "may call")
     often = "a minute under /api/v1" if _is_api(request) else "a second"
     seconds = max(1, math.ceil(wait))
     return Exhausted(

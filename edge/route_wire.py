@@ -4,6 +4,7 @@ from google.api import annotations_pb2
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from mesh.edge.v1 import (
     files_pb2,
+    hooks_pb2,
     keys_pb2,
     money_pb2,
     platform_pb2,
@@ -11,6 +12,7 @@ from mesh.edge.v1 import (
     runs_pb2,
     schedules_pb2,
     secrets_pb2,
+    templates_pb2,
     webhooks_pb2,
     workflows_pb2,
 )
@@ -24,8 +26,10 @@ SERVICES: tuple[ServiceDescriptor, ...] = tuple(
         keys_pb2,
         money_pb2,
         workflows_pb2,
+        templates_pb2,
         secrets_pb2,
         schedules_pb2,
+        hooks_pb2,
         webhooks_pb2,
         receipts_pb2,
         files_pb2,

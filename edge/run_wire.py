@@ -35,6 +35,7 @@ from edge.wire import to_budgets
 _VISIBILITY = {
     workflows_pb2.VISIBILITY_PUBLIC: "public",
     workflows_pb2.VISIBILITY_TEMPLATE: "template",
+    workflows_pb2.VISIBILITY_OPEN: "open",
 }
 _STATUSES = {status.value: status for status in Status}
 _TRIGGERS = {trigger.value: trigger for trigger in Trigger}

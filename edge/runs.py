@@ -19,6 +19,7 @@ from edge.problems import refusal
 from edge.published import Published
 from edge.replay import Replays
 from edge.results import Results
+from edge.run_model import Trigger
 from kit.errors import Problem
 
 
@@ -30,8 +31,8 @@ class Provisioning(Protocol):
 
 
 class RunHandlers:
-    """run, run_async, provision, result, request_get, request_delete, requests, logs, egress, replay, diff; `published`
-    has those of /api/v1.
+    """run, run_async, accepted, provision, result, request_get, request_delete, requests, logs, egress, replay, diff;
+    `published` has those of /api/v1.
     """
 
     def __init__(
@@ -90,8 +91,14 @@ class RunHandlers:
 
     async def run_async(self, request: Request) -> Answer:
         """The run's id, once it is durably accepted."""
+        return await self.accepted(request, Trigger.API)
+
+    async def accepted(self, request: Request, trigger: Trigger) -> Answer:
+        """`run_async`, by whatever it is that asks for it."""
         async with self._told(request):
             call = await self._calls.read(request, synchronous=False)
+            if call.spec.trigger is Trigger.API:
+                call = replace(call, spec=replace(call.spec, trigger=trigger))
             run_id = await self._durable.submit(call)
         return json_answer({"request_id": run_id}, headers=ids(call, run_id))
 

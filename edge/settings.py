@@ -26,3 +26,5 @@ class Settings(MeshSettings):
     # Of each key that has no limits of its own: calls under /api/v1, and the others.
     key_api_rate_per_minute: int = env("RUNMESH_KEY_API_RATE_PER_MINUTE", 100, calls)
     key_rate_per_second: int = env("RUNMESH_KEY_RATE_PER_SECOND", 1000, calls)
+    # Of one open workflow by all who have no key.
+    open_rate_per_second: int = env("RUNMESH_OPEN_RATE_PER_SECOND", 10, calls)

@@ -35,6 +35,7 @@ _VISIBILITIES = {
     workflows_pb2.VISIBILITY_PRIVATE: "private",
     workflows_pb2.VISIBILITY_PUBLIC: "public",
     workflows_pb2.VISIBILITY_TEMPLATE: "template",
+    workflows_pb2.VISIBILITY_OPEN: "open",
 }
 _VISIBILITY_NUMBERS = {name: number for number, name in _VISIBILITIES.items()}
 

@@ -2,7 +2,14 @@
 
 from contextlib import AsyncExitStack
 
-from mesh.keys.v1 import keys_pb2_grpc, rates_pb2_grpc, receipts_pb2_grpc, secrets_pb2_grpc, webhooks_pb2_grpc
+from mesh.keys.v1 import (
+    hooks_pb2_grpc,
+    keys_pb2_grpc,
+    rates_pb2_grpc,
+    receipts_pb2_grpc,
+    secrets_pb2_grpc,
+    webhooks_pb2_grpc,
+)
 from mesh.ledger.v1 import audit_pb2_grpc, ledger_pb2_grpc, prices_pb2_grpc
 
 from keys.admin_key import write_admin_key
@@ -10,6 +17,9 @@ from keys.audit import Audit
 from keys.audit_rpc import AuditServicer
 from keys.audit_store import SqlAuditLog
 from keys.budgets import Budgets
+from keys.hook_store import SqlHookStore
+from keys.hooks import Hooks
+from keys.hooks_rpc import HooksServicer
 from keys.issue import Issue
 from keys.ledger import Ledger
 from keys.ledger_rpc import LedgerServicer
@@ -71,6 +81,7 @@ async def build(
     keys = KeysServicer(verify, issue, organizations, Budgets(books), prices)
     secrets = SecretsServicer(Vault(SqlSecretStore(db), envelope, clock))
     webhooks = WebhooksServicer(Webhooks(SqlWebhookStore(db), envelope, clock))
+    hooks = HooksServicer(Hooks(SqlHookStore(db), key_hash, envelope, clock))
     receipts = ReceiptsServicer(Receipts(SqlReceiptKeyStore(db), envelope, clock))
     ledger = LedgerServicer(Ledger(books, clock), Usage(SqlUsage(db), clock), clock)
     audit = AuditServicer(Audit(SqlAuditLog(db)))
@@ -79,6 +90,7 @@ async def build(
     server.add(keys_pb2_grpc.add_KeysServicer_to_server, keys, "mesh.keys.v1.Keys")
     server.add(secrets_pb2_grpc.add_SecretsServicer_to_server, secrets, "mesh.keys.v1.Secrets")
     server.add(webhooks_pb2_grpc.add_WebhooksServicer_to_server, webhooks, "mesh.keys.v1.Webhooks")
+    server.add(hooks_pb2_grpc.add_HooksServicer_to_server, hooks, "mesh.keys.v1.Hooks")
     server.add(receipts_pb2_grpc.add_ReceiptsServicer_to_server, receipts, "mesh.keys.v1.Receipts")
     server.add(ledger_pb2_grpc.add_LedgerServicer_to_server, ledger, "mesh.ledger.v1.Ledger")
     server.add(audit_pb2_grpc.add_AuditServicer_to_server, audit, "mesh.ledger.v1.Audit")

@@ -25,7 +25,7 @@ IDLE = timedelta(hours=2)
 MOST_AHEAD = timedelta(minutes=1)
 # What a level counts: a permit is that many of them.
 PARTS = 1_000_000
-_BUCKET = re.compile(r"(key|organization|service):[A-Za-z0-9_.-]{1,180}(:api)?")
+_BUCKET = re.compile(r"(key|organization|service|open):[A-Za-z0-9_.-]{1,180}(:api)?")
 
 
 @dataclass(frozen=True)

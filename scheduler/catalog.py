@@ -130,10 +130,10 @@ class Catalog:
     async def page(
         self, organization_id: str, visibility: Visibility | None, *, limit: int, after: str
     ) -> tuple[list[Workflow], str]:
-        """(in the order of their making, where to go on: empty on the last page). Public ones and templates are
-        everybody's, else the organization's own.
+        """(in the order of their making, where to go on: empty on the last page). Public ones, templates and
+        open ones are everybody's, else the organization's own.
         """
-        if visibility in {Visibility.PUBLIC, Visibility.TEMPLATE}:
+        if visibility in {Visibility.PUBLIC, Visibility.TEMPLATE, Visibility.OPEN}:
             found = await self._shelf.list_visible(visibility, limit=limit + 1, after=after)
         else:
             found = await self._shelf.list_own(organization_id, visibility, limit=limit + 1, after=after)

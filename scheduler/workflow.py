@@ -31,6 +31,7 @@ class Visibility(enum.IntEnum):
     PRIVATE = 1
     PUBLIC = 2
     TEMPLATE = 3
+    OPEN = 4
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from keys.audit import Entry
+from keys.hooks import Hook
 from keys.limits import Rates
 from keys.model import SYSTEM_ORGANIZATION, Key, KnownKey, Organization, SecretInfo
 from keys.receipts import ReceiptKey
@@ -186,3 +187,39 @@ class MemoryReceiptKeyStore:
 
     async def all(self) -> list[ReceiptKey]:
         return [key for key, _ in self._rows]
+
+
+class MemoryHookStore:
+    """Hooks."""
+
+    def __init__(self, organizations: Sequence[str] = ("org_a", "org_b")) -> None:
+        self._organizations = organizations
+        self._rows: dict[bytes, tuple[Hook, bytes]] = {}
+        self._noted: list[Entry] = []
+
+    async def add(self, hook: Hook, digest: bytes, sealed: bytes, entry: Entry, most: int) -> bool:
+        if hook.organization_id not in self._organizations:
+            raise NotFound("no such organization")
+        if len(await self.page(hook.organization_id, most, "")) >= most:
+            return False
+        self._rows[digest] = (hook, sealed)
+        self._noted.append(entry)
+        return True
+
+    async def page(self, organization_id: str, limit: int, after: str) -> list[Hook]:
+        mine = [hook for hook, _ in self._rows.values() if hook.organization_id == organization_id and hook.id > after]
+        return sorted(mine, key=lambda hook: hook.id)[:limit]
+
+    async def delete(self, organization_id: str, hook_id: str, entry: Entry) -> bool:
+        for digest, (hook, _) in self._rows.items():
+            if (hook.organization_id, hook.id) == (organization_id, hook_id):
+                del self._rows[digest]
+                self._noted.append(entry)
+                return True
+        return False
+
+    async def by_hash(self, digest: bytes) -> tuple[Hook, bytes] | None:
+        return self._rows.get(digest)
+
+    async def noted(self) -> list[Entry]:
+        return self._noted

@@ -28,6 +28,7 @@ from kit.clock import SystemClock
 from kit.errors import Unauthenticated
 from kit.lifecycle import background
 from kit.rpc_server import RpcServer
+from tests.fakes.anyone import Nobody
 from tests.fakes.permits import GENEROUS, FakePermits
 
 BINARY = str(Path(envoy.__file__).parent / "_bin" / "envoy")
@@ -99,7 +100,7 @@ async def rigged(rates: Defaults = GENEROUS, **settings: Any) -> AsyncIterator[R
     run_dir = Path(tempfile.mkdtemp(prefix="edge-"))
     keys = FakeKeys()
     handlers: dict[str, Handler] = {"echo": echo}
-    auth = Auth(keys, identifier(MESH_KEY, SystemClock()), clock=SystemClock())
+    auth = Auth(keys, identifier(MESH_KEY, SystemClock()), Nobody(), clock=SystemClock())
     permits = FakePermits()
     limits = RateLimits(Stocks(permits), rates)
 

@@ -12,6 +12,7 @@ from edge.http import Request
 from edge.model import SYSTEM, Access, Principal, RunIdentity
 from kit.clock import FakeClock
 from kit.errors import Denied, Unauthenticated, Unavailable
+from tests.fakes.anyone import Nobody
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 RUN = RunIdentity("run_1", "run_1", "org_a", "org_c", 1, "", "", NOW)
@@ -46,7 +47,11 @@ class World:
         self.keys = FakeKeys()
         self.clock = FakeClock(NOW)
         self.auth = Auth(
-            self.keys, lambda _: None, clock=self.clock, now=lambda: (self.clock.now() - NOW).total_seconds() + 100
+            self.keys,
+            lambda _: None,
+            Nobody(),
+            clock=self.clock,
+            now=lambda: (self.clock.now() - NOW).total_seconds() + 100,
         )
 
 

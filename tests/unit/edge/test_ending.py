@@ -16,6 +16,7 @@ from edge.model import Access, Principal
 from edge.route_wire import SERVICES, route
 from edge.wire import BROKEN
 from kit.clock import SystemClock
+from tests.fakes.anyone import Nobody
 from tests.fakes.permits import UNLIMITED
 
 HEALTHZ = route(next(rpc for each in SERVICES for rpc in each.methods if rpc.name == "CheckHealth"))
@@ -62,7 +63,7 @@ def serving(handler: Handler, ending: Ending, context: Context) -> "asyncio.Task
         return None
 
     clock = SystemClock()
-    auth = Auth(NoKeys(), identifier(b"m" * 32, clock), clock=clock)
+    auth = Auth(NoKeys(), identifier(b"m" * 32, clock), Nobody(), clock=clock)
 
     async def serve() -> None:
         last = await Exchange(handler, Access.OPEN, HEALTHZ, auth, UNLIMITED, ending, context, read).serve()

@@ -5,6 +5,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
 
+import keys.hook_store
 import keys.prices_store
 import keys.rates_store
 import keys.receipt_store
@@ -19,6 +20,7 @@ from tests.ledger_books import AUDITS
 def test_the_migrations_make_the_tables_of_the_store(database: Callable[[str], str]) -> None:
     for table in (
         keys.webhook_store.webhook_secrets,
+        keys.hook_store.hooks,
         keys.receipt_store.receipt_keys,
         keys.rates_store.permit_buckets,
         keys.prices_store.prices,

@@ -27,7 +27,7 @@ class PermitsWanted(_message.Message):
     WINDOW_MS_FIELD_NUMBER: _builtins.int
     WANT_FIELD_NUMBER: _builtins.int
     bucket: _builtins.str
-    """`key:ID`, `organization:ID`, `service:ORGANIZATION.NAME`, each also with `:api` behind it."""
+    """`key:ID`, `organization:ID`, `service:ORGANIZATION.NAME`, `open:ORGANIZATION.NAME`, each also with `:api` behind it."""
     limit: _builtins.int
     """It holds `limit` permits and is filled with as many each `window_ms`."""
     window_ms: _builtins.int

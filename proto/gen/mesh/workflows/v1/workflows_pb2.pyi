@@ -30,6 +30,8 @@ class _VisibilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Visibility
     VISIBILITY_PRIVATE: _Visibility.ValueType  # 1
     VISIBILITY_PUBLIC: _Visibility.ValueType  # 2
     VISIBILITY_TEMPLATE: _Visibility.ValueType  # 3
+    VISIBILITY_OPEN: _Visibility.ValueType  # 4
+    """Anybody may call it, without a key; its owner pays."""
 
 class Visibility(_Visibility, metaclass=_VisibilityEnumTypeWrapper): ...
 
@@ -37,6 +39,8 @@ VISIBILITY_UNSPECIFIED: Visibility.ValueType  # 0
 VISIBILITY_PRIVATE: Visibility.ValueType  # 1
 VISIBILITY_PUBLIC: Visibility.ValueType  # 2
 VISIBILITY_TEMPLATE: Visibility.ValueType  # 3
+VISIBILITY_OPEN: Visibility.ValueType  # 4
+"""Anybody may call it, without a key; its owner pays."""
 Global___Visibility: _TypeAlias = Visibility  # noqa: Y015
 
 @_typing.final
