@@ -19,6 +19,7 @@ With an empty body: how to reach that Redis as a user who may do what it likes w
 other. {"operation": "reset_password"} makes a new password, and ends all connections by the old one.
 """
 
+import asyncio
 import base64
 import functools
 import json
@@ -64,6 +65,7 @@ RIGHTS = (
     "+ssubscribe +sunsubscribe "
     "-@dangerous -@admin -@scripting -scan -randomkey -dbsize -client|tracking -client|caching"
 )
+TURN = asyncio.Lock()  # one call at a time has the connections, as it is anyway in an instance
 # KEYS[1] by ARGV[1]; ARGV[2]: milliseconds that a new key has, 0: for ever. Digits that came as a string count, too.
 INCREMENT = """
 local before = redis.call('GET', KEYS[1])
@@ -260,7 +262,11 @@ async def redis_client() -> AsyncIterator[Any]:
     """
     pool = _pool()
     try:
-        yield redis.asyncio.Redis(connection_pool=pool)
+        async with TURN:
+            try:
+                yield redis.asyncio.Redis(connection_pool=pool)
+            finally:
+                await pool.disconnect()
     except ResponseError as error:
         if str(error).startswith("WRONGTYPE"):
             raise Refused(400, "wrong_type", "the key has a list, hash or the like, not a value") from None
@@ -275,8 +281,6 @@ async def redis_client() -> AsyncIterator[Any]:
     except (RedisAway, RedisSlow, RedisError, ssl.SSLError, OSError) as error:
         print(f"Redis: {error!r}")
         raise Refused(503, "unavailable", "the operator's Redis can't be reached; try again", retry_after=2) from None
-    finally:
-        await pool.disconnect(inuse_connections=False)
 
 
 @asynccontextmanager

@@ -22,7 +22,10 @@ def organization_of(request: Request) -> str:
     it is the organization whose secrets the run uses. Codewords-Caller-Id names the one that pays: a workflow of
     somebody else's that it calls has no business with its data.
     """
-    return request.headers["x-runmesh-organization-id"]
+    organization = request.headers.get("x-runmesh-organization-id")
+    if not organization:  # the script is run by hand, say
+        raise Refused(403, "forbidden", "nobody says whose organization's data this is about: call it as /run/NAME")
+    return organization
 
 
 def tells_refusals(app: FastAPI) -> None:

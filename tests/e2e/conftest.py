@@ -16,7 +16,7 @@ from tests.fakes.certificates import Authority
 from tests.mail_server import MailServer, mail_server
 
 UV = Path(sys.executable).parent / "uv"
-SERVICES = ("schedule_runs", "openai", "anthropic", "gemini")
+SERVICES = ("schedule_runs", "openai", "anthropic", "gemini", "redis_coordinator", "send_email", "user_login")
 CLIENTS = ROOT / ".venv" / "clients"
 
 

@@ -1,11 +1,10 @@
 """redis_coordinator with a real Redis: a workflow uses the published client's `redis_client()` in its sandbox."""
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.mesh import ROOT, Mesh, mesh_up, own_address, until
+from tests.e2e.mesh import Mesh, library_of, mesh_up, own_address, until
 from tests.library_rig import Redis, redis_with_tls
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
@@ -44,12 +43,8 @@ def redis() -> Iterator[Redis]:
 
 @pytest.fixture(scope="module")
 def mesh(redis: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    library = tmp_path_factory.mktemp("library")
-    library.chmod(0o755)
-    shutil.copy(ROOT / "library" / "redis_coordinator.py", library)
-    shutil.copytree(ROOT / "library" / "parts", library / "parts")
     env = {
-        "RUNMESH_LIBRARY": str(library),
+        "RUNMESH_LIBRARY": str(library_of(tmp_path_factory.mktemp("library"), "redis_coordinator")),
         "RUNMESH_REDIS_COORDINATOR_REDIS_URL": redis.url,
         "RUNMESH_EGRESS_ALLOW_PRIVATE": own_address(),
     }

@@ -134,58 +134,58 @@ async def test_its_own_certificate_there_may_name_it_otherwise(tmp_path: Path, m
         assert server.delivered[0].encrypted
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"subject": "Hello\r\nBcc: eve@example.com"},
-        {"subject": "Hello\nBcc: eve@example.com"},
-        {"subject": "Hello\u2028x"},
-        {"subject": "\ud800"},
-        {"to": "ann@example.com\r\nBcc: eve@example.com"},
-        {"to": "Ann\nBcc: eve@example.com <ann@example.com>"},
-        {"to": ["ann@example.com", "eve@example.com>\r\nRCPT TO:<x@example.com"]},
-        {"reply_to": "ann@example.com\nBcc: eve@example.com"},
-        {"attachments": [{"filename": "a\r\nX: y", "content": ""}]},
-        {"attachments": [{"filename": "a", "content": "", "content_type": "text/plain\r\nX: y"}]},
-        {"attachments": [{"filename": "a", "content": "", "content_type": "multipart/mixed"}]},
-        {"attachments": [{"filename": "a", "content": "", "content_type": "message/rfc822"}]},
-    ],
-)
-async def test_nothing_gets_into_the_headers(change: Any, service: ModuleType, server: MailServer) -> None:
-    raw = json.dumps(MAIL | change).encode()
-    refused(await ask(service, content=raw, headers={"content-type": "application/json"}), 400, "bad_request")
+SMUGGLED: list[dict[str, Any]] = [
+    {"subject": "Hello\r\nBcc: eve@example.com"},
+    {"subject": "Hello\nBcc: eve@example.com"},
+    {"subject": "Hello\u2028x"},
+    {"subject": "\ud800"},
+    {"to": "ann@example.com\r\nBcc: eve@example.com"},
+    {"to": "Ann\nBcc: eve@example.com <ann@example.com>"},
+    {"to": ["ann@example.com", "eve@example.com>\r\nRCPT TO:<x@example.com"]},
+    {"reply_to": "ann@example.com\nBcc: eve@example.com"},
+    {"attachments": [{"filename": "a\r\nX: y", "content": ""}]},
+    {"attachments": [{"filename": "a", "content": "", "content_type": "text/plain\r\nX: y"}]},
+    {"attachments": [{"filename": "a", "content": "", "content_type": "multipart/mixed"}]},
+    {"attachments": [{"filename": "a", "content": "", "content_type": "message/rfc822"}]},
+]
+
+
+async def test_nothing_gets_into_the_headers(service: ModuleType, server: MailServer) -> None:
+    for change in SMUGGLED:
+        raw = json.dumps(MAIL | change).encode()
+        refused(await ask(service, content=raw, headers={"content-type": "application/json"}), 400, "bad_request")
     assert server.delivered == []
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"to": ""}, "to"),
-        ({"to": []}, "to"),
-        ({"to": ["ann"]}, "ann@example.com"),
-        ({"to": ["ann@example.com", "@example.com"]}, "@example.com"),
-        ({"to": "ann@localhost"}, "ann@localhost"),
-        ({"to": "a@b@example.com"}, "to"),
-        ({"to": "a@example.com)b@evil.example"}, "to"),
-        ({"to": "zoë@example.com"}, "zoë@example.com"),
-        ({"to": ["a@example.com"] * 51}, "50"),
-        ({"to": ", ".join(["a@example.com"] * 51)}, "50"),
-        ({"to": 5}, "to"),
-        ({"subject": "x" * 1000}, "subject"),
-        ({"body": None}, "body"),
-        ({"cc": "x@example.com"}, "cc"),
-        ({"attachments": [{}]}, "content"),
-        ({"attachments": [{"content": "", "url": "x", "filename": "a"}]}, "not both"),
-        ({"attachments": [{"content": "no base64!", "filename": "a"}]}, "base64"),
-        ({"attachments": [{"content": ""}]}, "filename"),
-        ({"attachments": [{"content": "", "filename": "a"}] * 21}, "attachments"),
-        ({"attachments": [{"url": "file:///etc/passwd"}]}, "download_uri"),
-        ({"attachments": [{"url": "http://169.254.169.254/latest"}]}, "download_uri"),
-        ({"attachments": [{"url": "http://x/files/../run/x"}]}, "download_uri"),
-    ],
-)
-async def test_what_cant_be_meant(change: Any, says: str, service: ModuleType, server: MailServer) -> None:
-    assert says in refused(await ask(service, MAIL | change), 400, "bad_request")
+CANT_BE_MEANT: list[tuple[dict[str, Any], str]] = [
+    ({"to": ""}, "to"),
+    ({"to": []}, "to"),
+    ({"to": ["ann"]}, "ann@example.com"),
+    ({"to": ["ann@example.com", "@example.com"]}, "@example.com"),
+    ({"to": "ann@localhost"}, "ann@localhost"),
+    ({"to": "a@b@example.com"}, "to"),
+    ({"to": "a@example.com)b@evil.example"}, "to"),
+    ({"to": "zoë@example.com"}, "zoë@example.com"),
+    ({"to": ["a@example.com"] * 51}, "50"),
+    ({"to": ", ".join(["a@example.com"] * 51)}, "50"),
+    ({"to": 5}, "to"),
+    ({"subject": "x" * 1000}, "subject"),
+    ({"body": None}, "body"),
+    ({"cc": "x@example.com"}, "cc"),
+    ({"attachments": [{}]}, "content"),
+    ({"attachments": [{"content": "", "url": "x", "filename": "a"}]}, "not both"),
+    ({"attachments": [{"content": "no base64!", "filename": "a"}]}, "base64"),
+    ({"attachments": [{"content": ""}]}, "filename"),
+    ({"attachments": [{"content": "", "filename": "a"}] * 21}, "attachments"),
+    ({"attachments": [{"url": "file:///etc/passwd"}]}, "download_uri"),
+    ({"attachments": [{"url": "http://169.254.169.254/latest"}]}, "download_uri"),
+    ({"attachments": [{"url": "http://x/files/../run/x"}]}, "download_uri"),
+]
+
+
+async def test_what_cant_be_meant(service: ModuleType, server: MailServer) -> None:
+    for change, says in CANT_BE_MEANT:
+        assert says in refused(await ask(service, MAIL | change), 400, "bad_request")
     assert server.delivered == []
 
 
