@@ -37,6 +37,7 @@ def _bucket(name: str) -> tuple[str, ...]:
 
 KEEPERS = (
     Keeper("redis_coordinator", (*_bucket("*"), f"{API}.PURGE.*")),  # it has a bucket for each organization
+    Keeper("send_email", _bucket("send_email")),
     Keeper("user_login", _bucket("user_login")),
 )
 

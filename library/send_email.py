@@ -1,8 +1,13 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["fastapi>=0.115", "uvicorn[standard]>=0.34"]
+# dependencies = ["fastapi>=0.115", "uvicorn[standard]>=0.34", "nats-py>=2.16,<3"]
 # [tool.env-checker]
-# env_vars = ["RUNMESH_SEND_EMAIL_SMTP_URL", "RUNMESH_SEND_EMAIL_FROM"]
+# env_vars = [
+#   "RUNMESH_SEND_EMAIL_SMTP_URL",
+#   "RUNMESH_SEND_EMAIL_FROM",
+#   "RUNMESH_SEND_EMAIL_PER_HOUR=500",
+#   "RUNMESH_SEND_EMAIL_NATS_URL=",
+# ]
 # [tool.runmesh]
 # isolation = "instance"
 # egress = []
@@ -14,6 +19,7 @@
 /file), "content_type"?}. `refused` has the server's reason for each address that it didn't take.
 """
 
+import asyncio
 import base64
 import binascii
 import mimetypes
@@ -21,6 +27,7 @@ import os
 import re
 import smtplib
 import ssl
+import time
 import urllib.error
 import urllib.request
 from email.errors import ObsoleteHeaderDefect
@@ -36,10 +43,14 @@ import uvicorn
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from library.parts.refusals import Refused, tells_refusals
+from library.parts.bucket import Bucket, Entry, connected
+from library.parts.refusals import Refused, organization_of, tells_refusals
 
 SERVER = urlsplit(os.environ["RUNMESH_SEND_EMAIL_SMTP_URL"])
 FROM = os.environ["RUNMESH_SEND_EMAIL_FROM"]
+PER_HOUR = int(os.environ["RUNMESH_SEND_EMAIL_PER_HOUR"])  # recipients, of an organization
+NATS_URL = os.environ["RUNMESH_SEND_EMAIL_NATS_URL"]
+STORE_BYTES = 16 << 20
 NEAR = "provider.internal"  # what a sandbox calls the operator's own host
 PORTS = {"smtp": 587, "smtps": 465}
 MOST_RECIPIENTS, MOST_ATTACHMENTS, MOST_BYTES = 50, 20, 20 << 20
@@ -250,15 +261,36 @@ tells_refusals(app)
 
 
 @app.post("/")
-def send(request: Request, mail: Mail) -> dict[str, Any]:
-    """Sends it now; once the server has taken it, it is on its way. Errors: 400, 413, 422, 424, 502, 503."""
-    message = written(mail, request.headers.get("x-request-id", ""))
+async def send(request: Request, mail: Mail) -> dict[str, Any]:
+    """Sends it now; once the server has taken it, it is on its way. Errors: 400, 413, 422, 424, 429, 502, 503."""
+    organization = organization_of(request)
+    message = await asyncio.to_thread(written, mail, request.headers.get("x-request-id", ""))
+    recipients = len(message["To"].addresses)
+    await count(organization, recipients)
     try:
-        refused = sent(message)
-    except (smtplib.SMTPException, OSError) as error:
-        raise why(error) from None
+        refused = await asyncio.to_thread(sent, message)
+    except (smtplib.SMTPException, OSError, Refused) as error:
+        await count(organization, -recipients)
+        raise error if isinstance(error, Refused) else why(error) from None
     told = {who: reply(what) for who, what in refused.items()}
     return {"success": True, "message_id": message["Message-ID"], "refused": told}
+
+
+async def count(organization: str, recipients: int) -> None:
+    """So many more, or fewer, in this hour. Errors: Refused where they are too many."""
+    if not NATS_URL:
+        return
+    hour, into = divmod(int(time.time()), 3600)
+
+    def more(entry: Entry) -> tuple[bytes, float]:
+        number = int(entry.value or 0) + recipients
+        if recipients > 0 and number > PER_HOUR:
+            told = f"an organization may write to {PER_HOUR} recipients an hour"
+            raise Refused(429, "rate_limited", told, retry_after=3600 - into)
+        return str(max(0, number)).encode(), (hour + 1) * 3600 + 60
+
+    async with connected(NATS_URL, "send_email") as client:
+        await Bucket(client, "send_email", STORE_BYTES).change(f"{organization}.{hour}", more)
 
 
 if __name__ == "__main__":

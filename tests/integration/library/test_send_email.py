@@ -1,5 +1,6 @@
 """send_email in this process, by a real mail server; what arrives is read by Python's own parser."""
 
+import asyncio
 import base64
 import json
 import ssl
@@ -14,7 +15,7 @@ import httpx
 import pytest
 
 from tests.fakes.certificates import Authority
-from tests.library_rig import ask, free_port, loaded
+from tests.library_rig import ask, free_port, loaded, nats_of_up
 from tests.mail_server import IN_A_URL, USER, MailServer, mail_server
 
 PDF = bytes(range(256)) * 40
@@ -43,7 +44,8 @@ def server(context: ssl.SSLContext) -> Iterator[MailServer]:
 
 
 def sender(monkeypatch: pytest.MonkeyPatch, url: str, **settings: str) -> ModuleType:
-    given = {"RUNMESH_SEND_EMAIL_SMTP_URL": url, "RUNMESH_SEND_EMAIL_FROM": "Ünïque Shop <shop@example.com>"} | settings
+    usual = {"FROM": "Ünïque Shop <shop@example.com>", "PER_HOUR": "500", "NATS_URL": "", "SMTP_URL": url}
+    given = {f"RUNMESH_SEND_EMAIL_{name}": value for name, value in (usual | settings).items()}
     return loaded("send_email", monkeypatch, given)
 
 
@@ -234,8 +236,30 @@ async def test_a_wrong_password_or_no_server(server: MailServer, monkeypatch: py
     assert "try again" in refused(await ask(away, MAIL), 503, "unavailable")
     odd = sender(monkeypatch, "nats://127.0.0.1:1")
     assert "smtps://" in refused(await ask(odd, MAIL), 424, "missing_secret")
-    nobody = sender(monkeypatch, f"smtp://127.0.0.1:{server.port}", RUNMESH_SEND_EMAIL_FROM="nobody")
+    nobody = sender(monkeypatch, f"smtp://127.0.0.1:{server.port}", FROM="nobody")
     assert "RUNMESH_SEND_EMAIL_FROM" in refused(await ask(nobody, MAIL), 400, "bad_request")
+
+
+async def test_how_many_an_organization_writes_to(server: MailServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What wasn't sent doesn't count."""
+    with nats_of_up() as nats:
+        url = f"smtp://{IN_A_URL}@127.0.0.1:{server.port}"
+        service = sender(monkeypatch, url, PER_HOUR="3", NATS_URL=nats.address("send_email"))
+        two = MAIL | {"to": ["a@example.com", "b@example.com"]}
+        server.answers = {"data": "451 later"}
+        for _ in range(3):
+            refused(await ask(service, two), 503, "smtp_deferred")
+        server.answers = {}
+        assert (await ask(service, two)).status_code == 200
+        again = await ask(service, two)
+        assert "3 recipients an hour" in refused(again, 429, "rate_limited")
+        assert 0 < int(again.headers["retry-after"]) <= 3600
+        answers = await asyncio.gather(*(ask(service, MAIL) for _ in range(4)))
+        assert sorted(answer.status_code for answer in answers) == [200, 429, 429, 429]
+        assert (await ask(service, two, by="org_b")).status_code == 200
+        assert len(server.delivered) == 3
+        nats.stop()
+        refused(await ask(service, MAIL), 503, "unavailable")
 
 
 class Files(BaseHTTPRequestHandler):

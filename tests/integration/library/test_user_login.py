@@ -32,8 +32,9 @@ def mails(monkeypatch: pytest.MonkeyPatch) -> Iterator[MailServer]:
     """What is sent; the platform's address leads to the service send_email."""
     with mail_server(login=False) as mailer:
         url = f"smtp://127.0.0.1:{mailer.port}"
-        settings = {"RUNMESH_SEND_EMAIL_SMTP_URL": url, "RUNMESH_SEND_EMAIL_FROM": "login@example.com"}
-        sender = loaded("send_email", monkeypatch, settings)
+        settings = {"SMTP_URL": url, "FROM": "login@example.com", "PER_HOUR": "1", "NATS_URL": ""}
+        named = {f"RUNMESH_SEND_EMAIL_{name}": value for name, value in settings.items()}
+        sender = loaded("send_email", monkeypatch, named)
         monkeypatch.setattr(sender, "NEAR", "127.0.0.1")
         monkeypatch.setenv("CODEWORDS_RUNTIME_URI", "http://runtime")
         monkeypatch.setenv("CODEWORDS_API_KEY", "cwk-run-placeholder")
