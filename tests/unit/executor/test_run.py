@@ -11,6 +11,7 @@ import pytest
 
 from executor.cgroups import Usage
 from executor.model import HUNG_UP, OURS, SYSTEM, AnswerEvent, BodyComplete, Limits, Outcome, Spec, Status
+from executor.request import head_for
 from executor.run import SANDBOX_LOST, Run
 from executor.sandbox import AnswerEnd, Crashed, Event, Finished, Head, Said, StartFailed
 from kit.errors import Invalid, Unavailable
@@ -95,22 +96,19 @@ async def test_the_workflow_gets_the_callers_request_and_the_platforms_headers(w
     assert dict(got)["traceparent"].split("-")[1] == "1" * 32
 
 
-async def test_a_service_of_the_library_is_told_who_asks_for_it(world: World) -> None:
-    """Not who pays for all of it, and not what somebody says."""
-    world.driver.app = echo
-    forged = replace(make_spec().request, headers=(("x-runmesh-organization-id", b"org_forged"),))
-    spec = replace(
-        make_spec(), owner_id=SYSTEM, service_id="redis_coordinator", requester_id="org_asks", request=forged
-    )
-    await run(world, spec)
-    head = world.reporter.ended[0].answer
-    assert head
-    got = [
-        (name, value)
-        for name, value in head.head.headers
-        if name in {"codewords-caller-id", "x-runmesh-organization-id"}
+def test_a_library_service_is_told_for_whom_it_acts() -> None:
+    """Not by whoever calls it, and nobody else is: a stranger's workflow asks, and its caller pays."""
+    forged = (("x-runmesh-organization-id", b"org_victim"),)
+    spec = make_spec()
+    spec = replace(spec, requester_id="org_stranger", request=replace(spec.request, headers=forged))
+    told = [
+        value
+        for name, value in head_for(replace(spec, owner_id=SYSTEM, service_id="pipedream"), "").headers
+        if name == forged[0][0].encode()
     ]
-    assert got == [("codewords-caller-id", b"org_caller"), ("x-runmesh-organization-id", b"org_asks")]
+    assert told == [b"org_stranger"]
+    names = [name for name, _ in head_for(replace(spec, request=replace(spec.request, headers=())), "").headers]
+    assert forged[0][0].encode() not in names
 
 
 async def test_path_and_query_reach_it_as_they_were_sent(world: World) -> None:
