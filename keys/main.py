@@ -63,7 +63,8 @@ async def build(
     settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None, bus: Bus | None = None
 ) -> RpcServer:
     """Everything wired and entered on `stack`; tests pass their clock and bus."""
-    clock, enter = clock or SystemClock(), stack.enter_async_context
+    clock = clock or SystemClock()
+    enter = stack.enter_async_context
     key_hash = PepperedHash(read_key(settings.key_file("pepper")))
     db = await enter(open_db(settings.database_url("keys")))
     envelope = await opened(settings.keks, sealed := SqlSealedRows(db))
@@ -73,7 +74,7 @@ async def build(
     prices = Prices(SqlPriceStore(db), clock)
     await prices.bring_along(fingerprint(settings.run_fee), lambda: price_list(settings.run_fee))
     permits = TakePermits(SqlBucketStore(db), clock)
-    stream = bus or await enter(open_bus(settings.nats_url or DEFAULT_NATS_URL, "keys"))
+    stream: Bus = bus or await enter(open_bus(settings.nats_url or DEFAULT_NATS_URL, "keys"))
     books, rewrap = SqlBooks(db), Rewrap(envelope, settings.keks, sealed, clock)
     for loop in (rewrap.run(), permits.sweep(), relay(db, outbox, stream, gathering=0), Sweep(books, clock).run()):
         await enter(background(loop))
@@ -84,6 +85,7 @@ async def build(
     hooks = HooksServicer(Hooks(SqlHookStore(db), key_hash, envelope, clock))
     receipts = ReceiptsServicer(Receipts(SqlReceiptKeyStore(db), envelope, clock))
     ledger = LedgerServicer(Ledger(books, clock), Usage(SqlUsage(db), clock), clock)
+    audit = AuditServicer(Audit(SqlAuditLog(db)))
     server = RpcServer(settings.address("keys"), grace=settings.drain_seconds)
     server.needs(db.answers)
     server.add(keys_pb2_grpc.add_KeysServicer_to_server, keys, "mesh.keys.v1.Keys")
@@ -92,9 +94,7 @@ async def build(
     server.add(hooks_pb2_grpc.add_HooksServicer_to_server, hooks, "mesh.keys.v1.Hooks")
     server.add(receipts_pb2_grpc.add_ReceiptsServicer_to_server, receipts, "mesh.keys.v1.Receipts")
     server.add(ledger_pb2_grpc.add_LedgerServicer_to_server, ledger, "mesh.ledger.v1.Ledger")
-    server.add(
-        audit_pb2_grpc.add_AuditServicer_to_server, AuditServicer(Audit(SqlAuditLog(db))), "mesh.ledger.v1.Audit"
-    )
+    server.add(audit_pb2_grpc.add_AuditServicer_to_server, audit, "mesh.ledger.v1.Audit")
     server.add(rates_pb2_grpc.add_RateLimitsServicer_to_server, RateLimitsServicer(permits), "mesh.keys.v1.RateLimits")
     server.add(prices_pb2_grpc.add_PricesServicer_to_server, PricesServicer(prices), "mesh.ledger.v1.Prices")
     return await enter(server)
