@@ -71,12 +71,12 @@ async def build(
     store = SqlKeyStore(db)
     organizations = Organizations(store, key_hash, clock, settings.initial_credits)
     await organizations.ensure_first(lambda secret: write_admin_key(settings.home / "admin.key", secret))
-    prices = Prices(SqlPriceStore(db), clock)
+    prices, permits = Prices(SqlPriceStore(db), clock), TakePermits(SqlBucketStore(db), clock)
     await prices.bring_along(fingerprint(settings.run_fee), lambda: price_list(settings.run_fee))
-    permits = TakePermits(SqlBucketStore(db), clock)
-    stream: Bus = bus or await enter(open_bus(settings.nats_url or DEFAULT_NATS_URL, "keys"))
+    if bus is None:
+        bus = await enter(open_bus(settings.nats_url or DEFAULT_NATS_URL, "keys"))
     books, rewrap = SqlBooks(db), Rewrap(envelope, settings.keks, sealed, clock)
-    for loop in (rewrap.run(), permits.sweep(), relay(db, outbox, stream, gathering=0), Sweep(books, clock).run()):
+    for loop in (rewrap.run(), permits.sweep(), relay(db, outbox, bus, gathering=0), Sweep(books, clock).run()):
         await enter(background(loop))
     verify, issue = Verify(store, key_hash, clock), Issue(store, key_hash, clock)
     keys = KeysServicer(verify, issue, organizations, Budgets(books), prices)
