@@ -57,12 +57,8 @@ class Api:
         if body is not None:
             options["json"] = body
         with self._reached():
-            answer = self._client.request(method, path, params=dict(params or {}), **options)
-        self.check(answer)
-        try:
-            return answer.json()
-        except ValueError:
-            raise self._stranger(answer) from None
+            answer = self._client.request(method, path, params=dict(params) if params else None, **options)
+        return self.json_of(answer)
 
     def pages(self, path: str, limit: int, **params: Any) -> tuple[list[dict[str, Any]], str | None]:
         """At most `limit` items of a list, and where it goes on."""
@@ -91,29 +87,28 @@ class Api:
         with (
             self._reached(),
             self._client.stream(
-                method, path, content=content, headers=dict(headers or {}), params=dict(params or {}), timeout=timeout
+                method,
+                path,
+                content=content,
+                headers=dict(headers or {}),
+                params=dict(params) if params else None,  # an empty one would take the path's own query away
+                timeout=timeout,
             ) as answer,
         ):
             yield answer
 
+    def json_of(self, answer: httpx.Response) -> Any:
+        """What a successful answer says."""
+        self.check(answer)
+        try:
+            return answer.json()
+        except ValueError:
+            raise _stranger(answer, str(self.server)) from None
+
     def check(self, answer: httpx.Response) -> None:
         """Errors: what the platform answered, as Refused."""
-        if answer.status_code < 300:
-            return
-        told: dict[str, Any] = {}
-        with suppress(ValueError):
-            found = answer.json()
-            told = found if isinstance(found, dict) else {}
-        if answer.status_code < 400 or not isinstance(told.get("detail"), str):
-            raise self._stranger(answer)
-        request_id = str(told.get("request_id") or "")
-        code = str(told.get("code") or "")
-        raise Refused(answer.status_code, told["detail"], code, request_id, str(self.server))
-
-    def _stranger(self, answer: httpx.Response) -> Problem:
-        text = answer.text[:200].strip() or "nothing"
-        told = f"{answer.request.url} answered {answer.status_code}, which no Runmesh does: {text}"
-        return Problem(told, UNREACHABLE, (f"server: {self.server}",))
+        if answer.status_code >= 300:
+            raise refusal(answer, str(self.server))
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
@@ -129,3 +124,21 @@ class Api:
             raise Problem(f"the answer broke off: {error}", FAILED) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Problem(f"the connection to {self.server} failed: {error}", UNREACHABLE) from error
+
+
+def refusal(answer: httpx.Response, server: str = "") -> Problem:
+    """An error that was answered and read: Refused, if a Runmesh answered."""
+    told: dict[str, Any] = {}
+    with suppress(ValueError):
+        found = answer.json()
+        told = found if isinstance(found, dict) else {}
+    if answer.status_code < 400 or not isinstance(told.get("detail"), str):
+        return _stranger(answer, server)
+    code, request_id = (str(told.get(name) or "") for name in ("code", "request_id"))
+    return Refused(answer.status_code, told["detail"], code, request_id, server)
+
+
+def _stranger(answer: httpx.Response, server: str) -> Problem:
+    text = answer.text[:200].strip() or "nothing"
+    told = f"{answer.request.url} answered {answer.status_code}, which no Runmesh does: {text}"
+    return Problem(told, UNREACHABLE, (f"server: {server}",) if server else ())

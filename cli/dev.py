@@ -5,6 +5,7 @@ will later: dependencies, limits, secrets, egress. What fails its checks isn't s
 """
 
 import re
+import signal
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -43,6 +44,7 @@ def dev(
     """
     service_id = dev_name(name or file.stem)
     source(file)  # before anything is done
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it cleans up then, too
     with ExitStack() as ending:
         api = ending.enter_context(connect(profile))
         if not keep and not _exists(api, service_id):
@@ -73,9 +75,10 @@ def _deploy_at_each_save(api: "Api", file: Path, service_id: str) -> None:
     while True:
         now = _state(file)
         if now is not None and now != before:  # an editor may take it away for a moment
-            before = now
             _deploy(api, file, service_id)
-            note(f"watching {file}; Ctrl-C ends it")
+            if before is None:
+                note(f"runmesh run {service_id} calls it; {file} is deployed again when it is saved; Ctrl-C ends this")
+            before = now
         time.sleep(LOOK_SECONDS)
 
 
@@ -93,7 +96,6 @@ def _deploy(api: "Api", file: Path, service_id: str) -> None:
             if not check["passed"]:
                 note(report_line(file, check))
         print(clean(f"version {told['version']} is served: {told['url']}"), flush=True)
-        print(f"runmesh run {service_id}", flush=True)
 
 
 def _tell(problem: Problem) -> None:

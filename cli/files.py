@@ -70,15 +70,16 @@ def get(
     """Get a file by its address. It needs no key."""
     import httpx  # noqa: PLC0415  # takes a while
 
+    from cli.client import refusal  # noqa: PLC0415
+
     if urlsplit(uri).scheme not in {"http", "https"}:
         raise Misuse(f"{uri[:100]!r} is no address of a file")
     try:
         timeout = httpx.Timeout(_SILENCE_SECONDS, connect=CONNECT_SECONDS)
         with httpx.stream("GET", uri, follow_redirects=True, timeout=timeout, trust_env=not is_loopback(uri)) as answer:
             if answer.status_code != 200:
-                raise Problem(
-                    f"there is no file (any more): {answer.status_code} {clean(answer.read().decode()[:300])}", 3
-                )
+                answer.read()
+                raise refusal(answer)
             target = output or Path(_name(answer.headers.get("content-disposition", "")))
             if str(target) == "-":
                 for piece in answer.iter_bytes():

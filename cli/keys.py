@@ -2,7 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from cli.complete import workflow_names
 from cli.problem import Misuse
 from cli.profiles import Profile
 from cli.show import After, AsJson, Limit, Yes, ago, credit, listing, note, show_json, sure
+
+if TYPE_CHECKING:
+    from cli.client import Api
 
 app = typer.Typer(help="API keys: list, create, rotate and revoke them. Needs the scope admin.", no_args_is_help=True)
 Id = Annotated[str, typer.Argument(metavar="ID", help="The key's id, key_…; never the key itself.")]
@@ -73,8 +76,9 @@ def create(
 @app.command("revoke")
 def revoke(key_id: Id, *, yes: Yes = False, profile: Profile = None) -> None:
     """Revoke a key: within a second it works nowhere any more, and streams that it opened end."""
-    sure(f"Revoke {key_id}? This can't be undone.", yes=yes)
     with connect(profile) as api:
+        own = f" It is the key of {api.server.source}, by which you ask." if not yes and _in_use(api, key_id) else ""
+        sure(f"Revoke {key_id}?{own} This can't be undone.", yes=yes)
         api.ask("DELETE", f"/keys/{segment(key_id)}")
     print(f"{key_id} revoked")
 
@@ -90,12 +94,21 @@ def rotate(
     """Replace a key by a new one with the same rights, and print that, this once."""
     seconds = int(duration(overlap).total_seconds())
     with connect(profile) as api:
+        own = _in_use(api, key_id)
         made = api.ask("POST", f"/keys/{segment(key_id)}/rotate", {"overlap_seconds": seconds})
     if as_json:
         show_json(made)
         return
     note(f"{made['id']} takes the place of {key_id}, which ends {f'in {overlap}' if seconds else 'now'}")
     print(made["key"])
+    if own:
+        note(f"it was the key of {api.server.source}: put the new one in its place")
+
+
+def _in_use(api: "Api", key_id: str) -> bool:
+    """Whether it seems to be the key that we have."""
+    keys, _ = api.pages("/keys", 10_000)
+    return any(key["id"] == key_id and api.server.key.startswith(key["prefix"]) for key in keys)
 
 
 def state(key: dict[str, Any]) -> str:

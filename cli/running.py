@@ -55,8 +55,7 @@ def run(
         if later:
             with api.stream("POST", run_path(target, door="run_async"), content=sent, headers=headers) as answer:
                 answer.read()
-                api.check(answer)
-                request_id = answer.json()["request_id"]
+                request_id = api.json_of(answer)["request_id"]
             print(request_id)
             if logs:
                 follow(api, request_id, out=sys.stderr)
