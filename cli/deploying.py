@@ -88,7 +88,7 @@ def deployed(
     wish = {"code": code, "name": name} | ({"service_id": service_id} if service_id else {})
     params = {"publish": "false"} if draft else None
     try:
-        with progress(f"deploying {name}: dependencies are installed when they are new"):
+        with progress(f"deploying {name}; new dependencies are installed first"):
             told: dict[str, Any] = api.ask("POST", "/deploy", wish, params=params, seconds=DEPLOY_SECONDS)
         return told
     except Refused as refused:
