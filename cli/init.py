@@ -19,7 +19,7 @@ def starter_names(incomplete: str) -> list[str]:
 
 
 def init(
-    name: Annotated[str, typer.Argument(help="The workflow's name; the file is NAME.py.")] = "",
+    name: Annotated[str, typer.Argument(help="The workflow's name, or a path: the file is NAME.py.")] = "",
     *,
     starter: Annotated[
         str, typer.Option("--starter", "-s", help="Which one; --list tells.", autocompletion=starter_names)

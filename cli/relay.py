@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 import uvicorn
@@ -78,13 +78,14 @@ def application(server: Server, service_id: str) -> Starlette:
         if foreign(request):
             told = {"detail": "only pages and programs of this machine may call this", "code": "forbidden"}
             return JSONResponse(told, 403)
-        raw = request.scope.get("raw_path") or request.url.path.encode()
-        query = request.scope["query_string"]
-        target = f"{server.url}/run/{segment(service_id)}{raw.decode('ascii', 'replace')}"
+        path, query = (request.scope[name].decode("ascii", "replace") for name in ("raw_path", "query_string"))
+        if not {".", ".."}.isdisjoint(unquote(path).replace("\\", "/").split("/")):  # they lead out of the workflow
+            return JSONResponse({"detail": "the path has . or .. in it", "code": "bad_request"}, 400)
+        target = f"{server.url}/run/{segment(service_id)}{path}"
         headers = [(name, value) for name, value in request.headers.items() if name not in _NOT_ON]
         sent = request.app.state.client.build_request(
             request.method,
-            target + (f"?{query.decode('ascii', 'replace')}" if query else ""),
+            target + (f"?{query}" if query else ""),
             headers=[*headers, ("authorization", f"Bearer {server.key}")],
             content=request.stream() if _has_body(request) else None,
         )
