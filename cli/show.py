@@ -19,7 +19,8 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 
 def note(text: str) -> None:
-    """A line on stderr."""
+    """A line on stderr, after what is on stdout already."""
+    sys.stdout.flush()
     print(clean(text), file=sys.stderr, flush=True)
 
 

@@ -21,7 +21,7 @@ from tests.e2e.mesh import until
 from tests.fakes.api_server import ApiServer, Asked, Reply
 
 RUNMESH = Path(sys.executable).parent / "runmesh"
-NO_RUNS = {"items": [], "next": None}
+NO_RUNS: dict[str, object] = {"items": [], "next": None}
 
 
 class Dev:
