@@ -15,12 +15,7 @@ from tests.fakes.api_server import ApiServer, Asked, Reply, api_server
 pytestmark = pytest.mark.timeout(240)
 DRIVER = Path(__file__).parent / "clients" / "convenience.py"
 OLD, NEW = "0.2.4", "0.4.11"
-WAYS = [
-    (OLD, "sync"),
-    (NEW, "async"),
-    pytest.param(OLD, "async", marks=pytest.mark.slow),
-    pytest.param(NEW, "sync", marks=pytest.mark.slow),
-]
+OTHER_WAYS = [pytest.param(OLD, "async", marks=pytest.mark.slow), pytest.param(NEW, "sync", marks=pytest.mark.slow)]
 
 
 def driven(python: Path, way: str, what: str, url: str, key: str, *argv: str) -> dict[str, Any]:
@@ -35,7 +30,9 @@ def driven(python: Path, way: str, what: str, url: str, key: str, *argv: str) ->
     return told
 
 
-@pytest.mark.parametrize(("version", "way"), WAYS)
+@pytest.mark.parametrize(
+    ("version", "way"), [(OLD, "sync"), pytest.param(NEW, "async", marks=pytest.mark.slow), *OTHER_WAYS]
+)
 def test_a_tour(mesh: Mesh, python_client: Callable[[str], Path], version: str, way: str) -> None:
     organization = mesh.new_organization(f"convenience {way} {version}")
     told = driven(python_client(version), way, "tour", mesh.url, organization["key"], "signer")
@@ -83,7 +80,7 @@ def pages(asked: Asked) -> Reply:
     return Reply(200, {"items": [item], "next": "token" if name == "A" else None})
 
 
-@pytest.mark.parametrize(("version", "way"), WAYS)
+@pytest.mark.parametrize(("version", "way"), [(OLD, "sync"), (NEW, "async"), *OTHER_WAYS])
 def test_what_goes_wrong_is_told_by_its_type(python_client: Callable[[str], Path], version: str, way: str) -> None:
     with api_server() as api:
         api.answers |= {"POST /run/pipedream/connect": pipedream, "POST /deploy": deploy, "GET /secrets": pages}

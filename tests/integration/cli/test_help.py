@@ -51,6 +51,12 @@ def test_help_tells_all(name: str) -> None:
     assert len(command.help or "") > 20
     for option in command.params:
         assert getattr(option, "help", None), f"{name} {option.name}"
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "runs ls" else pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS]
+)
+def test_help_is_shown(name: str) -> None:
     told = CliRunner().invoke(app, [*name.split(), "--help"])
     assert told.exit_code == 0
     assert "Usage: " in told.stdout
