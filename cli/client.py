@@ -1,11 +1,13 @@
 """A small client of the public API: JSON in and out, errors as `cli.problem` has them."""
 
+import os
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
+import certifi
 import httpx
 
 from cli.api import CONNECT_SECONDS, is_loopback
@@ -14,6 +16,14 @@ from cli.servers import HOW_TO_START, Server
 
 ANSWER_SECONDS = 60.0
 PAGE = 1000
+_HOW_TO_TRUST = ("SSL_CERT_FILE names the file with the authorities to trust",)
+
+
+class Told(dict[str, Any]):
+    """An object of an answer. What it must have and hasn't is a Problem: another server answers, or an older one."""
+
+    def __missing__(self, name: str) -> Any:
+        raise Problem(f"the server's answer has no {name!r}: is it a Runmesh, and as new as this one?", UNREACHABLE)
 
 
 class Api:
@@ -24,6 +34,9 @@ class Api:
         options: dict[str, Any] = {"trust_env": not is_loopback(server.url)}
         if server.url.startswith("http://"):
             options["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # the system's roots take 20 ms to read
+        elif not options["trust_env"]:  # that alone of the environment
+            roots = os.environ.get("SSL_CERT_FILE") or certifi.where()
+            options["verify"] = ssl.create_default_context(cafile=roots)
         self._client = httpx.Client(
             base_url=server.url,
             headers={"Authorization": f"Bearer {server.key}", "User-Agent": "runmesh-cli"},
@@ -100,10 +113,11 @@ class Api:
     def json_of(self, answer: httpx.Response) -> Any:
         """What a successful answer says."""
         self.check(answer)
-        try:
-            return answer.json()
-        except ValueError:
-            raise _stranger(answer, str(self.server)) from None
+        with suppress(ValueError):
+            told = answer.json(object_hook=Told)
+            if isinstance(told, Told):
+                return told
+        raise _stranger(answer, str(self.server))
 
     def check(self, answer: httpx.Response) -> None:
         """Errors: what the platform answered, as Refused."""
@@ -117,7 +131,8 @@ class Api:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             why = str(error) or "no answer"
-            raise Problem(f"can't reach {self.server}: {why}", UNREACHABLE, HOW_TO_START) from error
+            how = _HOW_TO_TRUST if "CERTIFICATE" in why else HOW_TO_START
+            raise Problem(f"can't reach {self.server}: {why}", UNREACHABLE, how) from error
         except httpx.TimeoutException as error:
             raise Silence(f"{self.server} didn't answer in time", UNREACHABLE) from error
         except httpx.RemoteProtocolError as error:

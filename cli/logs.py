@@ -1,6 +1,8 @@
 """`runmesh logs`: the lines of one run, or of all runs of a workflow."""
 
+import _thread
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ from cli.api import connect, segment
 from cli.complete import workflow_names
 from cli.problem import UNREACHABLE, Misuse, Problem, Refused, Silence, clean
 from cli.profiles import Profile
+from cli.show import note
 
 if TYPE_CHECKING:
     from cli.client import Api
@@ -44,13 +47,25 @@ def logs(
         if target.startswith("run_"):
             follow(api, target, as_json=as_json, live=live)
         elif live:
-            Tail(api, target, as_json=as_json).forever()
+            tail = Tail(api, target, as_json=as_json)
+            _refuse_unknown(api, target)
+            note(f"waiting for runs of {target}; Ctrl-C ends it")
+            tail.forever()
         else:
             newest = api.get("/requests", service_id=target, limit=1)["items"]
             if not newest:
-                api.get(f"/workflows/{segment(target)}")  # tells what is wrong with the name
+                _refuse_unknown(api, target)
                 raise Misuse(f"{target} has no runs yet")
             follow(api, newest[0]["id"], as_json=as_json, live=False)
+
+
+def _refuse_unknown(api: "Api", service_id: str) -> None:
+    """Errors: Refused where there is no such workflow; a key that may only run isn't told."""
+    try:
+        api.get(f"/workflows/{segment(service_id)}")
+    except Refused as refused:
+        if refused.http_status == 404:
+            raise
 
 
 def follow(
@@ -117,7 +132,7 @@ def pretty(line: dict[str, Any]) -> str:
     if line["stream"] == "system":
         text = f"[runmesh] {text}"
     level = str(line.get("level", ""))
-    if not sys.stdout.isatty():
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return f"{time_of_day} {'' if level in {'info', ''} else clean(level.upper()) + ' '}{text}"
     colour = "cyan" if line["stream"] == "system" else _COLOURS.get(level.lower())
     return f"{typer.style(time_of_day, dim=True)} {typer.style(text, fg=colour) if colour else text}"
@@ -141,7 +156,7 @@ class Tail:
             except Refused:
                 raise
             except Problem as problem:  # it may be back soon
-                print(clean(f"{problem}; trying again"), file=sys.stderr)
+                note(f"{problem}; trying again")
                 stop.wait(2)
 
     def look(self) -> None:
@@ -164,4 +179,6 @@ def _told(work: Callable[[], None]) -> None:
     try:
         work()
     except Problem as problem:
-        print(clean(str(problem)), file=sys.stderr)
+        note(str(problem))
+    except BrokenPipeError:  # nobody reads on
+        _thread.interrupt_main()

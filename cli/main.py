@@ -1,5 +1,6 @@
 """`runmesh`: the commands. Heavy imports wait until a command needs them."""
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +14,9 @@ from cli.dev import dev
 from cli.init import init
 from cli.logs import logs
 from cli.money import credits_, usage
-from cli.problem import Problem
+from cli.problem import Misuse, Problem
 from cli.running import call, result, run
+from cli.show import note
 from cli.trace import trace
 
 
@@ -22,11 +24,17 @@ class Commands(TyperGroup):
     """The root: what went wrong below is told on stderr, and as an exit status."""
 
     def invoke(self, ctx: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # what a server says may be beyond its encoding
         try:
             return super().invoke(ctx)
-        except Problem as problem:
-            print("\n".join(problem.lines()), file=sys.stderr)
-            raise typer.Exit(problem.status) from problem
+        except UnicodeEncodeError as error:
+            problem: Problem = Misuse(f"what was given isn't UTF-8: {error.object[:80]!r}")
+        except Problem as told:
+            problem = told
+        note("\n".join(problem.lines()))
+        raise typer.Exit(problem.status)
 
 
 app = typer.Typer(
@@ -38,6 +46,28 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,  # there are keys in them
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(*, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415  # takes a while
+
+        print(f"runmesh {version('runmesh')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    *,
+    _wanted: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=lambda wanted: _version(wanted=wanted)
+        ),
+    ] = False,
+) -> None:
+    """Runmesh: single-file Python workflows as authenticated HTTP APIs, each call in a fresh sandbox."""
+
 
 WRITE, RUN, MANAGE, MESH = "Write and deploy", "Run", "Look after", "A mesh of one's own"
 

@@ -147,7 +147,7 @@ def _secret(name: str) -> str:
 
 
 def _code(code: str | Path) -> str:
-    return code.read_text() if isinstance(code, Path) else code
+    return code.read_text(encoding="utf-8") if isinstance(code, Path) else code
 
 
 def _report(told: Sequence[Any]) -> tuple[Check, ...]:

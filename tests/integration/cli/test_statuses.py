@@ -1,7 +1,11 @@
 """What a command ends with, and what it tells on stderr, when something is wrong."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +214,32 @@ def test_a_failed_deploy_names_file_and_line(runmesh: Runmesh, api: ApiServer, n
     told = runmesh("deploy", "greet.py")
     assert told.exit_code == 1
     assert "error: greet.py:1: imports: ModuleNotFoundError: nothing" in told.stderr
+
+
+@pytest.mark.parametrize("content", [[1], "text", {"other": 1}, {"items": [{"other": 1}], "next": None}, {"items": []}])
+def test_an_answer_that_lacks_what_it_must_have(runmesh: Runmesh, api: ApiServer, content: Any) -> None:
+    api.says("GET /requests", content)
+    told = runmesh("runs", "ls")
+    assert told.exit_code == 4, told.exception
+    assert "Runmesh" in told.stderr
+
+
+def test_bytes_that_are_no_text_are_refused(runmesh: Runmesh, api: ApiServer) -> None:
+    for argv in (["run", "greet", "a=\udcff"], ["runs", "show", "\udcff"], ["call", "POST", "/x", "-d", "\udcff"]):
+        told = runmesh(*argv)
+        assert told.exit_code == 2, told.exception
+        assert "isn't UTF-8" in told.stderr
+    assert not api.asked
+
+
+def test_a_terminal_of_another_encoding_is_no_reason_to_fail(api: ApiServer) -> None:
+    api.refuses("GET /requests", 400, "bad_request", "→ grüße")
+    environ = {**os.environ, "RUNMESH_URL": api.url, "RUNMESH_API_KEY": "k", "PYTHONIOENCODING": "latin-1"}
+    told = subprocess.run(
+        [Path(sys.executable).parent / "runmesh", "runs", "ls"], env=environ, capture_output=True, check=False
+    )
+    assert (told.returncode, told.stderr.splitlines()[0]) == (3, "error: \\u2192 grüße".encode("latin-1"))
+
+
+def test_the_version(runmesh: Runmesh) -> None:
+    assert runmesh("--version").stdout == f"runmesh {version('runmesh')}\n"
