@@ -7,7 +7,7 @@ import typer
 from cli.api import connect, segment
 from cli.complete import workflow_names
 from cli.profiles import Profile
-from cli.show import After, AsJson, Limit, ago, credit, lasted, listing, pairs, show_json
+from cli.show import After, AsJson, Limit, ago, credit, lasted, listing, pairs, show_json, status_of
 
 app = typer.Typer(help="Runs: list, look at, cancel and replay them.", no_args_is_help=True)
 Id = Annotated[str, typer.Argument(metavar="ID", help="The run's request id.")]
@@ -34,7 +34,7 @@ def ls(
     columns = {
         "ID": lambda run: run["id"],
         "WORKFLOW": lambda run: run["serviceId"],
-        "STATUS": lambda run: run["status"] + (f" ({run['code']})" if run["code"] else ""),
+        "STATUS": status_of,
         "ANSWER": lambda run: run["responseStatus"],
         "TRIGGER": lambda run: run["trigger"],
         "BEGAN": lambda run: ago(run["startedAt"] or run["createdAt"]),

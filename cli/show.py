@@ -128,6 +128,12 @@ def ago(time: str | None) -> str:
     return f"{'' if tense else 'in '}{seconds:.0f} s{tense}"
 
 
+def status_of(record: dict[str, Any]) -> str:
+    """A run's status, with the code where that says more: `failed (out_of_memory)`."""
+    status, code = record["status"], record["code"]
+    return f"{status} ({code})" if code and code not in {status, "timeout"} else str(status)
+
+
 def lasted(record: dict[str, Any]) -> str:
     """A run's time from its start to its end."""
     if not record.get("startedAt") or not record.get("completedAt"):

@@ -8,7 +8,7 @@ import typer
 from cli.api import connect, segment
 from cli.problem import clean
 from cli.profiles import Profile
-from cli.show import AsJson, credit, lasted, note, show_json
+from cli.show import AsJson, credit, lasted, note, show_json, status_of
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -96,7 +96,6 @@ def _print(root: dict[str, Any], calls: Calls, asked: str) -> None:
 def _line(run: dict[str, Any], root: dict[str, Any], asked: str) -> str:
     """Name, id, status, when after the root it was asked for, how long it took, what it cost itself."""
     later = datetime.fromisoformat(run["createdAt"]) - datetime.fromisoformat(root["createdAt"])
-    status = run["status"] + (f" ({run['code']})" if run["code"] else "")
-    parts = [run["serviceId"], run["id"], status, f"+{later.total_seconds():.3f} s", lasted(run)]
+    parts = [run["serviceId"], run["id"], status_of(run), f"+{later.total_seconds():.3f} s", lasted(run)]
     parts.append(f"{credit(run['cost']['own'])} credits")
     return clean("  ".join(part for part in parts if part) + ("  ←" if run["id"] == asked and run is not root else ""))

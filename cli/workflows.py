@@ -12,6 +12,10 @@ from cli.problem import Misuse
 from cli.profiles import Profile
 from cli.show import After, AsJson, Limit, Yes, ago, listing, pairs, show_json, sure
 
+_UNITS = {
+    "_bytes": {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30},
+    "_ms": {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000},
+}
 app = typer.Typer(
     help="Workflows: list, look at, publish, roll back, share out, change and remove.", no_args_is_help=True
 )
@@ -128,9 +132,7 @@ def set_(
     visibility: Annotated[str | None, typer.Option(help="Who may call it: private, public or template.")] = None,
     limits: Annotated[
         list[str] | None,
-        typer.Option(
-            "--limit", help="concurrency=3, memory_bytes=536870912, …; NAME=default takes one back. Repeatable."
-        ),
+        typer.Option("--limit", help="concurrency=3, memory_bytes=512MiB, …; NAME=default takes one back. Repeatable."),
     ] = None,
     as_json: AsJson = False,
     profile: Profile = None,
@@ -189,6 +191,10 @@ def _limit(text: str) -> tuple[str, int | None]:
     name, _, value = text.partition("=")
     if value == "default":
         return name, None
-    if not value.isdigit():
-        raise Misuse(f"{text!r} is no limit such as concurrency=3 or concurrency=default")
-    return name, int(value)
+    match = re.fullmatch(r"(\d{1,18})([A-Za-z]*)", value)
+    units = next((units for end, units in _UNITS.items() if name.endswith(end)), {})
+    if match is None or match[2] not in {"", *units}:
+        raise Misuse(
+            f"{text!r} is no limit such as concurrency=3, memory_bytes=512MiB, async_timeout_ms=1h, retries=default"
+        )
+    return name, int(match[1]) * units.get(match[2], 1)

@@ -1,6 +1,7 @@
 """A server of the public API that answers what a test says, and remembers what it was asked."""
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -70,7 +71,7 @@ class ApiServer:
 
 
 @contextmanager
-def api_server() -> Iterator[ApiServer]:
+def api_server(tls: ssl.SSLContext | None = None) -> Iterator[ApiServer]:
     """On a free port of the loopback."""
     api = ApiServer()
 
@@ -113,9 +114,11 @@ def api_server() -> Iterator[ApiServer]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
-    api.url = f"http://127.0.0.1:{server.server_address[1]}"
+    api.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}"
     try:
         yield api
     finally:

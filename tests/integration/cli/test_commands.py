@@ -203,9 +203,10 @@ def test_versions_are_shared_out_and_taken_back(runmesh: Runmesh, api: ApiServer
 
 def test_a_workflow_is_changed(runmesh: Runmesh, api: ApiServer) -> None:
     api.says("PATCH /workflows/greet", WORKFLOW)
-    argv = ("--name", "New", "--visibility", "public", "--limit", "concurrency=3", "--limit", "memory_bytes=default")
+    wanted = ("concurrency=3", "memory_bytes=512MiB", "async_timeout_ms=1h", "disk_bytes=default")
+    argv = ("--name", "New", "--visibility", "public", *(part for limit in wanted for part in ("--limit", limit)))
     assert runmesh("workflows", "set", "greet", *argv).exit_code == 0
-    limits = {"concurrency": 3, "memory_bytes": None}
+    limits = {"concurrency": 3, "memory_bytes": 512 << 20, "async_timeout_ms": 3_600_000, "disk_bytes": None}
     assert api.last("PATCH /workflows/greet").json == {"name": "New", "visibility": "public", "limits": limits}
 
 

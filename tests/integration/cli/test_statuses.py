@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from tests.fakes.api_server import ApiServer, Asked, Reply
+from tests.fakes.api_server import ApiServer, Asked, Reply, api_server
+from tests.fakes.certificates import Authority
 
 Runmesh = Callable[..., Result]
 RECORD = {
@@ -115,6 +116,7 @@ def test_whose_key_was_refused_is_told_but_not_the_key(runmesh: Runmesh, api: Ap
         ("workflows", "rm", "greet"),
         ("workflows", "set", "greet"),
         ("workflows", "set", "greet", "--limit", "concurrency=many"),
+        ("workflows", "set", "greet", "--limit", "concurrency=3MiB"),
         ("workflows", "traffic", "greet", "half"),
         ("schedules", "create", "greet", "* * * * *", "-d", "@missing"),
         ("files", "put", "missing"),
@@ -239,6 +241,23 @@ def test_a_terminal_of_another_encoding_is_no_reason_to_fail(api: ApiServer) -> 
         [Path(sys.executable).parent / "runmesh", "runs", "ls"], env=environ, capture_output=True, check=False
     )
     assert (told.returncode, told.stderr.splitlines()[0]) == (3, "error: \\u2192 grüße".encode("latin-1"))
+
+
+def test_a_server_by_tls_has_to_be_who_it_says(
+    runmesh: Runmesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = Authority(tmp_path)
+    (tmp_path / "roots.pem").write_text(world.certificate)
+    with api_server(world.server("127.0.0.1")) as secure:
+        secure.says("GET /secrets", {"items": [], "next": None})
+        monkeypatch.setenv("RUNMESH_URL", secure.url)
+        monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+        told = runmesh("secrets", "ls")
+        assert told.exit_code == 4
+        assert "CERTIFICATE_VERIFY_FAILED" in told.stderr
+        assert "SSL_CERT_FILE names the file" in told.stderr
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "roots.pem"))
+        assert runmesh("secrets", "ls").exit_code == 0
 
 
 def test_the_version(runmesh: Runmesh) -> None:
