@@ -150,7 +150,8 @@ def refusal(answer: httpx.Response, server: str = "") -> Problem:
     if answer.status_code < 400 or not isinstance(told.get("detail"), str):
         return _stranger(answer, server)
     code, request_id = (str(told.get(name) or "") for name in ("code", "request_id"))
-    return Refused(answer.status_code, told["detail"], code, request_id, server)
+    wait = answer.headers.get("retry-after", "")
+    return Refused(answer.status_code, told["detail"], code, request_id, server, wait)
 
 
 def _stranger(answer: httpx.Response, server: str) -> Problem:

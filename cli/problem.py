@@ -33,11 +33,22 @@ class Misuse(Problem):
 
 
 class Refused(Problem):
-    """An error that the server answered: its `detail`, with `code` and `request_id`, empty where it has none."""
+    """An error that the server answered: its `detail`, with `code`, `request_id` and the seconds of `Retry-After`, empty
+    where it has none.
+    """
 
-    def __init__(self, http_status: int, detail: str, code: str = "", request_id: str = "", server: str = "") -> None:
+    def __init__(
+        self,
+        http_status: int,
+        detail: str,
+        code: str = "",
+        request_id: str = "",
+        server: str = "",
+        retry_after: str = "",
+    ) -> None:
         notes = [f"code: {code}"] if code else []
         notes += [f"request_id: {request_id}"] if request_id else []
+        notes += [f"again in: {retry_after} s"] if retry_after else []
         notes += [f"server: {server}"] if server and http_status in {401, 403} else []
         super().__init__(detail or f"the server answered {http_status}", status_of(http_status), tuple(notes))
         self.http_status = http_status

@@ -141,6 +141,7 @@ def ended(api: "Api", request_id: str, seconds: float) -> dict[str, Any]:
             if time.monotonic() >= deadline:
                 how = f"runmesh result {request_id} --timeout 60 waits a minute for it"
                 raise Problem(str(refused), PENDING, (f"request_id: {request_id}", how)) from refused
+            time.sleep(0.05)
             continue
         record: dict[str, Any] = api.get(f"/request/{segment(request_id)}")
         return record

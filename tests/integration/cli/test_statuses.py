@@ -52,6 +52,11 @@ def test_an_error_of_the_platform(runmesh: Runmesh, api: ApiServer, status: int,
     assert told.stderr.splitlines()[:3] == ["error: do this and that", f"  code: {code}", "  request_id: run_9"]
 
 
+def test_a_limit_tells_when_it_is_worth_trying_again(runmesh: Runmesh, api: ApiServer) -> None:
+    api.says("POST /run/greet", {"detail": "too many", "code": "too_many_runs"}, 429, retry_after="7")
+    assert "  again in: 7 s" in runmesh("run", "greet").stderr.splitlines()
+
+
 def test_an_error_of_the_workflow_is_its_answer(runmesh: Runmesh, api: ApiServer) -> None:
     api.says("POST /run/greet", {"detail": "no tea"}, 418, error_origin="service", x_request_id="run_9")
     told = runmesh("run", "greet")
