@@ -33,8 +33,8 @@ class Misuse(Problem):
 
 
 class Refused(Problem):
-    """An error that the server answered: its `detail`, with `code`, `request_id` and the seconds of `Retry-After`, empty
-    where it has none.
+    """An error that the server answered: its `detail`, `code`, `request_id` and the seconds of `Retry-After`, which may
+    be empty.
     """
 
     def __init__(

@@ -70,7 +70,7 @@ def pairs(values: dict[str, Any]) -> None:
     width = max(len(name) for name in values)
     for name, value in values.items():
         if value not in (None, "", [], {}):
-            text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+            text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list | bool) else str(value)
             print(clean(f"{name:{width}}  {text}"))
 
 
