@@ -53,14 +53,14 @@ class ReceiptsServicer:
     """
 
     def ReadReceiptKeys(self, request_iterator, context):
-        """A JWK set (RFC 7517); needs no key.
+        """Gives the keys that receipts are signed by, as a JWK set (RFC 7517).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateReceiptKey(self, request_iterator, context):
-        """{"kid"}: from now on another key signs.
+        """Has another key sign receipts from now on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

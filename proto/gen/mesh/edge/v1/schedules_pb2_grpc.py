@@ -58,21 +58,23 @@ class SchedulesServicer:
     """
 
     def ListSchedules(self, request_iterator, context):
-        """?limit= after=
+        """Lists the organization's schedules, and how each is doing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateSchedule(self, request_iterator, context):
-        """{"service_id", "cron_expression", "timezone", "input_data"}
+        """Schedules runs of a workflow by a cron expression. At each of these times `input_data` is posted to `/` of what
+        the name serves then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSchedule(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Ends a schedule.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -58,21 +58,22 @@ class SecretsServicer:
     """
 
     def ListSecrets(self, request_iterator, context):
-        """?limit= after=
+        """Lists the names of the organization's secrets; never a value.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PutSecret(self, request_iterator, context):
-        """{"value", "hosts"}
+        """Sets a secret. With `hosts` it never enters a sandbox: it is filled in on the way out, in requests to these hosts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSecret(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Removes a secret.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
