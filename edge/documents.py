@@ -61,4 +61,4 @@ class DocumentHandlers:
 
 
 def _written(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, indent=1).encode()
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

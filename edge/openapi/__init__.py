@@ -4,5 +4,5 @@ Paths, methods, tags and texts are the protos', what a call needs is that of edg
 is said here, by the name of its rpc; a test demands it of each.
 
 Reading order: shapes, described; errors; then by noun: runs, records, keys, workflows, money, platform; operations;
-document; postman; explorer.
+components, document; postman; explorer.
 """

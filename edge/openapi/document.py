@@ -1,14 +1,15 @@
 """The document: OpenAPI 3.1 (https://spec.openapis.org/oas/v3.1.1.html)."""
 
-import re
 from collections.abc import Mapping
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 from edge.model import Access
 from edge.openapi import errors
+from edge.openapi.components import Components
 from edge.openapi.described import PARAMETERS, Described
-from edge.openapi.errors import Fault, error_shape
+from edge.openapi.errors import ANY_ERROR
 from edge.openapi.keys import KEYS, SECRETS, WEBHOOKS
 from edge.openapi.money import MONEY, RECEIPTS
 from edge.openapi.operations_wire import Operation, operations, tags
@@ -16,6 +17,7 @@ from edge.openapi.platform import DOCUMENTS, FILES, PLATFORM
 from edge.openapi.runs import RUNS
 from edge.openapi.shapes import Shape
 from edge.openapi.workflows import SCHEDULES, WORKFLOWS
+from edge.rates import API
 
 DESCRIBED: Mapping[str, Described] = {
     **RUNS,
@@ -75,13 +77,13 @@ def document(accesses: Mapping[str, Access], public_url: str) -> dict[str, Any]:
 class _Writer:
     def __init__(self, accesses: Mapping[str, Access]) -> None:
         self._accesses = accesses
-        self._schemas: dict[str, Shape] = {}
+        self._components = Components()
 
     def document(self, public_url: str) -> dict[str, Any]:
         paths: dict[str, dict[str, Any]] = {}
         for each in operations():
             paths.setdefault(each.path, {})[each.method] = self._operation(each)
-        self._schema(error_shape(sorted(errors.WHEN), "") | {"title": "Error"})
+        self._components.schema(ANY_ERROR)
         return {
             "openapi": "3.1.1",
             "info": {
@@ -94,116 +96,90 @@ class _Writer:
             "servers": [{"url": public_url}],
             "tags": [{"name": name, "description": text} for name, text in tags().items()],
             "paths": paths,
-            "components": {"schemas": dict(sorted(self._schemas.items())), "securitySchemes": dict(SCHEMES)},
+            "components": {**self._components.all, "securitySchemes": dict(SCHEMES)},
         }
 
     def _operation(self, operation: Operation) -> dict[str, Any]:
         described = DESCRIBED.get(operation.rpc)
         if described is None:
             raise KeyError(f"{operation.rpc} isn't described: say in edge/openapi/ what it takes and gives")
-        scope, need = NEEDS[self._accesses[operation.rpc]]
+        access = self._accesses[operation.rpc]
+        scope, need = NEEDS[access]
         told: dict[str, Any] = {
             "operationId": operation.id,
             "tags": [operation.tag],
             "summary": operation.summary,
             "description": f"{operation.text}\n\n{need}",
-            "security": [],
+            "security": [] if access is Access.OPEN else [{name: [scope] if scope else []} for name in SCHEMES],
         }
-        if self._accesses[operation.rpc] is not Access.OPEN:
-            told["security"] = [{name: [scope] if scope else []} for name in SCHEMES]
         if parameters := self._parameters(operation, described):
             told["parameters"] = parameters
-        if self._has_body(operation, described):
-            told["requestBody"] = {"content": self._content(described.takes), "required": not described.may_be_empty}
+        if _has_body(operation, described):
+            content = self._components.content(described.takes)
+            told["requestBody"] = {"content": content, "required": not described.may_be_empty}
         told["responses"] = self._responses(operation, described)
         return told
 
-    def _has_body(self, operation: Operation, described: Described) -> bool:
-        return bool(described.takes) and operation.method not in {"get", "delete"}
-
-    def _parameters(self, operation: Operation, described: Described) -> list[dict[str, Any]]:
+    def _parameters(self, operation: Operation, described: Described) -> list[Any]:
         own = {name: PARAMETERS[name] for name in operation.parameters}
         places = {"path": own, "query": described.query, "header": described.headers}
         return [
-            _named(shape, {"name": name, "in": place, **({"required": True} if place == "path" else {})})
+            self._components.parameter(place, name, shape)
             for place, shapes in places.items()
             for name, shape in shapes.items()
         ]
 
     def _responses(self, operation: Operation, described: Described) -> dict[str, Any]:
-        faults = self._faults(operation, described)
-        by_status: dict[int, list[str]] = {}
-        for each in sorted(faults):
-            by_status.setdefault(each.status, []).append(each.code)
+        by_status = self._faults(operation, described)
         if described.foreign:
-            codes = ", ".join(f"{each.status} `{each.code}`" for each in sorted(faults))
-            answer = self._response(_FOREIGN + codes, {"*/*": {}}, {})
-            return {"default": answer | {"x-runtime-errors": {str(status): by_status[status] for status in by_status}}}
-        tells = {**described.tells, **(errors.RATES if operation.path.startswith("/api/v1/") else {})}
-        told: dict[str, Any] = {"200": self._response("It is done.", described.gives, tells)}
-        for status, listed in by_status.items():
-            text = " ".join(f"`{code}`: {errors.WHEN[code]}" for code in listed)
-            told[str(status)] = self._failure(operation, text, [] if described.relays else listed, status)
+            listed = ", ".join(f"{status} `{code}`" for status, codes in by_status.items() for code in codes)
+            runtime = {"x-runtime-errors": {str(status): codes for status, codes in by_status.items()}}
+            return {"default": self._response(_FOREIGN + listed, {"*/*": {}}) | runtime}
+        api = operation.path.startswith(API)
+        tells = {**described.tells, **(errors.RATES if api else {})}
+        told = {"200": self._response("It is done.", described.gives, tells)}
+        for status, codes in by_status.items():
+            name = f"{'api.' if api else ''}{status}.{'.'.join(codes)}"
+            text = " ".join(f"`{code}`: {errors.WHEN[code]}" for code in codes)
+            failure = self._failure(text, [] if described.relays else codes, status, api=api)
+            told[str(status)] = self._components.share("responses", name, failure)
         if described.relays:
-            told["default"] = self._failure(operation, "The workflow's own error.", [], 0)
+            told["default"] = self._failure("The workflow's own error.", [], 0, api=api)
         return told
 
-    def _faults(self, operation: Operation, described: Described) -> set[Fault]:
+    def _faults(self, operation: Operation, described: Described) -> dict[int, list[str]]:
+        """The codes by status."""
         faults = {*errors.ANY_CALL, *map(errors.fault, described.codes)}
         if self._accesses[operation.rpc] is not Access.OPEN:
             faults |= set(errors.WITH_KEY)
-        if self._has_body(operation, described):
+        if _has_body(operation, described):
             faults |= set(errors.WITH_BODY)
-        return faults
+        by_status: dict[int, list[str]] = {}
+        for each in sorted(faults):
+            by_status.setdefault(each.status, []).append(each.code)
+        return by_status
 
-    def _failure(self, operation: Operation, text: str, codes: list[str], status: int) -> dict[str, Any]:
-        answer = self._response(
-            text, {"application/json": error_shape(codes, operation.path)}, {"error-origin": errors.ORIGIN}
-        )
+    def _failure(self, text: str, codes: list[str], status: int, *, api: bool) -> dict[str, Any]:
+        shapes = {"application/json": errors.error_shape(codes, api=api)}
+        answer = self._response(text, shapes, {"error-origin": errors.ORIGIN})
         if status in errors.RETRIED:
             # Envoy's 408, to whoever is too slow, has none.
-            answer["headers"]["retry-after"] = _named(errors.RETRY_AFTER, {"required": status != 408})
+            required = status != 408
+            answer["headers"]["retry-after"] = self._components.header(
+                "retry-after", errors.RETRY_AFTER, required=required
+            )
         return answer
 
-    def _response(self, text: str, content: Mapping[str, Shape], tells: Mapping[str, Shape]) -> dict[str, Any]:
+    def _response(
+        self, text: str, content: Mapping[str, Shape], tells: Mapping[str, Shape] = MappingProxyType({})
+    ) -> dict[str, Any]:
         told = {**errors.EVERY_ANSWER, **tells}
         return {
             "description": text,
-            "headers": {name: _named(shape, {"required": True}) for name, shape in told.items()},
-            "content": self._content(content),
+            "headers": {name: self._components.header(name, shape) for name, shape in told.items()},
+            "content": self._components.content(content),
         }
 
-    def _content(self, shapes: Mapping[str, Shape]) -> dict[str, Any]:
-        return {kind: {"schema": self._schema(shape)} if shape else {} for kind, shape in shapes.items()}
 
-    def _schema(self, shape: Any) -> Any:
-        """With what has a title in the components, and a reference in its place."""
-        if isinstance(shape, list):
-            return [self._schema(each) for each in shape]
-        if not isinstance(shape, dict):
-            return shape
-        written = {name: each if name in _VALUES else self._schema(each) for name, each in shape.items()}
-        title = shape.get("title")
-        if not isinstance(title, str):
-            return written
-        if self._schemas.setdefault(title, written) != written:
-            raise ValueError(f"two shapes are called {title}")
-        return {"$ref": f"#/components/schemas/{title}"}
-
-
-_VALUES = frozenset({"example", "examples", "default", "enum", "const", "required"})
-
-
-def _named(shape: Shape, told: dict[str, Any]) -> dict[str, Any]:
-    """A parameter or a header: its description stands beside its schema."""
-    schema = {name: each for name, each in shape.items() if name != "description"}
-    description = {"description": shape["description"]} if "description" in shape else {}
-    return told | description | {"schema": schema}
-
-
-def reference(document: Mapping[str, Any], ref: str) -> Any:
-    """What a `$ref` of the document names."""
-    found: Any = document
-    for part in re.sub("^#/", "", ref).split("/"):
-        found = found[part]
-    return found
+def _has_body(operation: Operation, described: Described) -> bool:
+    return bool(described.takes) and operation.method not in {"get", "delete"}

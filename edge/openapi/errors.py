@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from edge.openapi.shapes import ANY_OBJECT, COUNT, NUMBER, TEXT, Shape, given, one_of, or_null, said, whole
+from edge.openapi.shapes import ANYTHING, COUNT, NUMBER, TEXT, Shape, given, one_of, or_null, said, whole
 from edge.problems import STATUS
 
 WHEN: Mapping[str, str] = {
@@ -69,18 +69,32 @@ _QUEUE = given(
 )
 
 
-def error_shape(codes: list[str], path: str) -> Shape:
-    """The body of errors with these codes, as this path tells them."""
-    detail = said(TEXT, "what happened, and what to do")
-    always: dict[str, Shape] = {"detail": detail, "code": one_of(*codes) if codes else said(TEXT, "the workflow's own")}
-    sometimes: dict[str, Shape] = {"request_id": said(TEXT, "of the run, where there is one")}
+def error_shape(codes: list[str], *, api: bool = False) -> Shape:
+    """The body of errors with these codes, or, without, with any that a workflow says; `api`: as /api/v1 tells them."""
+    always: dict[str, Shape] = {"detail": _DETAIL, "code": one_of(*codes) if codes else TEXT}
+    if api:
+        always = {"success": {"const": False}, "error": said(TEXT, "the detail once more"), **always}
+    sometimes: dict[str, Shape] = {"request_id": _RUN}
     if "pending" in codes:
         sometimes["queue"] = said(_QUEUE, "of a run that waits")
-    if path.startswith("/api/v1/"):
-        always = {"success": {"const": False}, "error": said(TEXT, "the detail once more"), **always}
-    elif path.startswith(("/openai", "/anthropic", "/gemini")):
-        sometimes |= {"type": {"const": "error"}, "error": said(ANY_OBJECT, "as the vendor's SDK expects it")}
     return given(sometimes=sometimes, **always)
+
+
+_DETAIL = said(TEXT, "what happened, and what to do")
+_RUN = said(TEXT, "of the run, where there is one")
+ANY_ERROR = given(
+    "Error",
+    detail=_DETAIL,
+    code=one_of(*WHEN),
+    sometimes={
+        "request_id": _RUN,
+        "queue": said(_QUEUE, "of a run that waits"),
+        "success": said({"const": False}, "under /api/v1/"),
+        "error": said(ANYTHING, "the detail, under /api/v1/; or as the SDK of a vendor expects it, under its paths"),
+        "type": said({"const": "error"}, "as Anthropic's SDK expects it"),
+    },
+)
+"""What the platform answers anywhere."""
 
 
 ORIGIN = said(one_of("service", "runtime"), "whose error it is: the workflow's, or the platform's")

@@ -30,7 +30,7 @@ def collection(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _item(document: Mapping[str, Any], path: str, method: str, operation: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = operation.get("parameters", [])
+    parameters = [_resolved(document, each) for each in operation.get("parameters", [])]
     headers = [_pair(each) for each in parameters if each["in"] == "header"]
     request: dict[str, Any] = {
         "method": method.upper(),
@@ -50,7 +50,7 @@ def _item(document: Mapping[str, Any], path: str, method: str, operation: Mappin
     return {"name": f"{operation['summary']} ({operation['operationId']})", "request": request, "response": []}
 
 
-def _url(path: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
+def _url(path: str, parameters: list[Mapping[str, Any]]) -> dict[str, Any]:
     steps = [f":{step[1:-1]}" if step.startswith("{") else step for step in path.strip("/").split("/")]
     return {
         "raw": "{{baseUrl}}/" + "/".join(steps),
@@ -91,3 +91,12 @@ def _example(document: Mapping[str, Any], body: Mapping[str, Any]) -> Any:
             else shape["anyOf"][0]
         )
     return next(iter(shape.get("examples", [])), {})
+
+
+def _resolved(document: Mapping[str, Any], part: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What it refers to, or itself."""
+    if "$ref" not in part:
+        return part
+    kind, name = part["$ref"].removeprefix("#/components/").split("/")
+    found: Mapping[str, Any] = document["components"][kind][name]
+    return found
