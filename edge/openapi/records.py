@@ -13,6 +13,7 @@ from edge.openapi.shapes import (
     TRUTH,
     Shape,
     an_id,
+    event_of,
     given,
     list_of,
     map_of,
@@ -92,7 +93,10 @@ LOG_LINE = given(
 )
 LOG = {
     "application/x-ndjson": said(TEXT, "a JSON object a line, empty lines in silence", **{"x-itemSchema": LOG_LINE}),
-    "text/event-stream": said(TEXT, "`id` is `seq`, `data` the object; `event: end` is the last"),
+    "text/event-stream": said(
+        event_of({"anyOf": [LOG_LINE, ANY_OBJECT]}, "end", numbered=True),
+        "a line an event, by its `seq`; at last `end`",
+    ),
 }
 
 CONTACT = given(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from edge.calls import MAX_CORRELATION, MAX_RETRIES, PRIORITIES
 from edge.fields import MOST_MONEY
 from edge.openapi.described import JSON, PAGE, Described, gives, takes
-from edge.openapi.errors import NOT_STORED, OF_RUNS
+from edge.openapi.errors import NOT_STORED, OF_RUNS, error_shape
 from edge.openapi.records import CONTACTS, DELIVERIES, DIFF, LOG, RECORD, RESULT, RUN_ID, SIGNED, STATUS, SUMMARY
 from edge.openapi.shapes import (
     ANYTHING,
@@ -13,6 +13,7 @@ from edge.openapi.shapes import (
     TEXT,
     Shape,
     an_id,
+    event_of,
     given,
     one_of,
     page_of,
@@ -104,7 +105,12 @@ RUNS: Mapping[str, Described] = {
     "Runs.ReadReceipt": Described(gives=gives(SIGNED), codes=_PENDING),
     "Runs.RunPublished": _PUBLISHED,
     "Runs.StreamPublished": Described(
-        gives={"text/event-stream": said(TEXT, '`data: {"delta"}` …, `event: end` or `event: error`')},
+        gives={
+            "text/event-stream": said(
+                event_of({"anyOf": [given(delta=TEXT), _RESULT, error_shape([], api=True)]}, "end", "error"),
+                "parts of the text as they come, at last `end` with the whole, or `error`",
+            )
+        },
         takes=_PUBLISHED.takes,
         may_be_empty=True,
         headers=HEADERS,

@@ -106,3 +106,10 @@ def page_of(item: Shape) -> Shape:
     """A list's answer."""
     following = said(or_null(TEXT), "for `after`, to have the next page; `null` on the last")
     return given(items=list_of(item), next=following)
+
+
+def event_of(shape: Shape, *names: str, numbered: bool = False) -> Shape:
+    """A server-sent event: its data is JSON of this shape; it may have one of these names."""
+    told: dict[str, Shape] = {"event": one_of(*names), **({"id": TEXT} if numbered else {})}
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": shape}
+    return given(sometimes=told, data=data)
