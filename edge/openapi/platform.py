@@ -20,7 +20,7 @@ FILES: Mapping[str, Described] = {
                 upload_headers=said(map_of(TEXT), "to send with them"),
             )
         ),
-        query={"filename": said(text(least=1, most=255), "what it is called when it is downloaded")},
+        query={"filename": said(text(most=255), "what it is called when it is downloaded; without: `file`")},
         codes=("payment_required", "too_large"),
     )
 }
