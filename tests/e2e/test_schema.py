@@ -15,7 +15,7 @@ from tests.e2e.schema import Case, Explorer, Things
 from tests.providers.provider import KEYS, Vendor, provider
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-EXAMPLES = 24
+EXAMPLES = 18
 # Nothing that a vendor offers here can be deleted: it is always 404.
 NEVER_DONE = {"RunOpenaiDelete", "RunAnthropicDelete", "RunGeminiDelete"}
 SAID = [{"role": "user", "content": "hello"}]
