@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
 import jsonschema_rs
 import requests
 import schemathesis
@@ -133,18 +132,29 @@ class Things:
 SCHEDULE = {"service_id": "echo", "cron_expression": "0 0 1 1 *", "timezone": "UTC"}
 
 
+def described(mesh: Mesh) -> dict[str, Any]:
+    """The document, as anybody gets it."""
+    with mesh.http("") as client:
+        found: dict[str, Any] = client.get("/openapi.json").json()
+    return found
+
+
 class Explorer:
-    """Makes the calls. `fill(operation_id, case)` may set what only its mesh knows."""
+    """Makes the calls that `document` describes. `fill(operation_id, case)` may set what only its mesh knows."""
 
     def __init__(
-        self, mesh: Mesh, things: Things, first_seed: int, fill: Callable[[str, Case], None] = lambda _id, _case: None
+        self,
+        mesh: Mesh,
+        things: Things,
+        document: dict[str, Any],
+        first_seed: int,
+        fill: Callable[[str, Case], None] = lambda _id, _case: None,
     ) -> None:
         self._mesh = mesh
         self._things = things
         self._seed = first_seed
         self._fill = fill
         self.tally = Tally()
-        document = httpx.get(f"{mesh.url}/openapi.json", trust_env=False).json()
         self._schema: Any = schemathesis.openapi.from_dict(document)
         self._errors = jsonschema_rs.validator_for(
             {"$ref": "#/components/schemas/Error", "components": document["components"]}

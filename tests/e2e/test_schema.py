@@ -11,11 +11,11 @@ import pytest
 from schemathesis import GenerationMode
 
 from tests.e2e.mesh import ROOT, Mesh, mesh_up, until
-from tests.e2e.schema import Case, Explorer, Things
+from tests.e2e.schema import Case, Explorer, Things, described
 from tests.providers.provider import KEYS, Vendor, provider
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-EXAMPLES = 18
+EXAMPLES = 20
 # Nothing that a vendor offers here can be deleted: it is always 404.
 NEVER_DONE = {"RunOpenaiDelete", "RunAnthropicDelete", "RunGeminiDelete"}
 SAID = [{"role": "user", "content": "hello"}]
@@ -59,7 +59,7 @@ def test_no_call_is_answered_in_another_way_than_documented(mesh: Mesh) -> None:
     seed = int(os.environ.get("SEED") or random.randrange(2**32))
     print(f"SEED={seed}")
     things = Things(mesh)
-    explorer = Explorer(mesh, things, seed, fill)
+    explorer = Explorer(mesh, things, described(mesh), seed, fill)
     for operation in explorer.operations():
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
             explorer.explore(operation, mode, EXAMPLES)
@@ -69,5 +69,5 @@ def test_no_call_is_answered_in_another_way_than_documented(mesh: Mesh) -> None:
         print(f"{name:24} {tally.made[name]:5} calls, {tally.done[name]:5} done")
     print(f"{sum(tally.made.values())} calls, {dict(tally.statuses)}")
     assert sum(tally.made.values()) >= 2000
-    assert min(tally.made.values()) >= 5
+    assert min(tally.made.values()) >= 2  # where there is nothing to say, there is one call to make
     assert {name for name in tally.made if not tally.done[name]} == NEVER_DONE
