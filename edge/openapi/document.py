@@ -53,8 +53,6 @@ NEEDS: Mapping[Access, tuple[str, str]] = {
 }
 """The scope, and a sentence."""
 _ABOUT = """
-Runmesh runs single-file Python workflows as authenticated HTTP APIs.
-
 Bodies are JSON, whatever their content type says; a field that isn't known is refused, and `null` stands for one that
 was left out. Names are `snake_case`, those of run records and log lines `camelCase`. A slash at the end of a path is
 optional, `HEAD` stands for `GET` where that is all there is. Amounts are micro-credits.

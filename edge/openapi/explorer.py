@@ -28,7 +28,7 @@ _START = """SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#explorer",
   deepLinking: true,
-  docExpansion: "none",
+  docExpansion: "list",
   filter: true,
   persistAuthorization: false,
   validatorUrl: null,

@@ -10,7 +10,12 @@ WHOLE: Shape = {"type": "integer"}
 COUNT: Shape = {"type": "integer", "minimum": 0}
 NUMBER: Shape = {"type": "number", "minimum": 0}
 TRUTH: Shape = {"type": "boolean"}
-TIME: Shape = {"type": "string", "format": "date-time", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$"}
+TIME: Shape = {
+    "type": "string",
+    "format": "date-time",
+    "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$",
+    "examples": ["2030-01-31T12:00:00.000Z"],
+}
 ANYTHING: Shape = {}
 ANY_OBJECT: Shape = {"type": "object"}
 SHA256: Shape = {"type": "string", "pattern": "^[0-9a-f]{64}$"}

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class KeysStub:
-    """Organizations and their API keys over HTTP.
+    """Organizations and their API keys.
     """
 
     def __init__(self, channel):
@@ -69,7 +69,7 @@ class KeysStub:
 
 
 class KeysServicer:
-    """Organizations and their API keys over HTTP.
+    """Organizations and their API keys.
     """
 
     def IssueKey(self, request_iterator, context):
@@ -157,7 +157,7 @@ def add_KeysServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Keys:
-    """Organizations and their API keys over HTTP.
+    """Organizations and their API keys.
     """
 
     @staticmethod

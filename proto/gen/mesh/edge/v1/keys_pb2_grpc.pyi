@@ -28,7 +28,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class KeysStub:
-    """Organizations and their API keys over HTTP."""
+    """Organizations and their API keys."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -51,7 +51,7 @@ class KeysStub:
 
 @_typing.type_check_only
 class KeysAsyncStub(KeysStub):
-    """Organizations and their API keys over HTTP."""
+    """Organizations and their API keys."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     IssueKey: _aio.StreamStreamMultiCallable[_keys_pb2.IssueKeyRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
@@ -70,7 +70,7 @@ class KeysAsyncStub(KeysStub):
     """
 
 class KeysServicer(metaclass=_abc_1.ABCMeta):
-    """Organizations and their API keys over HTTP."""
+    """Organizations and their API keys."""
 
     @_abc_1.abstractmethod
     def IssueKey(

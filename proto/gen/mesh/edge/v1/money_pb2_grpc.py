@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class MoneyStub:
-    """Credits, usage, prices and the audit log over HTTP; all amounts are integers of micro-credits.
+    """Credits, usage, prices and the audit log; all amounts are integers of micro-credits.
     """
 
     def __init__(self, channel):
@@ -69,7 +69,7 @@ class MoneyStub:
 
 
 class MoneyServicer:
-    """Credits, usage, prices and the audit log over HTTP; all amounts are integers of micro-credits.
+    """Credits, usage, prices and the audit log; all amounts are integers of micro-credits.
     """
 
     def ReadCredits(self, request_iterator, context):
@@ -156,7 +156,7 @@ def add_MoneyServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Money:
-    """Credits, usage, prices and the audit log over HTTP; all amounts are integers of micro-credits.
+    """Credits, usage, prices and the audit log; all amounts are integers of micro-credits.
     """
 
     @staticmethod

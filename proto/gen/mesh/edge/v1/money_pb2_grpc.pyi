@@ -28,7 +28,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MoneyStub:
-    """Credits, usage, prices and the audit log over HTTP; all amounts are integers of micro-credits."""
+    """Credits, usage, prices and the audit log; all amounts are integers of micro-credits."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -49,7 +49,7 @@ class MoneyStub:
 
 @_typing.type_check_only
 class MoneyAsyncStub(MoneyStub):
-    """Credits, usage, prices and the audit log over HTTP; all amounts are integers of micro-credits."""
+    """Credits, usage, prices and the audit log; all amounts are integers of micro-credits."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReadCredits: _aio.StreamStreamMultiCallable[_money_pb2.ReadCreditsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
@@ -66,7 +66,7 @@ class MoneyAsyncStub(MoneyStub):
     """Lists what the organization did, and what was done to it, newest first."""
 
 class MoneyServicer(metaclass=_abc_1.ABCMeta):
-    """Credits, usage, prices and the audit log over HTTP; all amounts are integers of micro-credits."""
+    """Credits, usage, prices and the audit log; all amounts are integers of micro-credits."""
 
     @_abc_1.abstractmethod
     def ReadCredits(

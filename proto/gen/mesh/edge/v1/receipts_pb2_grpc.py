@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class ReceiptsStub:
-    """What verifies receipts, over HTTP.
+    """What verifies receipts.
     """
 
     def __init__(self, channel):
@@ -49,7 +49,7 @@ class ReceiptsStub:
 
 
 class ReceiptsServicer:
-    """What verifies receipts, over HTTP.
+    """What verifies receipts.
     """
 
     def ReadReceiptKeys(self, request_iterator, context):
@@ -88,7 +88,7 @@ def add_ReceiptsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Receipts:
-    """What verifies receipts, over HTTP.
+    """What verifies receipts.
     """
 
     @staticmethod

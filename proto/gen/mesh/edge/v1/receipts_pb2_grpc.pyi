@@ -28,7 +28,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ReceiptsStub:
-    """What verifies receipts, over HTTP."""
+    """What verifies receipts."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -41,7 +41,7 @@ class ReceiptsStub:
 
 @_typing.type_check_only
 class ReceiptsAsyncStub(ReceiptsStub):
-    """What verifies receipts, over HTTP."""
+    """What verifies receipts."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReadReceiptKeys: _aio.StreamStreamMultiCallable[_receipts_pb2.ReadReceiptKeysRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
@@ -50,7 +50,7 @@ class ReceiptsAsyncStub(ReceiptsStub):
     """Has another key sign receipts from now on."""
 
 class ReceiptsServicer(metaclass=_abc_1.ABCMeta):
-    """What verifies receipts, over HTTP."""
+    """What verifies receipts."""
 
     @_abc_1.abstractmethod
     def ReadReceiptKeys(

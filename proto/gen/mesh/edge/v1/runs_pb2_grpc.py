@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class RunsStub:
-    """Runs over HTTP. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
+    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
     The fields beside the body only document the path; the edge reads the raw path that Envoy's Lua filter hands on.
     """
 
@@ -130,7 +130,7 @@ class RunsStub:
 
 
 class RunsServicer:
-    """Runs over HTTP. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
+    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
     The fields beside the body only document the path; the edge reads the raw path that Envoy's Lua filter hands on.
     """
 
@@ -373,7 +373,7 @@ def add_RunsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Runs:
-    """Runs over HTTP. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
+    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
     The fields beside the body only document the path; the edge reads the raw path that Envoy's Lua filter hands on.
     """
 

@@ -28,7 +28,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RunsStub:
-    """Runs over HTTP. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
+    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
     The fields beside the body only document the path; the edge reads the raw path that Envoy's Lua filter hands on.
     """
 
@@ -96,7 +96,7 @@ class RunsStub:
 
 @_typing.type_check_only
 class RunsAsyncStub(RunsStub):
-    """Runs over HTTP. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
+    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
     The fields beside the body only document the path; the edge reads the raw path that Envoy's Lua filter hands on.
     """
 
@@ -160,7 +160,7 @@ class RunsAsyncStub(RunsStub):
     """
 
 class RunsServicer(metaclass=_abc_1.ABCMeta):
-    """Runs over HTTP. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
+    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
     The fields beside the body only document the path; the edge reads the raw path that Envoy's Lua filter hands on.
     """
 

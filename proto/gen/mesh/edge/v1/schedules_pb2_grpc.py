@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class SchedulesStub:
-    """Schedules over HTTP.
+    """Runs that start by the clock.
     """
 
     def __init__(self, channel):
@@ -54,7 +54,7 @@ class SchedulesStub:
 
 
 class SchedulesServicer:
-    """Schedules over HTTP.
+    """Runs that start by the clock.
     """
 
     def ListSchedules(self, request_iterator, context):
@@ -106,7 +106,7 @@ def add_SchedulesServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Schedules:
-    """Schedules over HTTP.
+    """Runs that start by the clock.
     """
 
     @staticmethod

@@ -28,7 +28,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SchedulesStub:
-    """Schedules over HTTP."""
+    """Runs that start by the clock."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -45,7 +45,7 @@ class SchedulesStub:
 
 @_typing.type_check_only
 class SchedulesAsyncStub(SchedulesStub):
-    """Schedules over HTTP."""
+    """Runs that start by the clock."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListSchedules: _aio.StreamStreamMultiCallable[_schedules_pb2.ListSchedulesRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
@@ -58,7 +58,7 @@ class SchedulesAsyncStub(SchedulesStub):
     """Ends a schedule."""
 
 class SchedulesServicer(metaclass=_abc_1.ABCMeta):
-    """Schedules over HTTP."""
+    """Runs that start by the clock."""
 
     @_abc_1.abstractmethod
     def ListSchedules(

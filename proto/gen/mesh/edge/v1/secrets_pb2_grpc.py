@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class SecretsStub:
-    """An organization's secrets over HTTP: written, listed, never read.
+    """An organization's secrets: written, listed, never read.
     """
 
     def __init__(self, channel):
@@ -54,7 +54,7 @@ class SecretsStub:
 
 
 class SecretsServicer:
-    """An organization's secrets over HTTP: written, listed, never read.
+    """An organization's secrets: written, listed, never read.
     """
 
     def ListSecrets(self, request_iterator, context):
@@ -105,7 +105,7 @@ def add_SecretsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Secrets:
-    """An organization's secrets over HTTP: written, listed, never read.
+    """An organization's secrets: written, listed, never read.
     """
 
     @staticmethod

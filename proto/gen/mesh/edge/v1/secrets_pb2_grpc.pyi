@@ -28,7 +28,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SecretsStub:
-    """An organization's secrets over HTTP: written, listed, never read."""
+    """An organization's secrets: written, listed, never read."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -43,7 +43,7 @@ class SecretsStub:
 
 @_typing.type_check_only
 class SecretsAsyncStub(SecretsStub):
-    """An organization's secrets over HTTP: written, listed, never read."""
+    """An organization's secrets: written, listed, never read."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListSecrets: _aio.StreamStreamMultiCallable[_secrets_pb2.ListSecretsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
@@ -54,7 +54,7 @@ class SecretsAsyncStub(SecretsStub):
     """Removes a secret."""
 
 class SecretsServicer(metaclass=_abc_1.ABCMeta):
-    """An organization's secrets over HTTP: written, listed, never read."""
+    """An organization's secrets: written, listed, never read."""
 
     @_abc_1.abstractmethod
     def ListSecrets(

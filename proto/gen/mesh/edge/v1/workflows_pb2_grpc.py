@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class WorkflowsStub:
-    """Workflows over HTTP.
+    """Workflows: deployed, published, their versions served.
     """
 
     def __init__(self, channel):
@@ -94,7 +94,7 @@ class WorkflowsStub:
 
 
 class WorkflowsServicer:
-    """Workflows over HTTP.
+    """Workflows: deployed, published, their versions served.
     """
 
     def Validate(self, request_iterator, context):
@@ -241,7 +241,7 @@ def add_WorkflowsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Workflows:
-    """Workflows over HTTP.
+    """Workflows: deployed, published, their versions served.
     """
 
     @staticmethod

@@ -28,7 +28,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class WorkflowsStub:
-    """Workflows over HTTP."""
+    """Workflows: deployed, published, their versions served."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -59,7 +59,7 @@ class WorkflowsStub:
 
 @_typing.type_check_only
 class WorkflowsAsyncStub(WorkflowsStub):
-    """Workflows over HTTP."""
+    """Workflows: deployed, published, their versions served."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Validate: _aio.StreamStreamMultiCallable[_workflows_pb2.ValidateRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
@@ -86,7 +86,7 @@ class WorkflowsAsyncStub(WorkflowsStub):
     """Splits a workflow's calls between its versions: per cent by version, 100 together."""
 
 class WorkflowsServicer(metaclass=_abc_1.ABCMeta):
-    """Workflows over HTTP."""
+    """Workflows: deployed, published, their versions served."""
 
     @_abc_1.abstractmethod
     def Validate(
