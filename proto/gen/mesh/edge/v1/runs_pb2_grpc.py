@@ -27,8 +27,9 @@ if _version_not_supported:
 
 
 class RunsStub:
-    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
-    The fields beside the body only document the path; the edge reads the raw path that Envoy's Lua filter hands on.
+    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the
+    JSON (docs/decisions/0002). The fields beside the body only document the path; the edge reads the raw path that
+    Envoy's Lua filter hands on.
     """
 
     def __init__(self, channel):
@@ -130,8 +131,9 @@ class RunsStub:
 
 
 class RunsServicer:
-    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
-    The fields beside the body only document the path; the edge reads the raw path that Envoy's Lua filter hands on.
+    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the
+    JSON (docs/decisions/0002). The fields beside the body only document the path; the edge reads the raw path that
+    Envoy's Lua filter hands on.
     """
 
     def Run(self, request_iterator, context):
@@ -373,8 +375,9 @@ def add_RunsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Runs:
-    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
-    The fields beside the body only document the path; the edge reads the raw path that Envoy's Lua filter hands on.
+    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the
+    JSON (docs/decisions/0002). The fields beside the body only document the path; the edge reads the raw path that
+    Envoy's Lua filter hands on.
     """
 
     @staticmethod

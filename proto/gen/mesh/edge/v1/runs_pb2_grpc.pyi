@@ -28,8 +28,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RunsStub:
-    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
-    The fields beside the body only document the path; the edge reads the raw path that Envoy's Lua filter hands on.
+    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the
+    JSON (docs/decisions/0002). The fields beside the body only document the path; the edge reads the raw path that
+    Envoy's Lua filter hands on.
     """
 
     @_typing.overload
@@ -96,8 +97,9 @@ class RunsStub:
 
 @_typing.type_check_only
 class RunsAsyncStub(RunsStub):
-    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
-    The fields beside the body only document the path; the edge reads the raw path that Envoy's Lua filter hands on.
+    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the
+    JSON (docs/decisions/0002). The fields beside the body only document the path; the edge reads the raw path that
+    Envoy's Lua filter hands on.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -160,8 +162,9 @@ class RunsAsyncStub(RunsStub):
     """
 
 class RunsServicer(metaclass=_abc_1.ABCMeta):
-    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
-    The fields beside the body only document the path; the edge reads the raw path that Envoy's Lua filter hands on.
+    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the
+    JSON (docs/decisions/0002). The fields beside the body only document the path; the edge reads the raw path that
+    Envoy's Lua filter hands on.
     """
 
     @_abc_1.abstractmethod
