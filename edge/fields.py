@@ -50,10 +50,7 @@ class Fields:
         return tuple(value)
 
     def integer(self, name: str, *, lowest: int, highest: int) -> int | None:
-        """A whole number, which `3.0` is to JSON; None when absent. Errors: Invalid."""
-        value = self._left.get(name)
-        if isinstance(value, float) and value.is_integer():
-            self._left[name] = int(value)
+        """A whole number; None when absent. Errors: Invalid."""
         value = self._take(name, int, "a whole number")
         if value is None:
             return None

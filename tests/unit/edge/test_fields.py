@@ -22,12 +22,6 @@ def test_what_is_there() -> None:
     fields.done()
 
 
-def test_a_whole_number_may_have_a_point() -> None:
-    fields = Fields({"a": 3.0, "b": -1e3})
-    assert (fields.integer("a", lowest=0, highest=3), fields.integer("b", lowest=-1000, highest=0)) == (3, -1000)
-    fields.done()
-
-
 @pytest.mark.parametrize("body", [{}, dict.fromkeys("tclimo")])
 def test_what_is_not(body: dict[str, Any]) -> None:
     fields = Fields(body)
