@@ -10,7 +10,6 @@ import jsonschema_rs
 import pytest
 
 from edge.documents import DocumentHandlers
-from edge.endpoints import documented, endpoints
 from edge.http import Request
 from edge.model import Access
 from edge.openapi.described import PARAMETERS
@@ -21,24 +20,9 @@ from edge.openapi.operations_wire import operations, tags
 from edge.openapi.postman import collection
 from edge.problems import STATUS
 from kit.errors import NotFound
+from tests.fakes.handlers import PUBLIC_URL, accesses
 
 ROOT = Path(__file__).parents[3]
-PUBLIC_URL = "https://api.example.com"
-
-
-class Anything:
-    """Stands for handlers that nobody calls."""
-
-    def __getattr__(self, name: str) -> "Anything":
-        return Anything()
-
-    def __call__(self, *_: Any) -> "Anything":
-        return Anything()
-
-
-def accesses() -> dict[str, Access]:
-    handlers: list[Any] = [Anything()] * (endpoints.__code__.co_argcount)
-    return {name: each.access for name, each in documented(endpoints(*handlers), PUBLIC_URL).items()}
 
 
 ACCESSES = accesses()
