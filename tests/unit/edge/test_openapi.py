@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jsonschema_rs
 import pytest
 
@@ -20,6 +21,7 @@ from edge.openapi.operations_wire import operations, tags
 from edge.openapi.postman import collection
 from edge.problems import STATUS
 from kit.errors import NotFound
+from tests.e2e.conformance import check
 from tests.fakes.handlers import PUBLIC_URL, accesses
 
 ROOT = Path(__file__).parents[3]
@@ -192,3 +194,27 @@ async def test_both_documents_are_json() -> None:
         assert isinstance(answer.body, bytes)
         assert json.loads(answer.body)
         assert ("content-type", "application/json") in answer.headers
+
+
+HEALTH = httpx.Request("GET", "http://mesh/healthz")
+HEAD = {"x-request-id": "a", "x-correlation-id": "a", "traceparent": "a"}
+
+
+def test_an_answer_as_described_passes() -> None:
+    check(httpx.Response(200, headers=HEAD, json={"status": "ok"}, request=HEALTH))
+    check(httpx.Response(418, request=httpx.Request("GET", "http://mesh/run/x/y")))
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (httpx.Response(200, headers=HEAD, json={"status": "ok", "more": 1}, request=HEALTH), "shape"),
+        (httpx.Response(200, headers=HEAD, json={}, request=HEALTH), "shape"),
+        (httpx.Response(200, json={"status": "ok"}, request=HEALTH), "lacks x-request-id"),
+        (httpx.Response(200, headers=HEAD, text="ok", request=HEALTH), "text/plain"),
+        (httpx.Response(404, headers=HEAD, json={}, request=HEALTH), "isn't documented"),
+    ],
+)
+def test_any_other_answer_fails_an_end_to_end_test(answer: httpx.Response, why: str) -> None:
+    with pytest.raises(AssertionError, match=why):
+        check(answer)
