@@ -1,0 +1,127 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["fastapi>=0.115", "uvicorn[standard]>=0.34", "httpx>=0.28"]
+# [tool.env-checker]
+# env_vars = []
+# [tool.runmesh]
+# timeout = "10m"
+# ///
+"""Finds dead links: reads a website's pages, follows its own links, and tries each address that they name.
+
+It reaches any public address, calls no other service and needs no account. A large site takes long: run it by
+`/run_async`. What refuses robots (401, 403, 429) is told apart, as `refused`.
+
+    curl $URL/run_async/link_checker -H "Authorization: Bearer $KEY" -H 'Content-Type: application/json' \
+      -d '{"url": "https://example.com", "pages": 50}'
+"""
+
+import asyncio
+import os
+from contextlib import suppress
+from html.parser import HTMLParser
+from typing import ClassVar
+from urllib.parse import urldefrag, urljoin
+
+import httpx
+import uvicorn
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel, Field
+
+app = FastAPI(title="Link checker")
+AT_ONCE = 10
+REFUSALS = {401, 403, 429, 999}
+
+
+class Site(BaseModel):
+    """Where to begin, and how far to go."""
+
+    url: str = Field(pattern=r"^https?://[^\s/]+", max_length=2000)
+    pages: int = Field(20, ge=1, le=500, description="How many pages of the site are read")
+    links: int = Field(1000, ge=1, le=5000, description="How many addresses are tried")
+
+
+class Link(BaseModel):
+    """An address that can't be opened, and the pages that name it."""
+
+    url: str
+    problem: str
+    pages: list[str]
+
+
+class Report(BaseModel):
+    """What was found. `complete`: the site has no more pages and links than were allowed."""
+
+    pages: int
+    links: int
+    complete: bool
+    broken: list[Link] = []
+    refused: list[Link] = Field([], description="Perhaps only to robots")
+
+
+class Targets(HTMLParser):
+    """Collects what a page names."""
+
+    NAMED: ClassVar = {"a": "href", "img": "src", "script": "src", "iframe": "src"}
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """As the parser calls it."""
+        self.found += [value for name, value in attrs if value and name == self.NAMED.get(tag)]
+
+
+def links_in(page: str, url: str) -> set[str]:
+    """Whole addresses of HTTP, without fragments."""
+    found = set()
+    for target in Targets(page).found:
+        with suppress(ValueError):  # it is no address
+            found.add(urldefrag(urljoin(url, target.strip())).url)
+    return {address for address in found if address.startswith(("http://", "https://"))}
+
+
+async def opened(url: str, host: str, web: httpx.AsyncClient, limit: asyncio.Semaphore) -> tuple[str, int, str]:
+    """What is wrong with it, its status, and its text if it is a page of the host."""
+    async with limit:
+        try:
+            async with web.stream("GET", url) as answer:
+                is_page = "html" in answer.headers.get("content-type", "") and answer.url.host == host
+                text = (await answer.aread()).decode(errors="replace") if is_page and answer.is_success else ""
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return f"{type(error).__name__}: {error}", 0, ""
+    return f"status {answer.status_code}" if answer.is_error else "", answer.status_code, text
+
+
+@app.post("/")
+async def check(site: Site) -> Report:
+    """Errors: 422 where the first page can't be read."""
+    host, limit = httpx.URL(site.url).host, asyncio.Semaphore(AT_ONCE)
+    naming: dict[str, list[str]] = {site.url: []}
+    faults: list[tuple[str, str, int]] = []
+    wave, tried, pages, unread = [site.url], 0, 0, 0
+    async with httpx.AsyncClient(follow_redirects=True, timeout=20) as web:
+        while wave:
+            answers = await asyncio.gather(*(opened(url, host, web, limit) for url in wave))
+            for url, (problem, status, text) in zip(wave, answers, strict=True):
+                faults += [(url, problem, status)] if problem else []
+                unread += bool(text) and pages == site.pages
+                if text and pages < site.pages:
+                    pages += 1
+                    for link in sorted(links_in(text, url)):
+                        naming.setdefault(link, []).append(url)
+            if not pages:
+                raise HTTPException(422, f"{site.url} is no page that can be read: {faults or 'no HTML'}")
+            tried += len(wave)
+            print(f"{pages} pages read, {tried} of {len(naming)} links tried, {len(faults)} can't be opened")
+            wave = list(naming)[tried : site.links]  # it is in the order in which they were found
+    report = Report(pages=pages, links=tried, complete=not unread and tried == len(naming))
+    for url, problem, status in faults:
+        found = report.refused if status in REFUSALS else report.broken
+        found.append(Link(url=url, problem=problem, pages=naming[url]))
+    return report
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, host="0.0.0.0", port=int(os.environ.get("PORT", "8000")))
