@@ -9,7 +9,7 @@
 """Finds dead links: reads a website's pages, follows its own links, and tries each address that they name.
 
 It reaches any public address, calls no other service and needs no account. A large site takes long: run it by
-`/run_async`. What refuses robots (401, 403, 429) is told apart, as `refused`.
+`/run_async`. What may refuse robots only is marked, as `refused`.
 
     curl $URL/run_async/link_checker -H "Authorization: Bearer $KEY" -H 'Content-Type: application/json' \
       -d '{"url": "https://example.com", "pages": 50}'
@@ -19,7 +19,6 @@ import asyncio
 import os
 from contextlib import suppress
 from html.parser import HTMLParser
-from typing import ClassVar
 from urllib.parse import urldefrag, urljoin
 
 import httpx
@@ -28,7 +27,7 @@ from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, Field
 
 app = FastAPI(title="Link checker")
-AT_ONCE = 10
+NAMED = {"a": "href", "img": "src", "script": "src", "iframe": "src"}
 REFUSALS = {401, 403, 429, 999}
 
 
@@ -45,23 +44,21 @@ class Link(BaseModel):
 
     url: str
     problem: str
+    refused: bool = Field(description="Perhaps only to robots: 401, 403, 429, 999")
     pages: list[str]
 
 
 class Report(BaseModel):
-    """What was found. `complete`: the site has no more pages and links than were allowed."""
+    """What was found. `complete`: all of the site was seen, no limit was reached."""
 
     pages: int
     links: int
     complete: bool
-    broken: list[Link] = []
-    refused: list[Link] = Field([], description="Perhaps only to robots")
+    broken: list[Link]
 
 
 class Targets(HTMLParser):
     """Collects what a page names."""
-
-    NAMED: ClassVar = {"a": "href", "img": "src", "script": "src", "iframe": "src"}
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -69,8 +66,7 @@ class Targets(HTMLParser):
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """As the parser calls it."""
-        self.found += [value for name, value in attrs if value and name == self.NAMED.get(tag)]
+        self.found += [value for name, value in attrs if value and name == NAMED.get(tag)]
 
 
 def links_in(page: str, url: str) -> set[str]:
@@ -97,16 +93,15 @@ async def opened(url: str, host: str, web: httpx.AsyncClient, limit: asyncio.Sem
 @app.post("/")
 async def check(site: Site) -> Report:
     """Errors: 422 where the first page can't be read."""
-    host, limit = httpx.URL(site.url).host, asyncio.Semaphore(AT_ONCE)
+    host, limit = httpx.URL(site.url).host, asyncio.Semaphore(10)
     naming: dict[str, list[str]] = {site.url: []}
     faults: list[tuple[str, str, int]] = []
-    wave, tried, pages, unread = [site.url], 0, 0, 0
+    wave, tried, pages = [site.url], 0, 0
     async with httpx.AsyncClient(follow_redirects=True, timeout=20) as web:
         while wave:
             answers = await asyncio.gather(*(opened(url, host, web, limit) for url in wave))
             for url, (problem, status, text) in zip(wave, answers, strict=True):
                 faults += [(url, problem, status)] if problem else []
-                unread += bool(text) and pages == site.pages
                 if text and pages < site.pages:
                     pages += 1
                     for link in sorted(links_in(text, url)):
@@ -116,11 +111,9 @@ async def check(site: Site) -> Report:
             tried += len(wave)
             print(f"{pages} pages read, {tried} of {len(naming)} links tried, {len(faults)} can't be opened")
             wave = list(naming)[tried : site.links]  # it is in the order in which they were found
-    report = Report(pages=pages, links=tried, complete=not unread and tried == len(naming))
-    for url, problem, status in faults:
-        found = report.refused if status in REFUSALS else report.broken
-        found.append(Link(url=url, problem=problem, pages=naming[url]))
-    return report
+    broken = [Link(url=url, problem=why, refused=code in REFUSALS, pages=naming[url]) for url, why, code in faults]
+    complete = tried == len(naming) and pages < site.pages
+    return Report(pages=pages, links=tried, complete=complete, broken=broken)
 
 
 if __name__ == "__main__":
