@@ -74,7 +74,7 @@ async def read(url: str) -> list[list[str]]:
             text = (await web.get(url)).raise_for_status().text
         rows = [row for row in csv.reader(text.removeprefix("\ufeff").splitlines(keepends=True)) if row]
     except (httpx.HTTPError, httpx.InvalidURL, csv.Error) as error:
-        raise HTTPException(422, f"the table can't be read: {error}") from None
+        raise HTTPException(422, f"the table can't be read: {error}".partition("\n")[0]) from None
     if not rows:
         raise HTTPException(422, "the table is empty: its first row names the columns")
     return rows

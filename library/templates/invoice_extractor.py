@@ -82,7 +82,7 @@ async def fetched(url: str) -> dict[str, Any]:
         async with httpx.AsyncClient(follow_redirects=True, timeout=60) as web:
             content = (await web.get(url)).raise_for_status().content
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise HTTPException(422, f"the file can't be fetched: {error}") from None
+        raise HTTPException(422, f"the file can't be fetched: {error}".partition("\n")[0]) from None
     kind = next((kind for start, kind in KINDS.items() if content.startswith(start)), "")
     print(f"{len(content):,} bytes of {kind or 'another kind'}")
     if not kind:

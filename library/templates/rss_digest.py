@@ -80,7 +80,7 @@ async def read(feed: str, web: httpx.AsyncClient, problems: dict[str, str]) -> l
     try:
         return items_in((await web.get(feed)).raise_for_status().content)
     except (httpx.HTTPError, httpx.InvalidURL, ET.ParseError) as error:
-        problems[feed] = f"{type(error).__name__}: {error}"
+        problems[feed] = f"{type(error).__name__}: {error}".partition("\n")[0]
         return []
 
 

@@ -87,7 +87,7 @@ async def look(web: httpx.AsyncClient, site: Site) -> State:
     except TimeoutError:
         reason = f"no answer within {site.seconds:g} s"
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
     print(f"{site.url}: {reason or 'up'}")
     return State(url=site.url, up=not reason, reason=reason, milliseconds=int(1000 * (time.monotonic() - began)))
 
