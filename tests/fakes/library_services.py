@@ -27,7 +27,7 @@ def has_shape(value: Any, example: Any) -> bool:
 
 class LibraryServices:
     """What is set before a call: `pages` of the web, search `results`, the models' `answer` to a prompt, services that
-    are `down`. What is seen after it: `calls`, `mails`, `values` that are kept, `files`.
+    are `down`. What is seen after it: `calls`, the models' `prompts`, `mails`, `values` that are kept, `files`.
     """
 
     def __init__(self) -> None:
@@ -39,6 +39,7 @@ class LibraryServices:
         self.answer: Callable[[str], Any] = lambda prompt: "an answer"
         self.down: dict[str, tuple[int, str] | Exception] = {}
         self.calls: list[tuple[str, Any]] = []
+        self.prompts: list[Any] = []
         self.mails: list[dict[str, Any]] = []
         self.values: dict[str, str] = {}
         self.files: dict[str, bytes] = {}
@@ -114,13 +115,15 @@ class LibraryServices:
         return answer(body)
 
     def _model(self, body: dict[str, Any]) -> Any:
+        self.prompts.append(body["prompt"])
         answer = self.answer(body["prompt"])
         assert has_shape(answer, body.get("example_output", "text")), answer
         return {"response": answer}
 
     def _chat(self, body: dict[str, Any]) -> Any:
         assert body["response_format"] == {"type": "json_object"}
-        content = self.answer(body["messages"][0]["content"])
+        self.prompts.append(body["messages"][0]["content"])
+        content = self.answer(self.prompts[-1])
         return {"choices": [{"message": {"role": "assistant", "content": content}}]}
 
     def _markdown(self, body: dict[str, Any]) -> Any:

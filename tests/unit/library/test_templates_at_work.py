@@ -76,14 +76,13 @@ async def test_a_company_is_enriched_from_what_can_be_read(post: Post, services:
     }
     services.pages["https://engines.example"] = html("We make engines. " + "x" * 30_000)
     services.results = [{"title": "Engines grows", "url": "https://news.example/1", "snippet": "It grows"}]
-    prompts: list[str] = []
-    services.answer = lambda prompt: prompts.append(prompt) or facts  # type: ignore[func-returns-value]
+    services.answer = says(facts)
     found = await ok(post("company_enrichment", {"domain": "engines.example"}))
     assert found["facts"] == facts
     assert found["news"] == [{"title": "Engines grows", "url": "https://news.example/1"}]
-    assert "We make engines." in prompts[0]
-    assert "Engines grows: It grows" in prompts[0]
-    assert len(prompts[0]) < 22_000
+    assert "We make engines." in services.prompts[0]
+    assert "Engines grows: It grows" in services.prompts[0]
+    assert len(services.prompts[0]) < 22_000
     services.down["webpage_to_markdown"] = (502, "the page can't be reached")
     found = await ok(post("company_enrichment", {"domain": "engines.example", "model": "anthropic/m"}))
     assert found["problems"] == {"page": "webpage_to_markdown: the page can't be reached"}
@@ -99,17 +98,16 @@ async def test_a_company_is_enriched_from_what_can_be_read(post: Post, services:
 async def test_research_cites_what_it_has_read(post: Post, services: LibraryServices) -> None:
     services.results = [{"title": f"T{n}", "url": f"https://p.example/{n}", "snippet": f"S{n}"} for n in range(1, 6)]
     services.pages = {f"https://p.example/{n}": html(f"text {n}") for n in range(1, 6)}
-    prompts: list[str] = []
-    services.answer = lambda prompt: prompts.append(prompt) or "Yes [1], and also [2, 3]. Not [9]."  # type: ignore[func-returns-value]
+    services.answer = says("Yes [1], and also [2, 3]. Not [9].")
     told = await ok(post("web_research", {"question": "Is it so?", "pages": 3}))
     assert [source["number"] for source in told["sources"]] == [1, 2, 3]
     assert told["sources"][0] == {"number": 1, "title": "T1", "url": "https://p.example/1"}
-    assert "text 3" in prompts[0]
-    assert "text 4" not in prompts[0]
+    assert "text 3" in services.prompts[0]
+    assert "text 4" not in services.prompts[0]
     services.down["webpage_to_markdown"] = (502, "unreadable")
     told = await ok(post("web_research", {"question": "Is it so?", "pages": 2}))
     assert set(told["problems"]) == {"https://p.example/1", "https://p.example/2"}
-    assert "S2" in prompts[1]
+    assert "S2" in services.prompts[1]
     services.results = []
     assert (await post("web_research", {"question": "Is it so?"})).status_code == 404
 
@@ -195,15 +193,15 @@ async def test_a_form_is_mailed_to_its_owner_only(post: Post, services: LibraryS
 async def test_an_invoice_becomes_json_and_is_checked(post: Post, services: LibraryServices) -> None:
     address = "https://files.example/invoice"
     found = {"number": "7", "lines": [{"description": "Paper", "amount": 10}], "net": 10, "tax": 2, "total": 12}
-    parts: list[Any] = []
-    services.answer = lambda content: parts.append(content[1]) or json.dumps(found)  # type: ignore[func-returns-value]
+    services.answer = says(json.dumps(found))
     for content, kind in ((b"%PDF-1.7 x", "file"), (b"\x89PNG x", "image_url"), (b"\xff\xd8\xff x", "image_url")):
         services.pages[address] = httpx.Response(200, content=content)
         told = await ok(post("invoice_extractor", {"file_url": address}))
         assert (told["number"], told["total"], told["seller"], told["warnings"]) == ("7", 12, "", [])
-        assert parts[-1]["type"] == kind
-        assert base64.b64encode(content).decode() in str(parts[-1])
-    found |= {"net": 11}
+        _, part = services.prompts[-1]
+        assert part["type"] == kind
+        assert base64.b64encode(content).decode() in str(part)
+    services.answer = says(json.dumps(found | {"net": 11}))
     assert (await ok(post("invoice_extractor", {"file_url": address})))["warnings"] == [
         "lines make 10.00, not 11.00",
         "net and tax make 13.00, not 12.00",
@@ -389,8 +387,7 @@ async def test_a_briefing_is_mailed_once_a_day_with_the_sources_that_answer(
     }
     services.results = [{"title": "Python 4", "url": "https://news.example/4"}]
     services.down["reddit/posts"] = (424, "set RUNMESH_REDDIT_CLIENT_ID")
-    prompts: list[str] = []
-    services.answer = lambda prompt: prompts.append(prompt) or "Good morning."  # type: ignore[func-returns-value]
+    services.answer = says("Good morning.")
     reader = {"email_to": "me@example.com", "place": "Berlin", "topics": ["python"], "subreddits": ["python"]}
     told = await ok(post("daily_briefing", reader))
     assert told == {
@@ -398,8 +395,8 @@ async def test_a_briefing_is_mailed_once_a_day_with_the_sources_that_answer(
         "text": "Good morning.",
         "problems": {"r/python": "reddit/posts: set RUNMESH_REDDIT_CLIENT_ID"},
     }
-    assert "21.5" in prompts[0]
-    assert "Python 4" in prompts[0]
+    assert "21.5" in services.prompts[0]
+    assert "Python 4" in services.prompts[0]
     assert [mail["body"] for mail in services.mails] == ["Good morning."]
     assert (await ok(post("daily_briefing", reader)))["mailed"] is False
     assert len(services.mails) == 1
