@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge.http import Request
-from edge.model import SYSTEM, Access, Principal, RunIdentity
+from edge.model import FOR_KEYS, SYSTEM, Access, Principal, RunIdentity
 from kit.clock import Clock
 from kit.errors import Problem, Unauthenticated, Unavailable
 from kit.telemetry import log, span
@@ -29,6 +29,7 @@ KEY_HEADERS = ("authorization", "x-api-key", "x-goog-api-key")
 RUN_SCOPES = frozenset({"run", "files"})
 LIBRARY_SCOPES = {
     "schedule_runs": frozenset({"schedules"}),
+    "devx_mcp": frozenset({"deploy"}),
     "slack_trigger": frozenset({"hooks"}),
     "whatsapp_trigger": frozenset({"hooks"}),
 }
@@ -253,11 +254,13 @@ def key_of(request: Request) -> str:
 
 def of_run(run: RunIdentity) -> Principal:
     """A run acts as the organization whose secrets it uses, with scopes `run` and `files` only; a library service as
-    who asked for it, with what this service needs besides, where that one's key may do as much itself.
+    who asked for it, with what this service needs besides, where that one's key may do as much itself. Of FOR_KEYS only
+    what a key calls, and no run: code in between, be it the organization's own, would have that, too.
     """
     if run.owner_id != SYSTEM:
         return Principal("", run.acting_id, "run", RUN_SCOPES, identity=run)
-    more = LIBRARY_SCOPES.get(run.service_id, frozenset()) if run.may_deploy else frozenset()
+    trusted = run.may_deploy and (run.depth == 0 or run.service_id not in FOR_KEYS)
+    more = LIBRARY_SCOPES.get(run.service_id, frozenset()) if trusted else frozenset()
     return Principal("", run.requester_id, "run", RUN_SCOPES | more, identity=run)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from edge.billing import billed, bound_body, budget_of, check_bound, check_credit
 from edge.http import BODILESS, Request, too_large
 from edge.inputs import read_inputs
-from edge.model import SYSTEM, Principal
+from edge.model import AS_CALLER, FOR_KEYS, SYSTEM, Principal
 from edge.receiver import callback_url
 from edge.run_model import INLINE_BYTES, MAX_DEPTH, Asker, Headers, Limits, RequestHead, RunSpec, Target, Trigger
 from edge.targets import Workflows
@@ -110,6 +110,7 @@ class Calls:
         budget = budget_of(request)
         target = await self._resolved(who.organization_id, reference, published=published)
         check_bound(who, target, request.params["path"])
+        _check_whole(who, target)
         spec = _spec(
             request,
             target,
@@ -184,13 +185,26 @@ def _is_ours(name: str) -> bool:
 
 
 def _acting_id(request: Request, who: Principal, target: Target) -> str:
-    """Whose secrets the run uses: the owner's; the caller's for a template that it asks to run as its own."""
+    """Whose secrets the run uses: the owner's; the caller's for a template that it asks to run as its own, or a service
+    of the library that can.
+    """
     asked = request.header("run-as-template").lower()
     if asked not in {"", "yes", "no", "true", "false"}:
         raise Invalid(f"Run-As-Template is {asked[:40]!r}; it must be yes or no")
-    if asked in {"yes", "true"} and target.visibility == "template":
+    can = target.visibility == "template" or (target.owner_id == SYSTEM and target.service_id in AS_CALLER)
+    if asked in {"yes", "true"} and can:
         return who.organization_id
     return target.owner_id
+
+
+def _check_whole(who: Principal, target: Target) -> None:
+    """A service that runs whatever it is told to would give a key for one service, or for one run, more than it has.
+    Errors: Denied.
+    """
+    if target.owner_id != SYSTEM or target.service_id not in FOR_KEYS:
+        return
+    if who.one_time or who.kind == "hook" or "run" not in who.scopes:
+        raise Denied(f"{target.service_id} does all that its caller may: it takes a standard key with the scope run")
 
 
 def under_its_parent(spec: RunSpec, who: Principal) -> RunSpec:

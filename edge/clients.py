@@ -86,7 +86,7 @@ class SecretsClient:
 
     async def put(self, who: Principal, name: str, value: str, hosts: tuple[str, ...]) -> None:
         request = secrets_pb2.PutSecretRequest(
-            organization_id=who.organization_id, name=name, value=value, hosts=hosts, actor_key_id=who.key_id
+            organization_id=who.organization_id, name=name, value=value, hosts=hosts, actor_key_id=who.paying_key_id
         )
         await unary(self._stub.PutSecret, request, retry=True)
 
@@ -97,7 +97,7 @@ class SecretsClient:
 
     async def delete(self, who: Principal, name: str) -> None:
         request = secrets_pb2.DeleteSecretRequest(
-            organization_id=who.organization_id, name=name, actor_key_id=who.key_id
+            organization_id=who.organization_id, name=name, actor_key_id=who.paying_key_id
         )
         await unary(self._stub.DeleteSecret, request)
 

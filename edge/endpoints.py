@@ -15,6 +15,7 @@ from edge.runs import RunHandlers
 from edge.schedules import ScheduleHandlers
 from edge.secrets import SecretHandlers
 from edge.serving import ServingHandlers
+from edge.templates import TemplateHandlers
 from edge.webhooks import WebhookHandlers
 from edge.workflows import WorkflowHandlers
 
@@ -25,6 +26,7 @@ def endpoints(
     keys: KeyHandlers,
     workflows: WorkflowHandlers,
     serving: ServingHandlers,
+    templates: TemplateHandlers,
     secrets: SecretHandlers,
     schedules: ScheduleHandlers,
     hooks: HookHandlers,
@@ -56,6 +58,8 @@ def endpoints(
         "Workflows.RollBackWorkflow": Endpoint(serving.roll_back, Access.DEPLOY),
         "Workflows.SplitTraffic": Endpoint(serving.split, Access.DEPLOY),
         "Workflows.UnpublishWorkflow": Endpoint(workflows.unpublish, Access.DEPLOY),
+        "Templates.ListTemplates": Endpoint(templates.list_templates, Access.ANY),
+        "Templates.ReadTemplate": Endpoint(templates.get, Access.ANY),
         "Secrets.ListSecrets": Endpoint(secrets.list_secrets, Access.DEPLOY),
         "Secrets.PutSecret": Endpoint(secrets.put, Access.DEPLOY),
         "Secrets.DeleteSecret": Endpoint(secrets.delete, Access.DEPLOY),

@@ -25,6 +25,8 @@ from edge.schedules import ScheduleHandlers
 from edge.secrets import SecretHandlers
 from edge.serving import ServingHandlers
 from edge.settings import Settings
+from edge.template_clients import TemplatesClient
+from edge.templates import TemplateHandlers
 from edge.webhooks import WebhookHandlers
 from edge.workflows import WorkflowHandlers
 from kit.bus import Bus, open_bus
@@ -49,12 +51,14 @@ async def build(
     reading = Reading(RunsClient(channels["scheduler"]), clock)
     runs = await running(settings, stack, channels, admission, bus, clock)
     register = HooksClient(channels["keys"])
+    templates = TemplatesClient(channels["scheduler"])
     served = endpoints(
         runs=runs,
         keys=KeyHandlers(KeysClient(channels["keys"])),
         workflows=WorkflowHandlers(
-            CatalogueClient(channels["scheduler"]), settings.public_url, admission.targets.forget
+            CatalogueClient(channels["scheduler"]), templates, settings.public_url, admission.targets.forget
         ),
+        templates=TemplateHandlers(templates),
         serving=ServingHandlers(ServingClient(channels["scheduler"]), settings.public_url, admission.targets.forget),
         secrets=SecretHandlers(SecretsClient(channels["keys"])),
         schedules=ScheduleHandlers(SchedulesClient(channels["scheduler"])),

@@ -8,6 +8,11 @@ from kit.errors import Denied
 
 SYSTEM = "org_system"
 """Owns the library services."""
+# Library services that may do, for the key that calls them, all that it may do itself.
+FOR_KEYS = frozenset({"devx_mcp"})
+# Those that use their caller's secrets where it asks for that (Run-As-Template). They hold none of the operator's: runs
+# by somebody's secrets show that one their logs and what they contact.
+AS_CALLER = frozenset({"slack_trigger", "whatsapp_trigger"})
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from mesh.edge.v1 import (
     runs_pb2,
     schedules_pb2,
     secrets_pb2,
+    templates_pb2,
     webhooks_pb2,
     workflows_pb2,
 )
@@ -25,6 +26,7 @@ SERVICES: tuple[ServiceDescriptor, ...] = tuple(
         keys_pb2,
         money_pb2,
         workflows_pb2,
+        templates_pb2,
         secrets_pb2,
         schedules_pb2,
         hooks_pb2,

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from edge.fields import Fields
 from edge.http import MAX_JSON_BYTES, Answer, Request, json_answer
 from edge.model import LIMITS, VISIBILITIES, Check, Prompt, Workflow, iso
+from edge.templates import Templates
 from kit.errors import Invalid, NotFound
 
 MAX_CODE_LENGTH = 1024 * 1024
@@ -64,8 +65,11 @@ class WorkflowHandlers:
     tells of a change: the next call of its caller is of what there is by then.
     """
 
-    def __init__(self, workflows: Workflows, public_url: str, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, workflows: Workflows, templates: Templates, public_url: str, changed: Callable[[], None]
+    ) -> None:
         self._workflows = workflows
+        self._templates = templates
         self._public_url = public_url
         self._changed = changed
 
@@ -78,11 +82,18 @@ class WorkflowHandlers:
 
     async def deploy(self, request: Request) -> Answer:
         fields = await _fields(request)
-        kind = fields.choice("kind", ("code", "prompt"))
-        source = _prompt(fields) if kind == "prompt" else _code(fields)
+        template_id = fields.text("template_id", longest=300)
         service_id = fields.text("service_id", longest=200)
         name = fields.text("name", longest=200) or service_id
-        fields.done()
+        if template_id:
+            fields.done(known=("template_id", "name", "service_id"))
+            found = await self._templates.template(request.who.organization_id, template_id)
+            source = found.source
+            name, service_id = name or found.name, service_id or ("" if name else found.copy_id)
+        else:
+            kind = fields.choice("kind", ("code", "prompt"))
+            source = _prompt(fields) if kind == "prompt" else _code(fields)
+            fields.done()
         if not name:
             raise Invalid("name is missing")
         publish = _flag(request, "publish")

@@ -144,7 +144,9 @@ def _started(fact: Started) -> runs_pb2.RunStarted:
         message = run_pb2.RunSpec(run_id=spec.run_id, attempt=spec.attempt, epoch=spec.epoch)
     else:
         message = run_pb2.RunSpec.FromString(spec.whole)
-    return runs_pb2.RunStarted(spec=message, started_at=to_time(fact.at), body=None if fact.known else spec.given)
+    # What a library service is given isn't kept for replays: there may be a secret in it.
+    given = None if fact.known or spec.library else spec.given
+    return runs_pb2.RunStarted(spec=message, started_at=to_time(fact.at), body=given)
 
 
 def _ended(fact: Ended) -> runs_pb2.RunEnded:

@@ -14,7 +14,7 @@ from mesh.filestore.v1 import blobs_pb2, blobs_pb2_grpc
 from mesh.ledger.v1 import ledger_pb2_grpc
 
 from kit.errors import Precondition, Problem, Unavailable
-from kit.rpc_client import connect, unary
+from kit.rpc_client import connect, stream, unary
 from kit.telemetry import log, span
 from scheduler import bill_wire, wire, workflow_wire
 from scheduler.bill import Bill
@@ -132,6 +132,11 @@ class BlobStore:
 
         response = await unary(self._stub.PutBlob, chunks(), timeout=PUT_SECONDS)
         return str(response.digest)
+
+    async def get(self, digest: str) -> bytes:
+        """Errors: NotFound; Unavailable."""
+        request = blobs_pb2.GetBlobRequest(digest=digest)
+        return b"".join([part.data async for part in stream(self._stub.GetBlob, request, timeout=PUT_SECONDS)])
 
 
 class LedgerClient:

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from mesh.runs.v1 import deliveries_pb2_grpc, runs_pb2_grpc
 from mesh.schedules.v1 import schedules_pb2_grpc
-from mesh.workflows.v1 import workflows_pb2_grpc
+from mesh.workflows.v1 import templates_pb2_grpc, workflows_pb2_grpc
 
 from kit.bus import open_bus
 from kit.clock import Clock, SystemClock
@@ -38,6 +38,8 @@ from scheduler.store.database import open_store
 from scheduler.store.tables import outbox
 from scheduler.submit import Submit
 from scheduler.sweep import Sweep
+from scheduler.template_rpc import TemplatesServicer
+from scheduler.templates import Templates
 from scheduler.watch import Notices, Watch
 
 
@@ -78,6 +80,7 @@ async def build(settings: Settings, stack: AsyncExitStack, *, clock: Clock | Non
     deliveries = Deliveries(Deliver(store, watch.get, settings.callback_retries, clock))
     deploy, catalog = Deploy(store, executors, blobs, clock), Catalog(store, clock, settings.most)
     workflows = rpc.Workflows(deploy, catalog, Serve(store, executors, clock))
+    templates = TemplatesServicer(Templates(settings.library / "templates", catalog, blobs))
     late = timedelta(seconds=settings.schedule_late_seconds)
     fire = Fire(store, catalog, submit, schedule_wire.head, schedule_rpc.count, clock, late=late)
     schedules = schedule_rpc.Schedules(Plan(store, catalog, fire.wake, clock, most=settings.max_schedules))
@@ -92,5 +95,6 @@ async def build(settings: Settings, stack: AsyncExitStack, *, clock: Clock | Non
     server.add(runs_pb2_grpc.add_RunsServicer_to_server, runs, "mesh.runs.v1.Runs")
     server.add(deliveries_pb2_grpc.add_DeliveriesServicer_to_server, deliveries, "mesh.runs.v1.Deliveries")
     server.add(workflows_pb2_grpc.add_WorkflowsServicer_to_server, workflows, "mesh.workflows.v1.Workflows")
+    server.add(templates_pb2_grpc.add_TemplatesServicer_to_server, templates, "mesh.workflows.v1.Templates")
     server.add(schedules_pb2_grpc.add_SchedulesServicer_to_server, schedules, "mesh.schedules.v1.Schedules")
     return await enter(server)

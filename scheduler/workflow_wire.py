@@ -133,10 +133,18 @@ def version(found: Version) -> workflows_pb2.Version:
         file_name=found.file_name,
         python=found.python,
         lock=found.lock,
-        env_vars=[workflows_pb2.EnvVar(name=item.name, default=item.default) for item in found.env_vars],
+        env_vars=env_vars(found.env_vars),
         isolation=found.isolation,
         limits=workflows_pb2.Limits(**asdict(found.limits)),
         created_at=timestamp(found.created_at),
         egress=None if found.egress is None else workflows_pb2.EgressRules(entries=found.egress),
-        prompt=None if found.prompt is None else workflows_pb2.Prompt(**asdict(found.prompt)),
+        prompt=prompt(found.prompt),
     )
+
+
+def env_vars(found: Iterable[EnvVar]) -> list[workflows_pb2.EnvVar]:
+    return [workflows_pb2.EnvVar(name=item.name, default=item.default) for item in found]
+
+
+def prompt(found: Prompt | None) -> workflows_pb2.Prompt | None:
+    return None if found is None else workflows_pb2.Prompt(**asdict(found))

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from executor.egress.authority import roots
-from tests.e2e.mesh import ROOT, RUNMESH, Mesh, mesh_up, own_address
+from tests.e2e.mesh import ROOT, RUNMESH, Mesh, library_of, mesh_up, own_address
 from tests.fakes.certificates import Authority
 
 UV = Path(sys.executable).parent / "uv"
+SERVICES = ("schedule_runs", "openai", "anthropic", "gemini")
 CLIENTS = ROOT / ".venv" / "clients"
 
 
@@ -33,7 +34,7 @@ def mesh(world: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     bundle.write_text(roots(os.environ).read_text() + world.certificate)
     env = {
         "RUNMESH_EGRESS_ALLOW_PRIVATE": own_address(),
-        "RUNMESH_LIBRARY": str(ROOT / "library"),
+        "RUNMESH_LIBRARY": str(library_of(tmp_path_factory.mktemp("library"), *SERVICES)),
         "RUNMESH_CALLBACK_RETRIES": "0.3,0.6,30",
         "SSL_CERT_FILE": str(bundle),
     }

@@ -23,6 +23,7 @@ import httpx
 
 ROOT = Path(__file__).parent.parent.parent
 RUNMESH = Path(sys.executable).parent / "runmesh"
+LIBRARY = ROOT / "library"
 WORKFLOWS = Path(__file__).parent / "workflows"
 # What tests need besides FastAPI: one set for all of them, since each is an environment to build.
 PACKAGES = (
@@ -137,6 +138,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def library_of(directory: Path, *names: str) -> Path:
+    """`directory`, with these services of the library, what they share, and the templates: deploying all takes long."""
+    directory.chmod(0o755)
+    for name in (*(f"{each}.py" for each in names), "apis", "models", "prompts", "templates"):
+        if (LIBRARY / name).exists():
+            (directory / name).symlink_to(LIBRARY / name)
+    return directory
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from executor.egress.fixed import NEAR
-from tests.e2e.mesh import ROOT, Mesh, events, mesh_up, until
+from tests.e2e.mesh import ROOT, Mesh, events, library_of, mesh_up, until
 from tests.providers.provider import FOUND, KEYS, Vendor, provider
 
 HERE = Path(__file__).parent / "clients"
@@ -29,9 +29,10 @@ def vendor() -> Iterator[Vendor]:
 
 
 @pytest.fixture(scope="module")
-def mesh(vendor: Vendor) -> Iterator[Mesh]:
+def mesh(vendor: Vendor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """Its operator has keys of all vendors."""
-    with mesh_up(env={"RUNMESH_LIBRARY": str(ROOT / "library"), **vendor.settings()}) as running:
+    library = library_of(tmp_path_factory.mktemp("library"), *KEYS)
+    with mesh_up(env={"RUNMESH_LIBRARY": str(library), **vendor.settings()}) as running:
         with running.http() as client:
             for name in KEYS:
                 until(lambda: client.get(f"/workflows/{name}").json().get("visibility") == "public", 150)  # noqa: B023

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.mesh import Mesh, own_address
-from tests.fakes.templates import FILES, header
+from tests.fakes.ready_made import FILES, header
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kit.errors import Problem
+from kit.errors import NotFound, Problem
 from kit.names import new_id
 from scheduler.model import Input, Outcome, Queued, Run, Status
 from scheduler.schedule import Schedule
@@ -120,6 +120,11 @@ class FakeBlobs:
         digest = hashlib.sha256(content).hexdigest()
         self.blobs[digest] = content
         return digest
+
+    async def get(self, digest: str) -> bytes:
+        if digest not in self.blobs:
+            raise NotFound("no such blob")
+        return self.blobs[digest]
 
 
 async def settled(rounds: int = 50) -> None:

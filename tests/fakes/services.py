@@ -1,4 +1,4 @@
-"""A model service of the library in this process, metered by a tab, asking a vendor on this machine."""
+"""A service of the library in this process, metered by a tab, asking a vendor on this machine."""
 
 import asyncio
 import json
@@ -6,18 +6,25 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import pytest
 
+from executor.header import parse
 from executor.model_calls import ModelCalls
 from executor.shim_exchange import Meter
 from scheduler.library import text_of
 from tests.fakes.tab import FakeTab
-from tests.providers.provider import Vendor
 
 LIBRARY = Path(__file__).parent.parent.parent / "library"
+
+
+class Told(Protocol):
+    """What the service asks."""
+
+    def settings(self) -> dict[str, str]:
+        """Its environment."""
 
 
 @dataclass
@@ -63,13 +70,15 @@ class Service:
         return {meter.removeprefix(prefix): quantity for meter, quantity in self.tab.lines.items()}
 
 
-def service(name: str, vendor: Vendor, monkeypatch: pytest.MonkeyPatch, tab: FakeTab | None = None) -> Service:
+def service(name: str, vendor: Told, monkeypatch: pytest.MonkeyPatch, tab: FakeTab | None = None) -> Service:
     """The service, as it is deployed, loaded by itself."""
-    for setting, value in vendor.settings().items():
+    text = text_of(LIBRARY / f"{name}.py", LIBRARY)
+    defaults = {each.name: each.default for each in parse(text.encode()).env_vars if each.default is not None}
+    for setting, value in (defaults | vendor.settings()).items():
         monkeypatch.setenv(setting, value)
     module = ModuleType(f"library_{name}")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look it up
-    exec(compile(text_of(LIBRARY / f"{name}.py", LIBRARY), f"{name}.py", "exec"), module.__dict__)
+    exec(compile(text, f"{name}.py", "exec"), module.__dict__)
     tab = tab or FakeTab()
     line = Line(ModelCalls(tab, name))
     line.meter = Meter(line)  # type: ignore[arg-type]  # of an exchange it needs `frame` only

@@ -1,43 +1,26 @@
-"""library/templates as modules, driven in this process."""
+"""Two templates: one of code, one of a prompt."""
 
-import functools
-import importlib.util
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+from dataclasses import replace
 
-import httpx
+from edge.model import Prompt
+from edge.templates import Template
+from kit.errors import NotFound
 
-from executor.header import Header, parse
-
-ROOT = Path(__file__).parent.parent.parent
-FILES = {file.stem: file for file in sorted((ROOT / "library" / "templates").glob("*.py"))}
-Post = Callable[..., Awaitable[httpx.Response]]
+FINDER = Template("finder", "Finder", "Finds.", "finder", {"TOKEN": None, "MODE": "fast"})
+SOURCES: dict[str, str | Prompt] = {"finder": "the code", "asking": Prompt("Tell of {{ x }}", "openai/m")}
 
 
-def header(template: str) -> Header:
-    return parse(FILES[template].read_bytes())
+class MemoryTemplates:
+    """edge.templates.Templates."""
 
+    async def list_templates(self, limit: int, after: str) -> tuple[list[Template], str]:
+        """A page."""
+        assert (limit, after) == (2, "a")
+        return [FINDER], "b"
 
-@functools.cache
-def loaded(template: str) -> ModuleType:
-    """The workflow, imported as a sandbox imports it: its variables are in the environment."""
-    spec = importlib.util.spec_from_file_location(f"template_{template}", FILES[template])
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-async def sent(template: str, body: Any = None, **request: Any) -> httpx.Response:
-    """Its answer; an exception that it doesn't handle is raised."""
-    transport = httpx.ASGITransport(loaded(template).app)
-    given = request if body is None else {"json": body, **request}
-    async with httpx.AsyncClient(transport=transport, base_url="http://workflow") as client:
-        return await client.post("/", **given)
-
-
-def html(body: str) -> httpx.Response:
-    return httpx.Response(200, html=body)
+    async def template(self, organization_id: str, template_id: str) -> Template:
+        """With its source."""
+        assert organization_id == "org_1"
+        if template_id not in SOURCES:
+            raise NotFound("no")
+        return replace(FINDER, source=SOURCES[template_id])

@@ -269,6 +269,27 @@ async def test_no_other_run_makes_schedules(world: World, change: dict[str, Any]
         await world.auth.admit(Request("GET", "/"), Access.SCHEDULE, run)
 
 
+async def test_devx_mcp_may_deploy_where_the_key_that_called_it_could(world: World) -> None:
+    """Not where a workflow calls it, be it the organization's own."""
+    run = replace(LIBRARY, service_id="devx_mcp", may_deploy=True, depth=0)
+    who = await world.auth.admit(Request("GET", "/"), Access.DEPLOY, run)
+    assert who is not None
+    assert who.organization_id == "org_r"
+    assert who.scopes == {"run", "files", "deploy"}
+    changes: list[dict[str, Any]] = [
+        {"depth": 1},
+        {"may_deploy": False},
+        {"owner_id": "org_r"},
+        {"service_id": "openai"},
+    ]
+    for change in changes:
+        with pytest.raises(Denied):
+            await world.auth.admit(Request("GET", "/"), Access.DEPLOY, replace(run, **change))
+    for access in (Access.ADMIN, Access.FIRST_ADMIN):
+        with pytest.raises(Denied):
+            await world.auth.admit(Request("GET", "/"), access, run)
+
+
 @pytest.mark.parametrize(
     ("scopes", "kind", "admitted"),
     [

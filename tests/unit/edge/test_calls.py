@@ -1,5 +1,6 @@
 """What a request means: who acts, what the workflow is given, which way in it takes."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -95,9 +96,42 @@ async def test_a_key_of_another_service_is_refused() -> None:
         await read(a_request(who=who))
 
 
+@pytest.mark.parametrize(
+    ("kind", "scopes", "admitted"),
+    [
+        ("standard", {"run"}, True),
+        ("standard", {"run:greet", "files", "deploy"}, False),
+        ("one_time", {"run"}, False),
+        ("hook", {"run"}, False),
+    ],
+)
+async def test_a_service_that_does_all_that_its_caller_may(
+    kind: str, scopes: set[str], admitted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key for it alone, or for one run, would do more by it than its holder was given."""
+    monkeypatch.setattr("edge.calls.FOR_KEYS", frozenset({"greet"}))
+    who = type(KEY)("key_1", CALLER, kind, frozenset(scopes))
+    if admitted:
+        assert (await read(a_request(who=who), LIBRARY)).spec.service_id == "greet"
+    else:
+        with pytest.raises(Denied, match="standard key with the scope run"):
+            await read(a_request(who=who), LIBRARY)
+    assert (await read(a_request(who=who))).spec.owner_id == OWNER  # anybody's own of that name
+    assert (await read(a_request(who=nested()), LIBRARY)).spec.depth == 2
+
+
 async def test_a_template_runs_as_its_caller_when_asked() -> None:
     assert (await read(a_request(headers={"run-as-template": "yes"}), TEMPLATE)).spec.acting_id == CALLER
     assert (await read(a_request(), TEMPLATE)).spec.acting_id == OWNER
+
+
+@pytest.mark.parametrize("service_id", ["slack_trigger", "whatsapp_trigger"])
+async def test_a_library_service_that_uses_its_callers_secrets(service_id: str) -> None:
+    target = Target(SYSTEM, service_id, "ver_1", "public")
+    assert (await read(a_request(headers={"run-as-template": "yes"}), target)).spec.acting_id == CALLER
+    assert (await read(a_request(), target)).spec.acting_id == SYSTEM
+    for other in (replace(target, owner_id=OWNER), replace(target, service_id="openai")):  # it has the operator's own
+        assert (await read(a_request(headers={"run-as-template": "yes"}), other)).spec.acting_id == other.owner_id
 
 
 async def test_only_a_template_runs_as_its_caller() -> None:

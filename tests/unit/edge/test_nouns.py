@@ -18,6 +18,7 @@ from edge.secrets import SecretHandlers
 from edge.workflows import MAX_CODE_LENGTH, WorkflowHandlers
 from kit.errors import Exhausted, Invalid, NotFound
 from tests.fakes.edge_runs import CALLER, OWNER, nested
+from tests.fakes.templates import MemoryTemplates
 
 WHO = Principal("key_1", "org_1", "standard", frozenset({"admin", "deploy", "files"}))
 THEN = datetime(2030, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
@@ -286,7 +287,7 @@ def catalogue() -> FakeWorkflows:
 
 @pytest.fixture
 def workflows(catalogue: FakeWorkflows) -> WorkflowHandlers:
-    return WorkflowHandlers(catalogue, "https://mesh.example", catalogue.note_change)
+    return WorkflowHandlers(catalogue, MemoryTemplates(), "https://mesh.example", catalogue.note_change)
 
 
 async def test_validating(workflows: WorkflowHandlers) -> None:

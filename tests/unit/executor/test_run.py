@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from executor.cgroups import Usage
-from executor.model import HUNG_UP, OURS, AnswerEvent, BodyComplete, Limits, Outcome, Spec, Status
+from executor.model import HUNG_UP, OURS, SYSTEM, AnswerEvent, BodyComplete, Limits, Outcome, Spec, Status
+from executor.request import head_for
 from executor.run import SANDBOX_LOST, Run
 from executor.sandbox import AnswerEnd, Crashed, Event, Finished, Head, Said, StartFailed
 from kit.errors import Invalid, Unavailable
@@ -93,6 +94,21 @@ async def test_the_workflow_gets_the_callers_request_and_the_platforms_headers(w
     assert dict(got)["x-attempt"] == "1"
     assert dict(got)["x-deadline"] == "2026-11-22T12:01:00.000Z"
     assert dict(got)["traceparent"].split("-")[1] == "1" * 32
+
+
+def test_a_library_service_is_told_for_whom_it_acts() -> None:
+    """Not by whoever calls it, and nobody else is: a stranger's workflow asks, and its caller pays."""
+    forged = (("x-runmesh-requester-id", b"org_victim"),)
+    spec = make_spec()
+    spec = replace(spec, requester_id="org_stranger", request=replace(spec.request, headers=forged))
+    told = [
+        value
+        for name, value in head_for(replace(spec, owner_id=SYSTEM, service_id="pipedream"), "").headers
+        if name == forged[0][0].encode()
+    ]
+    assert told == [b"org_stranger"]
+    names = [name for name, _ in head_for(replace(spec, request=replace(spec.request, headers=())), "").headers]
+    assert forged[0][0].encode() not in names
 
 
 async def test_path_and_query_reach_it_as_they_were_sent(world: World) -> None:

@@ -11,7 +11,18 @@ from mesh.workflows.v1 import workflows_pb2
 
 from executor import wire
 from executor.bill import Budget
-from executor.model import AnswerHead, BodyComplete, KeptAnswer, Limits, LogLine, Outcome, Status, Usage, Version
+from executor.model import (
+    SYSTEM,
+    AnswerHead,
+    BodyComplete,
+    KeptAnswer,
+    Limits,
+    LogLine,
+    Outcome,
+    Status,
+    Usage,
+    Version,
+)
 from executor.report import Ended, Started
 from executor.validate import Report
 from kit.errors import Invalid
@@ -212,6 +223,8 @@ def test_the_body_of_a_direct_run_rides_with_its_start() -> None:
     assert (direct.size, known.size) == (len(spec.whole) + 4, 0)
     with_body, without = wire.to_report("unix:/x", "inc", [direct, known]).started
     assert (with_body.body, without.HasField("body")) == (b"body", False)
+    library = replace(spec, owner_id=SYSTEM, service_id="devx_mcp")  # there may be a secret in it
+    assert not wire.to_report("unix:/x", "inc", [Started(library, START, known=False)]).started[0].HasField("body")
     streamed = Started(wire.from_spec(message()), START, known=False)
     assert not wire.to_report("unix:/x", "inc", [streamed]).started[0].HasField("body")
 

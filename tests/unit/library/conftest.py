@@ -3,7 +3,7 @@
 import pytest
 
 from tests.fakes.library_services import KEY, RUNTIME, LibraryServices
-from tests.fakes.templates import FILES, Post, header, sent
+from tests.fakes.ready_made import FILES, Post, header, sent
 
 SECRETS = {"SLACK_BOT_TOKEN": "xoxb-1", "CONTACT_TO": "me@example.com"}
 

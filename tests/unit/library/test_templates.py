@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 
 from tests.fakes.library_services import LibraryServices
-from tests.fakes.templates import FILES, ROOT, Post, header, html, loaded
+from tests.fakes.ready_made import FILES, ROOT, Post, header, html, loaded
 
 pytestmark = pytest.mark.usefixtures("environment")
 SERVICES = "searchapi|hunter|github|reddit|webpage_to_markdown|send_email|redis_coordinator"

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from tests.fakes.library_services import RUNTIME, LibraryServices
-from tests.fakes.templates import Post, html
+from tests.fakes.ready_made import Post, html
 
 POST_MESSAGE = "https://slack.com/api/chat.postMessage"
 
