@@ -107,7 +107,7 @@ async def check(site: Site) -> Report:
                     for link in sorted(links_in(text, url)):
                         naming.setdefault(link, []).append(url)
             if not pages:
-                raise HTTPException(422, f"{site.url} is no page that can be read: {faults or 'no HTML'}")
+                raise HTTPException(422, f"{site.url} can't be read: {faults[0][1] if faults else 'it is no page'}")
             tried += len(wave)
             print(f"{pages} pages read, {tried} of {len(naming)} links tried, {len(faults)} can't be opened")
             wave = list(naming)[tried : site.links]  # it is in the order in which they were found

@@ -47,9 +47,10 @@ class Findings(BaseModel):
     domain: str = ""
     email: str = ""
     email_score: int = Field(0, description="How sure the address is, up to 100")
+    position: str = ""
     linkedin: str = ""
     github: list[str] = Field([], description="Profiles that may be theirs, the likeliest first")
-    pages: list[dict[str, str]] = Field([], description="title, url and snippet of pages that name them")
+    pages: list[dict[str, str]] = Field([], description="title, link and snippet of pages that name them")
     problems: dict[str, str] = Field({}, description="What the sources that failed say")
 
 
@@ -66,23 +67,24 @@ async def call(service: str, body: dict[str, Any]) -> Any:
 
 
 async def search(query: str) -> list[dict[str, str]]:
-    """Pages as title, url, snippet. Errors: those of `call`."""
+    """Pages as title, link, snippet. Errors: those of `call`."""
     found = (await call("searchapi", {"engine": "google", "q": query}))["results"]
-    return [{"title": page["title"], "url": page["url"], "snippet": page.get("snippet") or ""} for page in found]
+    return [{name: page.get(name) or "" for name in ("title", "link", "snippet")} for page in found]
 
 
 async def find_email(person: Person) -> dict[str, Any]:
-    """domain, email, email_score, as far as they are found. Errors: those of `call`."""
+    """What hunter knows, besides the domain. Errors: those of `call`."""
     domain = person.domain
     if not domain and person.company:
-        hosts = [urlsplit(page["url"]).hostname or "" for page in await search(f"{person.company} official website")]
-        domain = next((host.removeprefix("www.") for host in hosts if not host.endswith(DIRECTORIES)), "")
+        hosts = [urlsplit(page["link"]).hostname or "" for page in await search(f"{person.company} official website")]
+        domain = next((host.removeprefix("www.") for host in hosts if host and not host.endswith(DIRECTORIES)), "")
     print(f"looking for an address at {domain or 'no domain'}")
     if not domain:
         return {}
     first, *_, last = person.name.split()
     found = await call("hunter/find_email", {"domain": domain, "first_name": first, "last_name": last})
-    return {"domain": domain, "email": found.get("email") or "", "email_score": found.get("score") or 0}
+    told = {"email": found.get("email"), "email_score": found.get("score"), "position": found.get("position")}
+    return {"domain": domain, **{name: value for name, value in told.items() if value}}
 
 
 async def attempt(source: str, finding: Awaitable[Any], failures: dict[str, HTTPException]) -> Any:
@@ -101,14 +103,14 @@ async def find(person: Person) -> Findings:
     failures: dict[str, HTTPException] = {}
     email, github, pages = await asyncio.gather(
         attempt("email", find_email(person), failures),
-        attempt("github", call("github/search_profiles", {"query": person.name}), failures),
+        attempt("github", call("github/search_profiles", {"query": person.name, "limit": 3}), failures),
         attempt("pages", search(f'"{person.name}" {person.company}'.strip()), failures),
     )
     if len(failures) == 3:
         raise failures["pages"]
     found = Findings(**(email or {}), pages=pages or [])
-    found.linkedin = next((page["url"] for page in found.pages if "linkedin.com/in/" in page["url"]), "")
-    found.github = [profile["html_url"] for profile in github["items"][:3]] if github else []
+    found.linkedin = next((page["link"] for page in found.pages if "linkedin.com/in/" in page["link"]), "")
+    found.github = [profile["url"] for profile in github["profiles"]] if github else []
     found.problems = {source: str(failure.detail) for source, failure in failures.items()}
     return found
 

@@ -84,14 +84,15 @@ async def read(url: str, problems: dict[str, str]) -> str:
 @app.post("/")
 async def research(asked: Question) -> Answer:
     """Searches, reads, answers. Errors: 404 where nothing is found; those of the search and of the model's service."""
-    results = (await call("searchapi", {"engine": asked.engine, "q": asked.question}))["results"][: asked.pages]
+    search = {"engine": asked.engine, "q": asked.question, "limit": asked.pages}
+    results = [result for result in (await call("searchapi", search))["results"] if result["link"]]
     if not results:
         raise HTTPException(404, "the search found nothing; ask in other words")
     print(f"{len(results)} pages to read")
     problems: dict[str, str] = {}
-    texts = await asyncio.gather(*(read(result["url"], problems) for result in results))
+    texts = await asyncio.gather(*(read(result["link"], problems) for result in results))
     material = "\n\n".join(
-        f"<source number={number}>\n{result['title']}\n{text or result.get('snippet') or ''}\n</source>"
+        f"<source number={number}>\n{result['title']}\n{text or result['snippet'] or ''}\n</source>"
         for number, (result, text) in enumerate(zip(results, texts, strict=True), 1)
     )
     prompt = (
@@ -103,7 +104,7 @@ async def research(asked: Question) -> Answer:
     answer = str((await call(service, {"model": model, "prompt": prompt}))["response"])
     cited = {int(number) for numbers in re.findall(r"\[([\d, ]+)\]", answer) for number in re.findall(r"\d+", numbers)}
     sources = [
-        Source(number=number, title=result["title"], url=result["url"])
+        Source(number=number, title=result["title"] or "", url=result["link"])
         for number, result in enumerate(results, 1)
         if number in cited
     ]

@@ -32,8 +32,8 @@ class LibraryServices:
 
     def __init__(self) -> None:
         self.pages: dict[str, httpx.Response | Exception] = {}
-        self.results: list[dict[str, str]] = []
-        self.people: dict[str, Any] = {"email": None, "score": None}
+        self.results: list[dict[str, str | None]] = []
+        self.people: dict[str, Any] = {"email": None, "score": None, "position": None}
         self.profiles: list[dict[str, str]] = []
         self.posts: list[dict[str, str]] = []
         self.answer: Callable[[str], Any] = lambda prompt: "an answer"
@@ -65,12 +65,9 @@ class LibraryServices:
             found = self.pages.get(url.partition("?")[0])
             if isinstance(found, Exception):
                 raise found
-            if request.method == "POST":
-                self.calls.append((url, json.loads(request.content)))
             return self._fresh(found) if found else httpx.Response(404, text="no such page")
         path = request.url.path.removeprefix("/run/")
         if path.startswith("/upload/"):
-            assert "authorization" not in request.headers
             self.files[path.removeprefix("/upload/")] = request.content
             return httpx.Response(200)
         if request.headers.get("authorization") != f"Bearer {KEY}":
@@ -81,6 +78,8 @@ class LibraryServices:
             return httpx.Response(200, json={**uris, "upload_headers": {"content-type": "text/markdown"}})
         body = json.loads(request.content)
         self.calls.append((path, body))
+        # Its secret is used only if it is told to act for who calls it.
+        assert (request.headers.get("run-as-template") == "yes") == (path == "slack_trigger/answer")
         failure = self.down.get(path)
         if isinstance(failure, Exception):
             raise failure
@@ -102,16 +101,20 @@ class LibraryServices:
             "anthropic": ({"model", "prompt"}, self._model),
             "gemini": ({"model", "prompt"}, self._model),
             "openai/v1/chat/completions": ({"model", "messages"}, self._chat),
-            "searchapi": ({"engine", "q"}, lambda _: {"results": self.results}),
+            "searchapi": ({"engine", "q"}, self._search),
             "webpage_to_markdown": ({"url"}, self._markdown),
             "hunter/find_email": ({"domain", "first_name", "last_name"}, lambda _: self.people),
-            "github/search_profiles": ({"query"}, lambda _: {"items": self.profiles}),
+            "github/search_profiles": ({"query"}, self._profiles),
             "reddit/posts": ({"subreddit", "sort", "limit"}, lambda _: {"posts": self.posts}),
+            "slack_trigger/answer": (
+                {"channel", "text", "thread_ts"},
+                lambda body: {"channel": body["channel"], "ts": "1"},
+            ),
             "send_email": ({"to", "subject", "body"}, self._mail),
             "redis_coordinator": ({"operation", "key"}, self._kept),
         }[path]
         assert takes <= set(body), path
-        assert set(body) <= takes | {"example_output", "response_format", "value", "ttl"}, path
+        assert set(body) <= takes | {"example_output", "response_format", "value", "ttl", "limit"}, path
         return answer(body)
 
     def _model(self, body: dict[str, Any]) -> Any:
@@ -130,6 +133,13 @@ class LibraryServices:
         page = self.pages[body["url"]]
         assert isinstance(page, httpx.Response)
         return {"markdown": page.text, "title": "A page"}
+
+    def _search(self, body: dict[str, Any]) -> Any:
+        return {"results": self.results[: body.get("limit", 10)], "total": len(self.results)}
+
+    def _profiles(self, body: dict[str, Any]) -> Any:
+        found = [{**profile, "kind": "user"} for profile in self.profiles[: body.get("limit", 10)]]
+        return {"total": len(self.profiles), "profiles": found, "next_page": None}
 
     def _mail(self, body: dict[str, Any]) -> Any:
         assert "\n" not in body["subject"]

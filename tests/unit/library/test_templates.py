@@ -13,7 +13,7 @@ from tests.fakes.library_services import LibraryServices
 from tests.fakes.ready_made import FILES, ROOT, Post, header, html, loaded
 
 pytestmark = pytest.mark.usefixtures("environment")
-SERVICES = "searchapi|hunter|github|reddit|webpage_to_markdown|send_email|redis_coordinator"
+SERVICES = "searchapi|hunter|github|reddit|webpage_to_markdown|send_email|redis_coordinator|slack_trigger"
 
 
 def docstring(template: str) -> str:
@@ -130,7 +130,6 @@ async def test_the_status_and_the_words_of_a_service_that_fails_are_passed_on(
         PAGE: html("Home"),
         "https://files.example/a.pdf": httpx.Response(200, content=b"%PDF-1.7"),
         "https://files.example/feed": httpx.Response(200, text="<rss/>"),
-        "https://slack.com/api/chat.postMessage": httpx.Response(200, json={"ok": True}),
     }
     answer = await post(template, body)
     assert answer.status_code == 424
