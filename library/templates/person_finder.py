@@ -83,8 +83,8 @@ async def find_email(person: Person) -> dict[str, Any]:
         return {}
     first, *_, last = person.name.split()
     found = await call("hunter/find_email", {"domain": domain, "first_name": first, "last_name": last})
-    told = {"email": found.get("email"), "email_score": found.get("score"), "position": found.get("position")}
-    return {"domain": domain, **{name: value for name, value in told.items() if value}}
+    known = {"email": "email", "email_score": "score", "position": "position", "linkedin": "linkedin_url"}
+    return {"domain": domain, **{ours: found[theirs] for ours, theirs in known.items() if found.get(theirs)}}
 
 
 async def attempt(source: str, finding: Awaitable[Any], failures: dict[str, HTTPException]) -> Any:
@@ -109,7 +109,8 @@ async def find(person: Person) -> Findings:
     if len(failures) == 3:
         raise failures["pages"]
     found = Findings(**(email or {}), pages=pages or [])
-    found.linkedin = next((page["link"] for page in found.pages if "linkedin.com/in/" in page["link"]), "")
+    linked = [page["link"] for page in found.pages if "linkedin.com/in/" in page["link"]]
+    found.linkedin = found.linkedin or next(iter(linked), "")
     found.github = [profile["url"] for profile in github["profiles"]] if github else []
     found.problems = {source: str(failure.detail) for source, failure in failures.items()}
     return found
