@@ -144,6 +144,7 @@ def test_a_person_is_found_by_all_sources_and_by_those_that_answer(deployed: dic
     with mesh.http() as client:
         told = client.post("/run/person_finder", json={"name": "Ada Lovelace", "company": "Cats"}).json()
         assert (told["email"], told["email_score"]) == ("ada@cats.example", 97)
+        assert (told["position"], told["linkedin"]) == ("Engineer", "https://www.linkedin.com/in/ada")
         assert (len(told["github"]), len(told["pages"]), told["problems"]) == (3, 10, {})
         answer = client.post("/run/person_finder", json={"name": "Ada Fast", "domain": "cats.example"})
     assert answer.status_code == 200
