@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI, HTTPException
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, HttpUrl
 
 app = FastAPI(title="CSV report")
 KEY = {"Authorization": f"Bearer {os.environ['CODEWORDS_API_KEY']}"}
@@ -34,7 +34,7 @@ NUMBER = re.compile(r"[-+]?\d{1,15}(\.\d{1,20})?(e[-+]?\d\d?)?", re.IGNORECASE)
 class Table(BaseModel):
     """A file whose first row names the columns."""
 
-    csv_url: str = Field(pattern="^https?://", max_length=4000, description="Such as a download_uri")
+    csv_url: HttpUrl = Field(description="Such as a download_uri")
     question: str = Field("What stands out?", max_length=1000)
     model: str = Field("openai/gpt-5.4-mini", pattern="^(openai|anthropic|gemini)/.+", description="Service and model")
 
@@ -97,7 +97,7 @@ def described(name: str, values: list[str]) -> Column:
 @app.post("/")
 async def report(table: Table) -> Report:
     """Errors: 422 for what is no table; those of the runtime."""
-    names, *rows = await read(table.csv_url)
+    names, *rows = await read(str(table.csv_url))
     print(f"{len(rows)} rows, {len(names)} columns")
     columns = [described(name, [row[at] for row in rows if at < len(row)]) for at, name in enumerate(names)]
     figures = "\n".join(f"- {column.model_dump_json(exclude_defaults=True)}" for column in columns)

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI, HTTPException
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, HttpUrl, ValidationError
 
 app = FastAPI(title="Invoice extractor")
 KEY = {"Authorization": f"Bearer {os.environ['CODEWORDS_API_KEY']}"}
@@ -31,7 +31,7 @@ KINDS = {b"%PDF": "application/pdf", b"\x89PNG": "image/png", b"\xff\xd8\xff": "
 class File(BaseModel):
     """Where it is, and which of openai's models reads it."""
 
-    file_url: str = Field(pattern="^https?://", max_length=4000, description="Of a PDF, PNG or JPEG, 3 MB at most")
+    file_url: HttpUrl = Field(description="Of a PDF, PNG or JPEG, 3 MB at most; such as a download_uri")
     model: str = Field("gpt-5.4-mini", min_length=1, max_length=200)
 
 
@@ -98,7 +98,7 @@ async def fetched(url: str) -> dict[str, Any]:
 @app.post("/")
 async def extract(file: File) -> Invoice:
     """Errors: 413, 422 for files that can't be read; those of openai; 502 where it answers something else."""
-    parts = [{"type": "text", "text": TASK}, await fetched(file.file_url)]
+    parts = [{"type": "text", "text": TASK}, await fetched(str(file.file_url))]
     messages = [{"role": "user", "content": parts}]
     asked = {"model": file.model, "messages": messages, "response_format": {"type": "json_object"}}
     told = (await call("openai/v1/chat/completions", asked))["choices"][0]["message"]["content"]

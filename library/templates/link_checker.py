@@ -3,8 +3,6 @@
 # dependencies = ["fastapi>=0.115", "uvicorn[standard]>=0.34", "httpx>=0.28"]
 # [tool.env-checker]
 # env_vars = []
-# [tool.runmesh]
-# timeout = "10m"
 # ///
 """Finds dead links: reads a website's pages, follows its own links, and tries each address that they name.
 
@@ -24,7 +22,7 @@ from urllib.parse import urldefrag, urljoin
 import httpx
 import uvicorn
 from fastapi import FastAPI, HTTPException
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, HttpUrl
 
 app = FastAPI(title="Link checker")
 NAMED = {"a": "href", "img": "src", "script": "src", "iframe": "src"}
@@ -34,7 +32,7 @@ REFUSALS = {401, 403, 429, 999}
 class Site(BaseModel):
     """Where to begin, and how far to go."""
 
-    url: str = Field(pattern=r"^https?://[^\s/]+", max_length=2000)
+    url: HttpUrl
     pages: int = Field(20, ge=1, le=500, description="How many pages of the site are read")
     links: int = Field(1000, ge=1, le=5000, description="How many addresses are tried")
 
@@ -49,7 +47,7 @@ class Link(BaseModel):
 
 
 class Report(BaseModel):
-    """What was found. `complete`: all of the site was seen, no limit was reached."""
+    """What was found. `pages` that name something; `complete`: no limit was reached."""
 
     pages: int
     links: int
@@ -63,57 +61,59 @@ class Targets(HTMLParser):
     def __init__(self, page: str) -> None:
         super().__init__()
         self.found: list[str] = []
-        self.feed(page)
+        with suppress(AssertionError):  # of some faults it makes one; what stands before counts
+            self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found += [value for name, value in attrs if value and name == NAMED.get(tag)]
 
 
-def links_in(page: str, url: str) -> set[str]:
-    """Whole addresses of HTTP, without fragments."""
-    found = set()
+def links_in(page: str, url: str) -> list[str]:
+    """Whole addresses of HTTP, without fragments, each once."""
+    found = {}
     for target in Targets(page).found:
         with suppress(ValueError):  # it is no address
-            found.add(urldefrag(urljoin(url, target.strip())).url)
-    return {address for address in found if address.startswith(("http://", "https://"))}
+            found[urldefrag(urljoin(url, target.strip())).url] = True
+    return [address for address in found if address.startswith(("http://", "https://"))]
 
 
-async def opened(url: str, host: str, web: httpx.AsyncClient, limit: asyncio.Semaphore) -> tuple[str, int, str]:
-    """What is wrong with it, its status, and its text if it is a page of the host."""
+async def opened(url: str, host: str, web: httpx.AsyncClient, limit: asyncio.Semaphore) -> tuple[str, int, list[str]]:
+    """What is wrong with it, its status; what it names if it is a page of the host."""
     async with limit:
         try:
             async with web.stream("GET", url) as answer:
                 is_page = "html" in answer.headers.get("content-type", "") and answer.url.host == host
                 text = (await answer.aread()).decode(errors="replace") if is_page and answer.is_success else ""
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return f"{type(error).__name__}: {error}", 0, ""
-    return f"status {answer.status_code}" if answer.is_error else "", answer.status_code, text
+        except (httpx.HTTPError, httpx.InvalidURL, ExceptionGroup) as error:  # the last for a port that is none
+            return f"{type(error).__name__}: {error}", 0, []
+    problem = f"status {answer.status_code}" if answer.is_error else ""
+    return problem, answer.status_code, links_in(text, str(answer.url))
 
 
 @app.post("/")
 async def check(site: Site) -> Report:
     """Errors: 422 where the first page can't be read."""
-    host, limit = httpx.URL(site.url).host, asyncio.Semaphore(10)
-    naming: dict[str, list[str]] = {site.url: []}
     faults: list[tuple[str, str, int]] = []
-    wave, tried, pages = [site.url], 0, 0
     async with httpx.AsyncClient(follow_redirects=True, timeout=20) as web:
+        try:
+            start = (await web.get(str(site.url))).raise_for_status().url  # perhaps it leads elsewhere, to www say
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise HTTPException(422, f"{site.url} can't be read: {error}".partition("\n")[0]) from None
+        naming: dict[str, list[str]] = {str(start): []}
+        wave, tried, pages, limit = [str(start)], 0, 0, asyncio.Semaphore(10)
         while wave:
-            answers = await asyncio.gather(*(opened(url, host, web, limit) for url in wave))
-            for url, (problem, status, text) in zip(wave, answers, strict=True):
+            answers = await asyncio.gather(*(opened(url, start.host, web, limit) for url in wave))
+            for url, (problem, status, links) in zip(wave, answers, strict=True):
                 faults += [(url, problem, status)] if problem else []
-                if text and pages < site.pages:
+                if links and pages < site.pages:
                     pages += 1
-                    for link in sorted(links_in(text, url)):
+                    for link in links:
                         naming.setdefault(link, []).append(url)
-            if not pages:
-                raise HTTPException(422, f"{site.url} can't be read: {faults[0][1] if faults else 'it is no page'}")
             tried += len(wave)
             print(f"{pages} pages read, {tried} of {len(naming)} links tried, {len(faults)} can't be opened")
             wave = list(naming)[tried : site.links]  # it is in the order in which they were found
     broken = [Link(url=url, problem=why, refused=code in REFUSALS, pages=naming[url]) for url, why, code in faults]
-    complete = tried == len(naming) and pages < site.pages
-    return Report(pages=pages, links=tried, complete=complete, broken=broken)
+    return Report(pages=pages, links=tried, complete=tried == len(naming) and pages < site.pages, broken=broken)
 
 
 if __name__ == "__main__":

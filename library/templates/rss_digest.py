@@ -27,7 +27,7 @@ from xml.etree import ElementTree as ET
 import httpx
 import uvicorn
 from fastapi import FastAPI, HTTPException
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, HttpUrl
 
 app = FastAPI(title="RSS digest")
 KEY = {"Authorization": f"Bearer {os.environ['CODEWORDS_API_KEY']}"}
@@ -37,7 +37,7 @@ runtime = httpx.AsyncClient(base_url=os.environ["CODEWORDS_RUNTIME_URI"], header
 class Wanted(BaseModel):
     """Which feeds, and for whom."""
 
-    feeds: list[str] = Field(min_length=1, max_length=30, description="Their addresses")
+    feeds: list[HttpUrl] = Field(min_length=1, max_length=30, description="Their addresses")
     topics: str = Field("anything", max_length=500, description="What comes first")
     most: int = Field(30, ge=1, le=100, description="Items of a digest")
     email_to: str = Field("", pattern=r"^([^@\s]+@[^@\s]+)?$", description="Who is mailed the digest")
@@ -79,7 +79,7 @@ async def read(feed: str, web: httpx.AsyncClient, problems: dict[str, str]) -> l
     """Its items; none, and the problem is put down, where it fails."""
     try:
         return items_in((await web.get(feed)).raise_for_status().content)
-    except (httpx.HTTPError, httpx.InvalidURL, ET.ParseError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ET.ParseError, ValueError, LookupError) as error:
         problems[feed] = f"{type(error).__name__}: {error}".partition("\n")[0]
         return []
 
@@ -88,8 +88,9 @@ async def read(feed: str, web: httpx.AsyncClient, problems: dict[str, str]) -> l
 async def digest(wanted: Wanted) -> Digest:
     """Errors: 502 where no feed can be read; those of the services."""
     problems: dict[str, str] = {}
+    addresses = [str(feed) for feed in wanted.feeds]
     async with httpx.AsyncClient(follow_redirects=True, timeout=30) as web:
-        feeds = await asyncio.gather(*(read(feed, web, problems) for feed in wanted.feeds))
+        feeds = await asyncio.gather(*(read(feed, web, problems) for feed in addresses))
     if len(problems) == len(wanted.feeds):
         raise HTTPException(502, f"no feed can be read: {problems}")
     key = f"rss_digest:{wanted.email_to}"
@@ -109,7 +110,7 @@ async def digest(wanted: Wanted) -> Digest:
         await call("send_email", {"to": wanted.email_to, "subject": f"Digest: {len(items)} news", "body": text})
     # Only now: what hasn't been told stays new. What a feed has no longer needn't be kept.
     told |= {item["url"] for item in items}
-    for url, feed in zip(wanted.feeds, feeds, strict=True):
+    for url, feed in zip(addresses, feeds, strict=True):
         kept[url] = kept.get(url, []) if url in problems else [item["url"] for item in feed if item["url"] in told]
     await call("redis_coordinator", {"operation": "set", "key": key, "value": json.dumps(kept)})
     return Digest(digest=text, items=items, problems=problems)

@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI, HTTPException
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, HttpUrl
 
 app = FastAPI(title="Site monitor")
 KEY = {"Authorization": f"Bearer {os.environ['CODEWORDS_API_KEY']}"}
@@ -35,7 +35,7 @@ runtime = httpx.AsyncClient(base_url=os.environ["CODEWORDS_RUNTIME_URI"], header
 class Site(BaseModel):
     """A page, and what it should be like."""
 
-    url: str = Field(pattern=r"^https?://[^\s/]+", max_length=2000)
+    url: HttpUrl
     text: str = Field("", max_length=500, description="What the page has to contain")
     seconds: float = Field(10, gt=0, le=60, description="How long the answer may take")
 
@@ -82,14 +82,14 @@ async def look(web: httpx.AsyncClient, site: Site) -> State:
     began = time.monotonic()
     try:
         async with asyncio.timeout(site.seconds):
-            answer = (await web.get(site.url)).raise_for_status()
+            answer = (await web.get(str(site.url))).raise_for_status()
         reason = "" if site.text in answer.text else f"{site.text!r} isn't there"
     except TimeoutError:
         reason = f"no answer within {site.seconds:g} s"
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
     print(f"{site.url}: {reason or 'up'}")
-    return State(url=site.url, up=not reason, reason=reason, milliseconds=int(1000 * (time.monotonic() - began)))
+    return State(url=str(site.url), up=not reason, reason=reason, milliseconds=int(1000 * (time.monotonic() - began)))
 
 
 @app.post("/")

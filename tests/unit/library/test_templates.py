@@ -83,15 +83,15 @@ def test_the_page_about_templates_has_it(template: str) -> None:
         ("daily_briefing", {"email_to": "nobody"}, "email_to"),
         ("form_to_email", {"email": "a@b", "message": ""}, "message"),
         ("invoice_extractor", {}, "file_url"),
-        ("link_checker", {"url": "https://"}, "url"),
+        ("link_checker", {"url": "https://example.com:99999"}, "url"),
         ("meeting_summary", {"transcript": "x", "email_to": "not a list"}, "email_to"),
         ("person_finder", {"name": "Ada"}, "name"),
         ("price_watch", {"products": []}, "products"),
-        ("rss_digest", {"feeds": ["x"], "model": "some/model"}, "model"),
+        ("rss_digest", {"feeds": ["x"]}, "feeds"),
         ("site_monitor", {"sites": [{"url": "example.com"}]}, "url"),
         ("slack_answer_bot", {"type": "event_callback"}, "event"),
         ("ticket_triage", {"tickets": [{"id": "1"}]}, "body"),
-        ("web_research", {"question": "what?", "pages": 0}, "pages"),
+        ("web_research", {"question": "what?", "model": "gpt"}, "model"),
     ],
 )
 async def test_bad_inputs_are_named(
@@ -104,7 +104,7 @@ async def test_bad_inputs_are_named(
 
 
 MESSAGE = {"type": "app_mention", "text": "<@U1> what?", "channel": "C1", "ts": "1.0"}
-PAGE = "https://example.com"
+PAGE = "https://example.com/"
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,7 @@ async def test_the_status_and_the_words_of_a_service_that_fails_are_passed_on(
     services.down[service] = (424, "set RUNMESH_X_API_KEY")
     services.pages = {
         PAGE: html("Home"),
+        PAGE.rstrip("/"): html("Home"),
         "https://files.example/a.pdf": httpx.Response(200, content=b"%PDF-1.7"),
         "https://files.example/feed": httpx.Response(200, text="<rss/>"),
     }
