@@ -18,6 +18,7 @@ from typing import Any
 
 from executor.commands import Completed
 from executor.conversation import BubblewrapSandbox, close_all
+from executor.egress.fixed import NEAR
 from executor.frames import ControlChannel
 from executor.programs import Programs
 from executor.reach import Reach
@@ -153,6 +154,7 @@ def _order(launch: Launch, script: Path, own: Path, port: int) -> dict[str, Any]
     path = f"{environment}/bin:{launch.env.get('PATH', os.defpath)}"
     env = {**launch.env, "HOME": str(own), "TMPDIR": str(own), "PATH": path, "VIRTUAL_ENV": str(environment)}
     env |= {name: f"http://127.0.0.1:{port}" for name in _RUNTIME_NAMES if name in launch.env}
+    env |= {name: env[name].replace(NEAR, "127.0.0.1") for name in env if re.fullmatch(r"RUNMESH_\w+_URL", name)}
     return {
         "script": str(script),
         "argv": [],

@@ -23,7 +23,7 @@ def head_for(spec: Spec, traceparent: str) -> Head:
         "traceparent": traceparent,
         "x-deadline": spec.deadline.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     }
-    ours |= {"x-runmesh-requester-id": spec.requester_id} if spec.library else {}
+    ours |= {"x-runmesh-organization-id": spec.requester_id} if spec.library else {}
     headers = [(name.encode("latin-1"), value) for name, value in spec.request.headers if name not in ours]
     headers += [(name.encode(), value.encode()) for name, value in ours.items()]
     request = spec.request

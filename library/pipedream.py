@@ -49,11 +49,11 @@ async def new_token() -> Any:
 token = ClientCredentials(new_token)
 
 
-def asker(x_runmesh_requester_id: Annotated[str, Header()]) -> str:
+def asker(x_runmesh_organization_id: Annotated[str, Header()]) -> str:
     """Whose accounts: the organization that asked for this, not the one that pays. The two differ where somebody's
     public workflow asks, which mustn't use its caller's accounts.
     """
-    return x_runmesh_requester_id
+    return x_runmesh_organization_id
 
 
 Asker = Annotated[str, Depends(asker)]

@@ -13,9 +13,10 @@ import pytest
 from executor.egress.authority import roots
 from tests.e2e.mesh import ROOT, RUNMESH, Mesh, library_of, mesh_up, own_address
 from tests.fakes.certificates import Authority
+from tests.mail_server import MailServer, mail_server
 
 UV = Path(sys.executable).parent / "uv"
-SERVICES = ("schedule_runs", "openai", "anthropic", "gemini")
+SERVICES = ("schedule_runs", "openai", "anthropic", "gemini", "redis_coordinator", "send_email", "user_login")
 CLIENTS = ROOT / ".venv" / "clients"
 
 
@@ -26,9 +27,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture(scope="session")
-def mesh(world: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def mails() -> Iterator[MailServer]:
+    """The operator's, on this machine."""
+    with mail_server(login=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mesh(world: Authority, mails: MailServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """Its operator allows this machine's own address, where the tests' servers are, no other private one; trusts the
-    tests' authority besides the system's; and is soon to try a delivery again.
+    tests' authority besides the system's; has a mail server; and is soon to try a delivery again.
     """
     bundle = tmp_path_factory.mktemp("roots") / "roots.pem"
     bundle.write_text(roots(os.environ).read_text() + world.certificate)
@@ -36,6 +44,8 @@ def mesh(world: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "RUNMESH_EGRESS_ALLOW_PRIVATE": own_address(),
         "RUNMESH_LIBRARY": str(library_of(tmp_path_factory.mktemp("library"), *SERVICES)),
         "RUNMESH_CALLBACK_RETRIES": "0.3,0.6,30",
+        "RUNMESH_SEND_EMAIL_SMTP_URL": f"smtp://127.0.0.1:{mails.port}",
+        "RUNMESH_SEND_EMAIL_FROM": "Runmesh <runmesh@example.com>",
         "SSL_CERT_FILE": str(bundle),
     }
     with mesh_up(env=env) as running:

@@ -105,7 +105,7 @@ def test_accounts_belong_to_who_asks(mesh: Mesh, world: World) -> None:
         assert client.patch("/workflows/asking", json={"visibility": "public"}).status_code == 200
     ask = {"path": "/run/pipedream", "json": send}
     assert told(mesh, "asking", ask, ada["key"])[1]["result"]["by"] == account
-    forged = {**ask, "headers": {"x-runmesh-requester-id": ada["id"], "codewords-caller-id": ada["id"]}}
+    forged = {**ask, "headers": {"x-runmesh-organization-id": ada["id"], "codewords-caller-id": ada["id"]}}
     for body in (ask, forged):
         assert told(mesh, f"{eve['id']}.asking", body, ada["key"])[1]["code"] == "not_connected"
     with mesh.http(eve["key"], headers=forged["headers"]) as client:

@@ -42,7 +42,7 @@ async def none(sandbox_home: Path) -> AsyncIterator[NoneDriver]:
 
 
 async def begun(none: NoneDriver, source: str, file_name: str = "greet.py") -> Started:
-    env = environment({"SECRET": "told"})
+    env = environment({"SECRET": "told", "RUNMESH_KV_NATS_URL": "nats://u:p@provider.internal:4222"})
     return Started(await none.start(Launch("run_1", OUR_ENVIRONMENT, source.encode(), file_name, env, isolation="run")))
 
 
@@ -57,6 +57,7 @@ async def test_it_runs_as_we_do_in_a_directory_of_its_own(none: NoneDriver, sand
     assert (work.name, work.parent.parent) == ("work", sandbox_home / "runs")
     assert said["path"] == str(work)
     assert said["env"]["SECRET"] == "told"
+    assert said["env"]["RUNMESH_KV_NATS_URL"] == "nats://u:p@127.0.0.1:4222"  # that name is a sandbox's
     assert said["env"]["TMPDIR"] == str(work.parent / "tmp")
     assert session.stdout == b"imported\n"
 

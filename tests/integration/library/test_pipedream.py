@@ -33,7 +33,7 @@ def asked(world: World, monkeypatch: pytest.MonkeyPatch) -> Service:
 
 async def say(asked: Service, path: str, body: Any, who: str = "org_ada", payer: str = "org_ada") -> tuple[int, Any]:
     """The status and JSON of what is told to `who`."""
-    headers = {"x-runmesh-requester-id": who, "codewords-caller-id": payer}
+    headers = {"x-runmesh-organization-id": who, "codewords-caller-id": payer}
     answer = await asked.ask("POST", path, body, headers=headers)
     assert pipedream.SECRET not in answer.text
     return answer.status_code, answer.json()

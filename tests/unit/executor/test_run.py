@@ -98,7 +98,7 @@ async def test_the_workflow_gets_the_callers_request_and_the_platforms_headers(w
 
 def test_a_library_service_is_told_for_whom_it_acts() -> None:
     """Not by whoever calls it, and nobody else is: a stranger's workflow asks, and its caller pays."""
-    forged = (("x-runmesh-requester-id", b"org_victim"),)
+    forged = (("x-runmesh-organization-id", b"org_victim"),)
     spec = make_spec()
     spec = replace(spec, requester_id="org_stranger", request=replace(spec.request, headers=forged))
     told = [

@@ -63,6 +63,11 @@ async def test_what_services_share_is_written_into_each(library: Library) -> Non
     assert text_of(library.directory / "several.py", library.directory) == "NOUN = 1\n\n\napp = NOUN\n"
     assert await library.stock.once()
     assert await library.version() == 1
+    (library.directory / "common" / "verbs.py").write_text("from library.common.nouns import NOUN\n\nVERB = NOUN\n")
+    twice = "from library.common.verbs import VERB\nfrom library.common.nouns import NOUN\n\napp = NOUN\n"
+    library.write("nested", twice)
+    nested = text_of(library.directory / "nested.py", library.directory)
+    assert (nested.count("NOUN = 1"), nested.count("VERB = NOUN"), nested.count("import")) == (1, 1, 0)
     (library.directory / "common" / "nouns.py").write_text("NOUN = 2\n")
     assert await library.stock.once()
     assert await library.version() == 2
