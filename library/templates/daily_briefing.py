@@ -90,7 +90,7 @@ async def attempt(source: str, asking: Awaitable[Any], problems: dict[str, str])
 async def brief(reader: Reader) -> Briefing:
     """Errors: 422 where nothing is asked for, 502 where all sources fail; those of the other services."""
     key = f"daily_briefing:{reader.email_to}:{datetime.now(UTC).date()}"
-    if (await call("redis_coordinator", {"operation": "get", "key": key})).get("value"):
+    if (await call("redis_coordinator", {"operation": "get", "key": key}))["value"]:
         return Briefing(mailed=False)
     sources = {"weather": weather(reader.place)} if reader.place else {}
     for topic in reader.topics:

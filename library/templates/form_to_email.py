@@ -96,7 +96,8 @@ async def send(request: Request) -> Response:
         # One line, whatever was typed.
         subject = " ".join(form.subject.split())
         body = f"From: {' '.join(form.name.split())} <{form.email}>\n\n{form.message}"
-        await call("send_email", {"to": os.environ["CONTACT_TO"], "subject": subject, "body": body})
+        mail = {"to": os.environ["CONTACT_TO"], "subject": subject, "body": body, "reply_to": form.email}
+        await call("send_email", mail)
         print(f"mailed {len(form.message)} characters")
     thanks = os.environ["CONTACT_THANKS_URL"]
     return RedirectResponse(thanks, 303) if thanks else JSONResponse({"sent": True})

@@ -18,7 +18,6 @@ Calls webpage_to_markdown, redis_coordinator; openai, anthropic or gemini; send_
 """
 
 import asyncio
-import json
 import os
 from typing import Any
 
@@ -101,7 +100,7 @@ async def watch(wanted: Watch) -> Prices:
     if all(price.problem for price in found):
         raise HTTPException(502, f"no price was found: {found[0].problem}")
     key = f"price_watch:{wanted.alert_to}"
-    kept = json.loads((await call("redis_coordinator", {"operation": "get", "key": key})).get("value") or "{}")
+    kept = (await call("redis_coordinator", {"operation": "get", "key": key}))["value"] or {}
     lines = []
     for now, product in zip(found, wanted.products, strict=True):
         now.last = kept.get(now.url, 0)
@@ -112,7 +111,7 @@ async def watch(wanted: Watch) -> Prices:
         await call("send_email", {"to": wanted.alert_to, "subject": "News of prices", "body": "\n".join(lines)})
     # Only now: what couldn't be mailed is news to the next look.
     kept |= {price.url: price.price for price in found if not price.problem}
-    await call("redis_coordinator", {"operation": "set", "key": key, "value": json.dumps(kept)})
+    await call("redis_coordinator", {"operation": "set", "key": key, "value": kept})
     return Prices(products=found, mailed=bool(lines and wanted.alert_to))
 
 

@@ -19,7 +19,6 @@ Every morning: `POST /schedules {"service_id": "rss_digest", "cron_expression": 
 """
 
 import asyncio
-import json
 import os
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -37,7 +36,7 @@ runtime = httpx.AsyncClient(base_url=os.environ["CODEWORDS_RUNTIME_URI"], header
 class Wanted(BaseModel):
     """Which feeds, and for whom."""
 
-    feeds: list[HttpUrl] = Field(min_length=1, max_length=30, description="Their addresses")
+    feeds: list[HttpUrl] = Field(min_length=1, max_length=20, description="Of each the first 50 items count")
     topics: str = Field("anything", max_length=500, description="What comes first")
     most: int = Field(30, ge=1, le=100, description="Items of a digest")
     email_to: str = Field("", pattern=r"^([^@\s]+@[^@\s]+)?$", description="Who is mailed the digest")
@@ -72,7 +71,7 @@ def items_in(feed: bytes) -> list[dict[str, str]]:
         links = [link for link in node.findall("{*}link") if link.get("rel", "alternate") == "alternate"]
         url = next((link.get("href") or link.text or "" for link in links), "").strip()
         found.append({"title": (node.findtext("{*}title") or url).strip(), "url": url})
-    return [item for item in found if item["url"]]
+    return [item for item in found if 0 < len(item["url"]) <= 250][:50]  # what is kept may have 256 KiB
 
 
 async def read(feed: str, web: httpx.AsyncClient, problems: dict[str, str]) -> list[dict[str, str]]:
@@ -94,9 +93,10 @@ async def digest(wanted: Wanted) -> Digest:
     if len(problems) == len(wanted.feeds):
         raise HTTPException(502, f"no feed can be read: {problems}")
     key = f"rss_digest:{wanted.email_to}"
-    kept = json.loads((await call("redis_coordinator", {"operation": "get", "key": key})).get("value") or "{}")
+    kept = (await call("redis_coordinator", {"operation": "get", "key": key}))["value"] or {}
     told = {url for urls in kept.values() for url in urls}
-    items = [item for feed in feeds for item in feed if item["url"] not in told][: wanted.most]
+    new = {item["url"]: item for feed in feeds for item in feed if item["url"] not in told}
+    items = list(new.values())[: wanted.most]
     print(f"{len(items)} new items, {len(problems)} feeds failed")
     if not items:
         return Digest(problems=problems)
@@ -112,7 +112,7 @@ async def digest(wanted: Wanted) -> Digest:
     told |= {item["url"] for item in items}
     for url, feed in zip(addresses, feeds, strict=True):
         kept[url] = kept.get(url, []) if url in problems else [item["url"] for item in feed if item["url"] in told]
-    await call("redis_coordinator", {"operation": "set", "key": key, "value": json.dumps(kept)})
+    await call("redis_coordinator", {"operation": "set", "key": key, "value": kept})
     return Digest(digest=text, items=items, problems=problems)
 
 

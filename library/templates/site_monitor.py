@@ -16,7 +16,6 @@ redis_coordinator; send_email if `alert_to` is given. To be scheduled with such 
 """
 
 import asyncio
-import json
 import os
 import time
 from datetime import UTC, datetime
@@ -98,7 +97,7 @@ async def check(watch: Watch) -> Report:
     async with httpx.AsyncClient(follow_redirects=True, timeout=60) as web:
         states = await asyncio.gather(*(look(web, site) for site in watch.sites))
     key, now = f"site_monitor:{watch.alert_to}", datetime.now(UTC).isoformat(timespec="seconds")
-    kept = json.loads((await call("redis_coordinator", {"operation": "get", "key": key})).get("value") or "{}")
+    kept = (await call("redis_coordinator", {"operation": "get", "key": key}))["value"] or {}
     for state in states:
         last = kept.get(state.url, {"up": True, "since": now})
         state.changed = state.up != last["up"]
@@ -110,7 +109,7 @@ async def check(watch: Watch) -> Report:
     if news and watch.alert_to:
         await call("send_email", {"to": watch.alert_to, "subject": news[0][:150], "body": "\n".join(news)})
     # Only now: what couldn't be mailed is news to the next check.
-    await call("redis_coordinator", {"operation": "set", "key": key, "value": json.dumps(kept)})
+    await call("redis_coordinator", {"operation": "set", "key": key, "value": kept})
     return Report(sites=states, mailed=bool(news and watch.alert_to))
 
 

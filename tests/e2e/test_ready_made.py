@@ -13,12 +13,23 @@ import pytest
 from tests.e2e.mesh import Mesh, library_of, mesh_up, own_address, until
 from tests.e2e.test_hooks import slack as signed
 from tests.fakes.ready_made import FILES, header
+from tests.mail_server import MailServer, mail_server
 from tests.providers import slack
 from tests.providers.apis import World, apis
 from tests.providers.provider import provider
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-SERVICES = ("openai", "anthropic", "searchapi", "github", "hunter", "slack_trigger")
+SERVICES = (
+    "openai",
+    "anthropic",
+    "searchapi",
+    "github",
+    "hunter",
+    "slack_trigger",
+    "redis_coordinator",
+    "send_email",
+    "webpage_to_markdown",
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +40,22 @@ def world() -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
-def mesh(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def mails() -> Iterator[MailServer]:
+    """The operator's."""
+    with mail_server(login=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def mesh(world: World, mails: MailServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """Its operator has an account everywhere but at Anthropic; workflows may reach this machine's own address."""
     with provider() as vendor:
         settings = {name: value for name, value in vendor.settings().items() if name != "RUNMESH_ANTHROPIC_API_KEY"}
         env = {
             "RUNMESH_LIBRARY": str(library_of(tmp_path_factory.mktemp("library"), *SERVICES)),
             "RUNMESH_EGRESS_ALLOW_PRIVATE": own_address(),
+            "RUNMESH_SEND_EMAIL_SMTP_URL": f"smtp://127.0.0.1:{mails.port}",
+            "RUNMESH_SEND_EMAIL_FROM": "Runmesh <runmesh@example.com>",
             **settings,
             **world.settings(),
         }
@@ -176,3 +196,39 @@ def test_slack_is_answered(deployed: dict[str, Any], mesh: Mesh, world: World) -
     assert (said["channel"], said["thread_ts"]) == ("C1", "2.0")
     assert said["text"].startswith("You said: You help a team in Slack.")
     assert said["text"].endswith("what?")
+
+
+def test_changes_of_a_site_are_mailed_once(deployed: dict[str, Any], mesh: Mesh, mails: MailServer, site: str) -> None:
+    down = {"sites": [{"url": f"{site}gone"}, {"url": site}], "alert_to": "ops@example.com"}
+    with mesh.http() as client:
+        first, second = (client.post("/run/site_monitor", json=down) for _ in range(2))
+    assert first.status_code == 200, first.text
+    assert [state["up"] for state in first.json()["sites"]] == [False, True]
+    assert (first.json()["mailed"], second.json()["mailed"]) == (True, False)
+    assert [each["since"] for each in first.json()["sites"]] == [each["since"] for each in second.json()["sites"]]
+    (mail,) = (each for each in mails.delivered if each.recipients == ["ops@example.com"])
+    assert f"{site}gone is down" in mail.message.get_content()
+
+
+def test_anybody_posts_to_the_open_form(deployed: dict[str, Any], mesh: Mesh, mails: MailServer) -> None:
+    form = {"name": "Bob", "email": "bob@example.com", "message": "Grüße"}
+    with mesh.http() as owner, mesh.http("") as anybody:
+        owner.patch("/workflows/form_to_email", json={"visibility": "open"})
+        address = deployed["form_to_email"]["url"]
+        answer = anybody.post(address, data=form)
+        refused = anybody.post(address, data={**form, "email": "nobody"})
+    assert (answer.status_code, answer.json()) == (200, {"sent": True}), answer.text
+    assert (refused.status_code, refused.headers["error-origin"]) == (422, "service")
+    (mail,) = (each for each in mails.delivered if each.recipients == ["me@example.com"])
+    assert (mail.message["Reply-To"], "Grüße" in mail.message.get_content()) == ("bob@example.com", True)
+
+
+def test_prices_are_watched(deployed: dict[str, Any], mesh: Mesh, mails: MailServer, site: str) -> None:
+    """The model says 0.5 of every page here."""
+    watch = {"products": [{"url": site, "target": 25}], "alert_to": "buyer@example.com"}
+    with mesh.http() as client:
+        first, second = (client.post("/run/price_watch", json=watch) for _ in range(2))
+    assert first.status_code == 200, first.text
+    assert (first.json()["products"][0]["price"], first.json()["mailed"]) == (0.5, True)
+    assert (second.json()["products"][0]["last"], second.json()["mailed"]) == (0.5, False)
+    assert len([each for each in mails.delivered if each.recipients == ["buyer@example.com"]]) == 1

@@ -41,7 +41,7 @@ class LibraryServices:
         self.calls: list[tuple[str, Any]] = []
         self.prompts: list[Any] = []
         self.mails: list[dict[str, Any]] = []
-        self.values: dict[str, str] = {}
+        self.values: dict[str, Any] = {}
         self.files: dict[str, bytes] = {}
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ class LibraryServices:
             "redis_coordinator": ({"operation", "key"}, self._kept),
         }[path]
         assert takes <= set(body), path
-        assert set(body) <= takes | {"example_output", "response_format", "value", "ttl", "limit"}, path
+        assert set(body) <= takes | {"example_output", "response_format", "value", "ttl", "limit", "reply_to"}, path
         return answer(body)
 
     def _model(self, body: dict[str, Any]) -> Any:
@@ -148,6 +148,6 @@ class LibraryServices:
 
     def _kept(self, body: dict[str, Any]) -> dict[str, Any]:
         if body["operation"] == "set":
-            assert isinstance(body["value"], str)
+            assert len(json.dumps(body["value"])) <= 256 * 1024
             self.values[body["key"]] = body["value"]
         return {"success": True, "value": self.values.get(body["key"])}

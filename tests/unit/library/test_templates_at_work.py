@@ -171,6 +171,7 @@ async def test_a_form_is_mailed_to_its_owner_only(post: Post, services: LibraryS
         "to": "me@example.com",
         "subject": "Hi Bcc: all",
         "body": "From: Bob B <bob@example.com>\n\nGrüße",
+        "reply_to": "bob@example.com",
     }
     assert await ok(post("form_to_email", {"email": "bob@example.com", "message": "again"})) == {"sent": True}
     assert len(services.mails) == 2
@@ -292,10 +293,10 @@ async def test_a_site_that_goes_down_is_mailed_once_and_again_when_it_is_back(
     assert await checked() == (True, "", False)
     services.pages[SITE] = html("Apache default page")
     assert await checked() == (False, "'Shop' isn't there", True)
-    since = json.loads(services.values["site_monitor:me@example.com"])[SITE]["since"]
+    since = services.values["site_monitor:me@example.com"][SITE]["since"]
     services.pages[SITE] = httpx.ConnectError("refused")
     assert await checked() == (False, "ConnectError: refused", False)
-    assert json.loads(services.values["site_monitor:me@example.com"])[SITE]["since"] == since
+    assert services.values["site_monitor:me@example.com"][SITE]["since"] == since
     services.pages[SITE] = html("Shop")
     services.down["send_email"] = (502, "greylisted")
     assert (await post("site_monitor", watch)).status_code == 502
@@ -382,6 +383,16 @@ async def test_a_digest_has_what_is_new(post: Post, services: LibraryServices) -
     answer = await post("rss_digest", {"feeds": [first]})
     assert answer.status_code == 502
     assert "404" in answer.json()["detail"]
+
+
+async def test_what_a_digest_keeps_has_a_bound(post: Post, services: LibraryServices) -> None:
+    feeds = [f"https://a.example/{number}" for number in range(20)]
+    item = "<item><title>T</title><link>https://a.example/{}/{}/" + "x" * 210 + "</link></item>"
+    for feed, address in enumerate(feeds):
+        items = "".join(item.format(feed, number) for number in range(99))
+        services.pages[address] = httpx.Response(200, text=RSS.format(more=items))
+    found = [len((await ok(post("rss_digest", {"feeds": feeds, "most": 100})))["items"]) for _ in range(11)]
+    assert found == [*[100] * 9, 20 * 49 + 1 - 900, 0]  # the first of the 50 is the same in all feeds
 
 
 async def test_a_briefing_is_mailed_once_a_day_with_the_sources_that_answer(
