@@ -115,11 +115,11 @@ def hidden(prompt: str) -> str:
     return value
 
 
-def ago(time: str | None) -> str:
-    """How long since a time of the API's."""
+def ago(time: str | None, now: datetime | None = None) -> str:
+    """How long since a time of the API's, or until it."""
     if not time:
         return ""
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
+    seconds = ((now or datetime.now(UTC)) - datetime.fromisoformat(time)).total_seconds()
     tense = " ago" if seconds >= 0 else ""
     seconds = abs(seconds)
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
