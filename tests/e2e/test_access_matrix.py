@@ -177,6 +177,8 @@ class Things:
             "hook": lambda: self._hook(operation),
             "file_name": lambda: "start.js",
         }
+        missing = set(operation.parameters) - set(values)
+        assert not missing, f"say here what {missing} of {operation.id} may be"
         return re.sub(r"\{(\w+)\}", lambda found: values[found[1]](), operation.path)
 
     def _organization(self) -> str:
