@@ -152,10 +152,11 @@ def _running(home: Path) -> Server:
     from cli.lock import owner  # noqa: PLC0415  # only where a mesh may run
     from kit.settings import BadSettings, MeshSettings  # noqa: PLC0415
 
-    key_file, told = home / "admin.key", MeshSettings(home=home).run_dir / "address"
+    key_file = home / "admin.key"
     try:
-        if {key_file.stat().st_uid, told.stat().st_uid} != {os.getuid()}:  # somebody else's would see what we send
-            raise Problem(f"{home} belongs to another user", UNREACHABLE, HOW_TO_START[1:])
+        _check_ours(home, key_file)
+        told = MeshSettings(home=home).run_dir / "address"
+        _check_ours(home, told)
         if owner(home) is not None:
             return Server(told.read_text().strip(), key_file.read_text().strip(), f"the mesh on {home}")
     except FileNotFoundError:
@@ -165,6 +166,12 @@ def _running(home: Path) -> Server:
     except (OSError, BadSettings) as error:
         raise Problem(f"can't use {home}: {error}", UNREACHABLE) from error
     raise Problem(f"no Runmesh runs on {home}, or it is still starting", UNREACHABLE, HOW_TO_START)
+
+
+def _check_ours(home: Path, file: Path) -> None:
+    """Somebody else's mesh would see what we send. Errors: Problem; FileNotFoundError."""
+    if file.stat().st_uid != os.getuid():
+        raise Problem(f"{home} belongs to another user", UNREACHABLE, HOW_TO_START[1:])
 
 
 def as_json(profiles: Profiles) -> dict[str, Any]:

@@ -242,7 +242,9 @@ def key_of(request: Request) -> str:
         if value:
             break
     else:
-        raise Unauthenticated("this call needs an API key: send `Authorization: Bearer KEY`")
+        raise Unauthenticated(
+            "this call needs an API key: send `Authorization: Bearer KEY`; a workflow's own is in CODEWORDS_API_KEY"
+        )
     if value.startswith("cwk-run-"):
         raise Unauthenticated("a run's own token means nothing outside of its sandbox")
     if not value.startswith(("cwk-", "cwotk-")) or len(value) > MAX_KEY_LENGTH or not value.isascii():

@@ -66,7 +66,8 @@ class Exchange:
             try:
                 async with asyncio.timeout(None) as patience:
                     with self._ending.watching(lambda: self._stop(patience, stopping(request.begun), finish=True)):
-                        await self._admitted(request, token, run, patience)
+                        keyed = bool(metadata.get("x-runmesh-keyed"))
+                        await self._admitted(request, token, run, patience, keyed=keyed)
             except Exception as error:  # noqa: BLE001  # the caller is told something in any case; bugs are logged
                 await self._failed(request, error)
         try:
@@ -131,7 +132,9 @@ class Exchange:
         self._body_read = self._length == 0
         return request
 
-    async def _admitted(self, request: Request, token: str, run: RunIdentity | None, patience: asyncio.Timeout) -> None:
+    async def _admitted(
+        self, request: Request, token: str, run: RunIdentity | None, patience: asyncio.Timeout, *, keyed: bool
+    ) -> None:
         params = self._route.parameters(request.path)
         if params is None or not self._route.takes(request.method):
             await self._send(request, nowhere(request))
@@ -145,9 +148,12 @@ class Exchange:
         if request.header("content-type").lower().startswith("application/grpc"):
             raise Invalid("the runtime speaks plain HTTP; application/grpc isn't accepted")
         request = dataclasses.replace(request, params=params)
-        principal = await self._auth.admit(request, self._access, run, self._rates.expect)
+        # A connection out of a sandbox says which run it is; that it is that run's own wish, and not that of an address
+        # which somebody gave it to fetch, says the key that was sent along.
+        speaker = run if keyed else None
+        principal = await self._auth.admit(request, self._access, speaker, self._rates.expect)
         request = dataclasses.replace(request, principal=principal)
-        if principal is not None and principal.key_id and run is None:
+        if principal is not None and principal.key_id:
             request = without_key(request)
         await self._rates.admit(request)
         revoked = Unauthenticated("the key of this call isn't valid any more")

@@ -41,10 +41,11 @@ end
 function envoy_on_request(handle)
   local headers = handle:headers()
   if (headers:get(":path") or ""):sub(1, 7) == "/files/" then return end -- plain HTTP, for the filestore
-  local words, names = {}, {}
+  local words, names, keyed = {}, {}, false
   for name, value in pairs(headers) do
     if name:byte() ~= 58 then -- ":"
       if not KEPT[name] then names[#names + 1] = name end
+      if KEYS[name] and value ~= "" then keyed = true end
       if not dropped(name) then words[#words + 1] = encoded(name .. ":" .. value) end
     end
   end
@@ -65,7 +66,10 @@ function envoy_on_request(handle)
   headers:add("x-runmesh-method", method)
   headers:add("x-runmesh-path", encoded(path))
   headers:add("x-runmesh-query", encoded(query))
-  if nested then headers:add("x-runmesh-run", identity(handle) or "none") end
+  if nested then
+    headers:add("x-runmesh-run", identity(handle) or "none")
+    if keyed then headers:add("x-runmesh-keyed", "yes") end
+  end
   -- Whatever it was, application/grpc included, which would pass the transcoder by; the edge refuses that one.
   headers:replace("content-type", "application/octet-stream")
   -- The transcoder only chooses the rpc: it gets the path's shape, with nothing to decode and nothing to bind.

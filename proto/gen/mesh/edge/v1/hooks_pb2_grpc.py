@@ -85,8 +85,8 @@ class HooksServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReceiveEvent(self, request_iterator, context):
-        """Takes an event, signed as its sender does, and starts a run; or answers, by GET, WhatsApp's question whether it is
-        expected. The same event again within a day is the same run.
+        """Takes an event, signed as its sender does, and starts a run. The same event again within a day is the same run. By
+        GET, WhatsApp's question whether it is expected is answered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,8 +43,8 @@ class HooksStub:
     DeleteHook: _grpc.StreamStreamMultiCallable[_hooks_pb2.DeleteHookRequest, _httpbody_pb2.HttpBody]
     """Ends a hook: no event is taken any more."""
     ReceiveEvent: _grpc.StreamStreamMultiCallable[_hooks_pb2.ReceiveEventRequest, _httpbody_pb2.HttpBody]
-    """Takes an event, signed as its sender does, and starts a run; or answers, by GET, WhatsApp's question whether it is
-    expected. The same event again within a day is the same run.
+    """Takes an event, signed as its sender does, and starts a run. The same event again within a day is the same run. By
+    GET, WhatsApp's question whether it is expected is answered.
     """
 
 @_typing.type_check_only
@@ -61,8 +61,8 @@ class HooksAsyncStub(HooksStub):
     DeleteHook: _aio.StreamStreamMultiCallable[_hooks_pb2.DeleteHookRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """Ends a hook: no event is taken any more."""
     ReceiveEvent: _aio.StreamStreamMultiCallable[_hooks_pb2.ReceiveEventRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """Takes an event, signed as its sender does, and starts a run; or answers, by GET, WhatsApp's question whether it is
-    expected. The same event again within a day is the same run.
+    """Takes an event, signed as its sender does, and starts a run. The same event again within a day is the same run. By
+    GET, WhatsApp's question whether it is expected is answered.
     """
 
 class HooksServicer(metaclass=_abc_1.ABCMeta):
@@ -100,8 +100,8 @@ class HooksServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_hooks_pb2.ReceiveEventRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """Takes an event, signed as its sender does, and starts a run; or answers, by GET, WhatsApp's question whether it is
-        expected. The same event again within a day is the same run.
+        """Takes an event, signed as its sender does, and starts a run. The same event again within a day is the same run. By
+        GET, WhatsApp's question whether it is expected is answered.
         """
 
 def add_HooksServicer_to_server(servicer: HooksServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
