@@ -36,6 +36,16 @@ def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print what w
     raise typer.Exit(examine(as_json=as_json))
 
 
+@app.command("rotate-kek")
+def rotate_kek(
+    *, drop_old: Annotated[bool, typer.Option(help="Take away the old keys that nothing needs any more.")] = False
+) -> None:
+    """Make a new key that secrets are sealed under (docs/secrets.md). Exits 0 when done, 1 if it can't be done yet."""
+    from cli.rotate_kek import run  # noqa: PLC0415  # see above
+
+    raise typer.Exit(run(drop_old=drop_old))
+
+
 @app.command("verify-receipt")
 def verify_receipt(
     receipt: Annotated[Path, typer.Argument(help="What GET /request/ID/receipt answered; - for standard input.")],

@@ -30,6 +30,10 @@ BIN = Path(sys.executable).parent
 EXAMPLE = Path(__file__).parent.parent / "deploy" / "examples" / "hello.py"
 MODULES = {name: name for name in ("filestore", "keys", "scheduler", "executor", "edge")}
 HAVE_A_DATABASE = ("filestore", "keys", "scheduler")
+# What secrets are sealed under: for the keys service alone.
+KEK_SETTING = re.compile(r"RUNMESH_KEK(_FILE)?")
+# The credentials of the bucket: for the filestore alone.
+BUCKET_SETTING = re.compile(r"AWS_\w+")
 SIGNING_KEY = "RUNMESH_USER_LOGIN_SIGNING_KEY"
 # Its passwords are random, and in a file for us alone: a hash in their place would make no difference.
 NATS_SAYS = ("[INF]", "Plaintext passwords detected")
@@ -96,41 +100,46 @@ async def start(
     """Starts every program and returns when the mesh answers. `modules`: what runs as which service."""
     refuse_taken_port(settings)
     private_dir(settings.run_dir)
-    mesh_env = {**environ, "RUNMESH_HOME": str(settings.home), "PYTHONUNBUFFERED": "1"}
-    database = mesh_env.pop("RUNMESH_DATABASE_URL", "")  # its password is nobody else's business
+    mesh_env, own = apart(environ, settings.library)
+    mesh_env |= {"RUNMESH_HOME": str(settings.home), "PYTHONUNBUFFERED": "1"}
     mesh_env.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling every import again would cost seconds at each start
-    bucket_env = {name: mesh_env.pop(name) for name in list(mesh_env) if name.startswith("AWS_")}
-    provider_env = {name: mesh_env.pop(name) for name in provider_settings(settings.library, mesh_env)}
-    provider_env = {SIGNING_KEY: _hex_key(settings, "user_login")} | provider_env
+    own["executor"] = {SIGNING_KEY: _hex_key(settings, "user_login")} | own["executor"]
     if not settings.nats_url:
         port = _free_port()
         mesh = _hex_key(settings, "nats")
         keepers = {keeper.name: _hex_key(settings, f"nats_{keeper.name}") for keeper in nats.KEEPERS}
         mesh_env["RUNMESH_NATS_URL"] = nats.address(port, "mesh", mesh)
         ours = {each.setting: nats.address(port, each.name, keepers[each.name]) for each in nats.KEEPERS}
-        provider_env = ours | provider_env
+        own["executor"] = ours | own["executor"]
         config = settings.run_dir / "nats.conf"
         nats.write_config(config, settings.home / "nats", port, mesh, keepers)
         argv = [str(BIN / "nats-server"), "-c", str(config)]
         await supervisor.start(Program("nats", argv, mesh_env, ready_line="Server is ready", hides=NATS_SAYS))
-    with_database = mesh_env | ({"RUNMESH_DATABASE_URL": database} if database else {})
-    await supervisor.finish(Program("migrate", [sys.executable, "-m", "migrations"], with_database))
-    own = dict.fromkeys(HAVE_A_DATABASE, with_database)
-    own["executor"] = mesh_env | provider_env
-    own["filestore"] = with_database | bucket_env  # the credentials of its bucket are for it alone
-    services = {name: _service(name, module, own.get(name, mesh_env)) for name, module in modules.items()}
+    await supervisor.finish(Program("migrate", [sys.executable, "-m", "migrations"], mesh_env | own["migrate"]))
+    services = {name: _service(name, module, mesh_env | own.get(name, {})) for name, module in modules.items()}
     edge = services.pop("edge")
     await supervisor.start(*services.values())
     await supervisor.start(_envoy(settings, mesh_env), edge)
     await _until_ready(settings)
 
 
-def provider_settings(library: Path, environ: Mapping[str, str]) -> list[str]:
-    """What the library's services are told by the operator, RUNMESH_<SERVICE>_…: for the executor alone, which hands
-    each to its service.
+def apart(environ: Mapping[str, str], library: Path) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """What of the environment everybody gets, and what only these: passwords and keys are nobody else's business.
+    What the services in `library` are told by the operator, RUNMESH_<SERVICE>_…, is for the executor, which hands each
+    to its service.
     """
+    everybodys = dict(environ)
+
+    def taken(which: re.Pattern[str]) -> dict[str, str]:
+        return {name: everybodys.pop(name) for name in environ if which.fullmatch(name)}
+
+    database = taken(re.compile("RUNMESH_DATABASE_URL"))
+    own = dict.fromkeys((*HAVE_A_DATABASE, "migrate"), database)
+    own["keys"] = database | taken(KEK_SETTING)
+    own["filestore"] = database | taken(BUCKET_SETTING)
     services = [re.sub("[^A-Z0-9]", "_", file.stem.upper()) for file in library.glob("*.py")]
-    return [name for name in environ if name.startswith(tuple(f"RUNMESH_{service}_" for service in services))]
+    own["executor"] = taken(re.compile(rf"RUNMESH_({'|'.join(services)})_\w+")) if services else {}
+    return everybodys, own
 
 
 def _service(name: str, module: str, environ: dict[str, str]) -> Program:

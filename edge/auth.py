@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from edge.http import Request
@@ -250,6 +250,21 @@ def key_of(request: Request) -> str:
             "this isn't a valid API key: one begins with cwk- or cwotk-, and was shown when it was made"
         )
     return value
+
+
+def without_key(request: Request) -> Request:
+    """The call without its own key where that doesn't belong, such as `?key=`: it would go on to a workflow, which may
+    be somebody else's, and be kept with the run's input. The headers that bear keys never go on.
+    """
+    key = key_of(request)
+    others = [value for name, value in request.headers if name not in KEY_HEADERS]
+    if key not in request.query and not any(key in value for value in others):
+        return request
+    kind = key.partition("-")[0]
+    headers = [
+        (name, value if name in KEY_HEADERS else value.replace(key, f"{kind}-***")) for name, value in request.headers
+    ]
+    return replace(request, query=request.query.replace(key, f"{kind}-***"), headers=headers)
 
 
 def of_run(run: RunIdentity) -> Principal:

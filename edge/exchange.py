@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from edge.auth import Auth
+from edge.auth import Auth, without_key
 from edge.ending import Ending
 from edge.head import decoded, request_headers
 from edge.http import BODILESS, Aborted, Answer, Handler, Request
@@ -60,7 +60,9 @@ class Exchange:
         request = self._request(metadata)
         token = metadata.get("x-runmesh-run", "")
         run = self._auth.identity(token) if token else None
-        with span("edge.request", parent=_parent(run, metadata), method=request.method, path=_shown(request.path)):
+        # Not the path itself: what stands in it, and in the query, may be a secret.
+        route = self._route.template
+        with span("edge.request", parent=_parent(run, metadata), method=request.method, route=route):
             try:
                 async with asyncio.timeout(None) as patience:
                     with self._ending.watching(lambda: self._stop(patience, stopping(request.begun), finish=True)):
@@ -145,6 +147,8 @@ class Exchange:
         request = dataclasses.replace(request, params=params)
         principal = await self._auth.admit(request, self._access, run, self._rates.expect)
         request = dataclasses.replace(request, principal=principal)
+        if principal is not None and principal.key_id and run is None:
+            request = without_key(request)
         await self._rates.admit(request)
         revoked = Unauthenticated("the key of this call isn't valid any more")
         with self._auth.watching(request, lambda: self._stop(patience, revoked)):
@@ -165,7 +169,7 @@ class Exchange:
         if self._why:
             error, self._transfer.stopped = self._why, False
         if not isinstance(error, Problem | Aborted):
-            log().error("edge.failed", method=request.method, path=_shown(request.path), exc_info=error)
+            log().error("edge.failed", method=request.method, route=self._route.template, exc_info=error)
         if request.gone.is_set():
             return
         if self._transfer.begun:
@@ -176,11 +180,6 @@ class Exchange:
             if run_id:
                 answer.headers.append(("x-request-id", run_id))
             await self._send(request, answer)
-
-
-def _shown(path: str) -> str:
-    """Without the token of a hook, which is nobody else's."""
-    return "/hooks/…" if path.startswith("/hooks/") else path[:500]
 
 
 def _parent(run: RunIdentity | None, metadata: dict[str, str]) -> str | None:

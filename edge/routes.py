@@ -9,10 +9,11 @@ _VARIABLE = re.compile(r"\\\{(\w+)(=\\\*\\\*)?\\\}")
 
 @dataclass(frozen=True)
 class Route:
-    """One rpc's path: a pattern over the raw path, and the methods that lead there."""
+    """One rpc's path: a pattern over the raw path, and the methods that lead there. `template`: as the proto has it."""
 
     pattern: re.Pattern[str]
     methods: frozenset[str]
+    template: str = ""
 
     def parameters(self, path: str) -> dict[str, str] | None:
         """The path's parameters (edge.http.Request.params); None when this isn't its path."""
@@ -36,6 +37,6 @@ def route_of(template: str, methods: frozenset[str]) -> Route:
         return f"(?P<{found[1]}>/.*)?" if found[2] else f"(?P<{found[1]}>[^/]+)"
 
     if template == "/**":
-        return Route(re.compile(".*", re.DOTALL), methods)
+        return Route(re.compile(".*", re.DOTALL), methods, template)
     text = _VARIABLE.sub(group, re.escape(template)).replace("/(?P<path>", "(?P<path>")
-    return Route(re.compile(text if template.endswith("**}") else text + "/?"), methods)
+    return Route(re.compile(text if template.endswith("**}") else text + "/?"), methods, template)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from math import inf
 from typing import Any
 
+from executor.failure import in_our_log
 from executor.sandbox import Environment, Launch, StartFailed, Unforkable
 from executor.template import Template
 from kit.telemetry import log
@@ -100,7 +101,7 @@ class Bases:
         if self._making.get(key) is making:
             del self._making[key]
         if error is not None:
-            log().warning("base.failed", reason=str(error))
+            log().warning("base.failed", reason=in_our_log(error))
             final = isinstance(error, Unforkable) or (isinstance(error, StartFailed) and error.kind != "timeout")
             self._refuse(key, inf if final else RETRY_SECONDS)
 

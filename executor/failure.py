@@ -26,6 +26,16 @@ def outcome_of(error: Exception) -> Outcome:
     return Outcome.failed("runtime_error", "internal error")
 
 
+def in_our_log(error: BaseException) -> str:
+    """Why something of a workflow's failed, for the platform's own log: the workflow's words may hold its secrets."""
+    match error:
+        case StartFailed():
+            return error.kind
+        case Problem():
+            return error.message
+    return type(error).__name__
+
+
 def _code(problem: Problem) -> str:
     if problem.code in _TOLD_AS_THEY_ARE:
         return problem.code

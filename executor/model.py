@@ -42,6 +42,10 @@ class Outcome:
         """`detail` may quote a workflow: what isn't UTF-8 would keep the end of the run from ever being told."""
         return cls(Status.FAILED, code, detail.encode("utf-8", "replace").decode())
 
+    def shown_as(self, detail: str) -> "Outcome":
+        """With another text; itself where that is the same."""
+        return self if detail == self.detail else replace(self, detail=detail)
+
     def with_tail(self, lines: tuple[str, ...]) -> "Outcome":
         """With the log's last lines, which only a failure needs."""
         return self if self.status is Status.SUCCEEDED else replace(self, log_tail=lines)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from executor.loglines import LineSplitter, Ticker, clean, ndjson, parse
 from executor.model import LogLine
+from executor.redact import Redaction
 from executor.spool import CHUNK_BYTES, Spool
 from kit.clock import Clock
 from kit.telemetry import log
@@ -49,6 +50,7 @@ class Output:
         self._ticker = Ticker()
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._in_order = asyncio.Lock()
+        self._redact = Redaction()
         self._silent: dict[int, str] = {}  # pipe → stream, as long as nothing has come
         self._pumps: list[asyncio.Task[None]] = []
 
@@ -56,6 +58,10 @@ class Output:
     def tail(self) -> tuple[str, ...]:
         """The last lines, shortened."""
         return tuple(self._tail)
+
+    def hide(self, redact: Redaction) -> None:
+        """From now on it shows nothing of these."""
+        self._redact = redact
 
     def follow(self, stdout: int, stderr: int) -> None:
         """Reads both pipes, which don't block, to their ends; takes the descriptors over. Silence costs no task."""
@@ -66,7 +72,7 @@ class Output:
     async def system(self, message: str, level: str = "info") -> None:
         """A line of the platform's own."""
         async with self._in_order:
-            await self._put("system", level, clean(message), "")
+            await self._put("system", level, self._redact(clean(message)), "")
 
     async def drain(self) -> None:
         """Takes what is left in the pipes of a sandbox that is dead."""
@@ -134,8 +140,11 @@ class Output:
                 for text in texts[start : start + LINES_AT_ONCE]:
                     if self._cut:
                         return
-                    parsed = parse(text)
-                    await self._put(stream, parsed.level, parsed.message, parsed.data)
+                    # Before it is parsed, since the rest of a JSON line must stay JSON; after it, since that decodes.
+                    shown = self._redact(text)
+                    parsed = parse(shown)
+                    message = parsed.message if parsed.message == shown else self._redact(parsed.message)
+                    await self._put(stream, parsed.level, message, parsed.data)
             await asyncio.sleep(0)  # other runs want to get on too
 
     async def _put(self, stream: str, level: str, message: str, data: str) -> None:

@@ -35,6 +35,7 @@ from executor.model_calls import ModelCalls
 from executor.output import Output
 from executor.receive import Receiver
 from executor.recording import Recording, recording_for
+from executor.redact import Redaction
 from executor.report import Ended, Started
 from executor.request import Digest, head_for, unfinished
 from executor.sandbox import (
@@ -78,6 +79,7 @@ class Run:
         self._receiver: Receiver | None = None
         self._given: Digest | None = None
         self._contacts = EgressLog()
+        self._redact = Redaction()
         self._began = host.clock.now()
         self._recording: Recording | None = None
         self._bounds = DEFAULT_BOUNDS
@@ -117,6 +119,8 @@ class Run:
                 raise
             finally:
                 self._place.give_back()
+            # It may quote the workflow.
+            outcome = outcome.shown_as(self._redact(outcome.detail))
             self.stop(outcome)  # from here on it is too late for another
             self._handed_back &= self._stopped.result() is outcome
             try:
@@ -160,7 +164,7 @@ class Run:
         except Exception as error:  # noqa: BLE001  # hostile code and a whole mesh are behind it: any becomes an outcome
             if isinstance(error, Crashed) and self.answer.complete:
                 # The caller has a whole answer; what the app did after it is lost.
-                log().info("run.ended_early", run_id=self.spec.run_id, reason=str(error))
+                log().info("run.ended_early", run_id=self.spec.run_id, reason=self._redact(str(error)))
                 return Outcome.answered(self._status)
             if self._host.driver.lost and isinstance(error, Crashed | StartFailed):
                 return SANDBOX_LOST
@@ -181,7 +185,9 @@ class Run:
         intercepted = spec.record or bool(spec.offline_digest)
         given = await host.variables.of(version, spec.acting_id, intercepted=intercepted, library=spec.library)
         self._recording = recording = await recording_for(spec, version, given, host.authority, host.clock, host.blobs)
-        self._contacts.hide(one.value for one in given.fill_ins)
+        self._contacts.hide(given.hidden)
+        self._redact = Redaction(given.hidden)
+        self._output.hide(self._redact)
         launch = await host.launch(
             RunOf(spec.run_id, spec.acting_id, spec.owner_id), version, given, limits, self._contacts
         )

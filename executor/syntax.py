@@ -17,7 +17,8 @@ try:
     compile(open(sys.argv[1], "rb").read(), sys.argv[1], "exec", dont_inherit=True)
     print(json.dumps(None))
 except SyntaxError as error:
-    print(json.dumps([f"{type(error).__name__}: {error.msg}", error.lineno or 0]))
+    where = f" (column {error.offset})" if error.offset else ""
+    print(json.dumps([f"{type(error).__name__}: {error.msg}{where}", error.lineno or 0]))
 except (ValueError, RecursionError, MemoryError) as error:
     print(json.dumps([f"{type(error).__name__}: {error}", 0]))
 """

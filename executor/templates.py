@@ -17,6 +17,7 @@ from typing import Protocol, cast
 import prometheus_client
 
 from executor.cgroups import Usage
+from executor.failure import in_our_log
 from executor.instances import PATIENCE, Idle, Instance, Turn, end
 from executor.sandbox import Launch, Sandbox, StartFailed, Unforkable
 from kit.clock import Clock
@@ -169,7 +170,7 @@ class Templates:
             return await self._new(launch)  # it was the template's making that was cancelled
         except (StartFailed, Unforkable) as error:
             self._do_cold(key, None if isinstance(error, Unforkable) else self._clock.now() + RETRY)
-            log().info("template.refused", version_id=launch.version_id, reason=str(error))
+            log().info("template.refused", version_id=launch.version_id, reason=in_our_log(error))
             return await self._new(launch)
         except Problem as problem:
             log().warning("template.failed", version_id=launch.version_id, reason=problem.message)
@@ -220,7 +221,7 @@ class Templates:
         try:
             await asyncio.shield(entry.making)
         except (StartFailed, Unforkable, Problem) as error:
-            log().info("template.refused", version_id=launch.version_id, reason=str(error))
+            log().info("template.refused", version_id=launch.version_id, reason=in_our_log(error))
         else:
             self._refill(key, entry)
 
@@ -317,7 +318,7 @@ class Templates:
             if self._entries.get(key) is entry:
                 self._drop(key)  # as where somebody waits for the slot
         except StartFailed as error:
-            log().warning("slot.failed", reason=str(error))
+            log().warning("slot.failed", reason=in_our_log(error))
             entry.sulks = True  # or its end would be the beginning of the next
         finally:
             entry.refilling = None

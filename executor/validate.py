@@ -8,17 +8,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import NamedTuple, NoReturn, Protocol
+from typing import NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
 from executor.header import MAX_SOURCE, EnvVar, Header, HeaderError, parse
 from executor.loglines import clean
 from executor.model import Limits, Secret
+from executor.redact import Redaction
+from executor.remedies import About, remedy
 from executor.sandbox import Environment
 from kit.errors import Invalid
 
 IMPORT_SECONDS = 60.0
-MAX_DETAIL = 4000
+MAX_DETAIL = 6000
+MAX_CAUSE = 2500
+MAX_ROW = 200  # characters of a line of the source
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,14 @@ class _Candidate(NamedTuple):
 
 
 class _Failed(Exception):
-    """A check failed; those after it make no sense."""
+    """A check failed; those after it make no sense. `printed`: what the script said last."""
+
+    def __init__(self, check: str, detail: str, line: int, printed: str = "") -> None:
+        super().__init__(detail)
+        self.check = check
+        self.detail = detail
+        self.line = line
+        self.printed = printed
 
 
 class Validate:
@@ -185,14 +196,16 @@ class Validate:
         try:
             header = await self._read(report, source)
             environment = await self._build(report, header)
-            env, missing, filled = await self._declared(report, organization_id, header)
+            env, missing, values = await self._declared(report, organization_id, header)
+            filled = any(secret.hosts for secret in values)
+            redact = Redaction(secret.value for secret in values)
             limits = header.options.limits.over(self._default)
             candidate = _Candidate(organization_id, environment, source, file_name, env, limits, header.options.egress)
             keep = preload and not filled and header.options.isolation != "cold"
             async with self._turns.setdefault(organization_id, asyncio.Lock()):
-                await self._import(report, candidate, missing, header.options.isolation, keep=keep)
-        except _Failed:
-            return Report(report.checks)
+                await self._import(report, candidate, missing, header.options.isolation, redact, keep=keep)
+        except _Failed as failed:
+            return Report([*report.checks, _told(failed, source, report.python)])
         report.env_vars = header.env_vars
         report.isolation = header.options.isolation
         report.timeout = header.options.timeout
@@ -215,16 +228,16 @@ class Validate:
         except Invalid as error:
             interpreter_fault = error.message
         if header_fault is not None and header_fault.about_source:
-            _fail(report, "syntax", header_fault.message, header_fault.line)
+            raise _Failed("syntax", header_fault.message, header_fault.line)
         fault = await self._syntax(source, report.python)
         if fault is not None:
-            _fail(report, "syntax", fault.message, fault.line)
+            raise _Failed("syntax", fault.message, fault.line)
         _pass(report, "syntax")
         if header_fault is not None:
-            _fail(report, "header", header_fault.message, header_fault.line)
+            raise _Failed("header", header_fault.message, header_fault.line)
         _pass(report, "header")
         if interpreter_fault is not None:
-            _fail(report, "interpreter", interpreter_fault, header.requires_python_line)
+            raise _Failed("interpreter", interpreter_fault, header.requires_python_line)
         _pass(report, "interpreter", f"Python {report.python}")
         return header
 
@@ -233,14 +246,14 @@ class Validate:
             report.lock = await self._builds.resolve(report.python, list(header.dependencies))
             environment = await self._builds.ensure(report.python, report.lock)
         except Invalid as error:
-            _fail(report, "dependencies", error.message, _line_named(header, error.message))
+            raise _Failed("dependencies", error.message, _line_named(header, error.message)) from None
         _pass(report, "dependencies", f"{len(report.lock.splitlines())} packages")
         return environment
 
     async def _declared(
         self, report: Report, organization_id: str, header: Header
-    ) -> tuple[dict[str, str], list[str], bool]:
-        """What the script finds in its environment, the names that it would miss, whether any is filled in outside."""
+    ) -> tuple[dict[str, str], list[str], list[Secret]]:
+        """What the script finds in its environment, the names that it would miss, the secrets that it declares."""
         names = [variable.name for variable in header.env_vars]
         values = await self._secrets.values(organization_id, names) if names else {}
         defaults = {variable.name: variable.default for variable in header.env_vars if variable.default is not None}
@@ -248,18 +261,27 @@ class Validate:
         missing = [variable for variable in header.env_vars if variable.name not in env]
         if missing:
             listed = ", ".join(variable.name for variable in missing)
-            detail = f"no secret is set for {listed}: a run will fail (missing_secret) until it is"
+            detail = (
+                f"no secret is set for {listed}: a run will fail (missing_secret) until it is. Set each by "
+                'PUT /secrets/NAME {"value": "…"}, or give it a default in the header: "NAME=value".'
+            )
             report.checks.append(Check("secrets", passed=False, detail=detail, line=missing[0].line, advisory=True))
         else:
             _pass(report, "secrets")
-        filled = any(secret.hosts for name, secret in values.items() if name in names)
-        return env, [variable.name for variable in missing], filled
+        return env, [variable.name for variable in missing], [values[name] for name in names if name in values]
 
     async def _import(
-        self, report: Report, candidate: "_Candidate", missing: list[str], isolation: str, *, keep: bool
+        self,
+        report: Report,
+        candidate: "_Candidate",
+        missing: list[str],
+        isolation: str,
+        redact: Redaction,
+        *,
+        keep: bool,
     ) -> None:
         if missing:
-            detail = f"not run: secret {', '.join(missing)} is missing"
+            detail = f"not run: secret {', '.join(missing)} is missing. Whether it starts can be told once that is set."
             report.checks.append(Check("imports", passed=False, detail=detail, advisory=True))
             return
         found = await self._preloading(*candidate, isolation or "run") if keep and self._preloading else None
@@ -267,17 +289,18 @@ class Validate:
             _, environment, source, file_name, env, limits, egress = candidate
             found = await self._import_check(environment, source, file_name, dict(env), IMPORT_SECONDS, limits, egress)
         if not found.ok:
-            told = found.detail or found.error_kind or "the script can't be started"
-            if told.startswith("ModuleNotFoundError"):
-                told += " (what a script imports has to be among the `dependencies` of its `# /// script` header)"
-            printed = f"\nIt printed: {found.log_tail}" if found.log_tail else ""
-            _fail(report, "imports", told + printed, found.line)
+            told = _shortened(redact(found.detail or found.error_kind or "the script can't be started"), candidate)
+            if found.error_kind == "refused":
+                told = f"this host's isolation is incomplete: {told}"
+            raise _Failed("imports", told, found.line, _shortened(redact(found.log_tail), candidate))
         _pass(report, "imports")
         report.openapi = _encodable(found.openapi)
-        _pass(report, "openapi", "" if found.openapi else "the app gives none")
+        if found.detail:
+            _advise(report, "openapi", redact(found.detail))
+        else:
+            _pass(report, "openapi", "" if found.openapi else "the app gives none")
         if found.obstacle and isolation != "cold":
-            detail = f"each call starts a new process, which is slow: {found.obstacle}"
-            report.checks.append(Check("isolation", passed=False, detail=detail, advisory=True))
+            _advise(report, "isolation", f"each call starts a new process, which is slow: {redact(found.obstacle)}")
         else:
             _pass(report, "isolation", isolation or "run")
 
@@ -286,11 +309,36 @@ def _pass(report: Report, check: str, detail: str = "") -> None:
     report.checks.append(Check(check, passed=True, detail=detail))
 
 
-def _fail(report: Report, check: str, detail: str, line: int) -> NoReturn:
+def _advise(report: Report, check: str, detail: str) -> None:
+    """Failed, but it stops nothing."""
+    detail = _sentences(detail[:MAX_CAUSE], remedy(check, detail[:MAX_CAUSE], About("")))
+    report.checks.append(Check(check, passed=False, detail=_encodable(detail), advisory=True))
+
+
+def _told(failed: _Failed, source: bytes, python: str) -> Check:
+    """Cause, remedy, the line as it stands there, and what else there is to say."""
     # A script's own words may be anything: bounded, encodable, and a line that a file can have.
-    line = line if 0 < line <= MAX_SOURCE else 0
-    report.checks.append(Check(check, passed=False, detail=_encodable(detail[:MAX_DETAIL]), line=line))
-    raise _Failed
+    text = source[: MAX_SOURCE + 1].decode("utf-8-sig", "replace")
+    rows = text.splitlines()
+    line = failed.line if 0 < failed.line <= MAX_SOURCE else 0
+    advice = remedy(failed.check, failed.detail[:MAX_CAUSE], About(text, python, failed.printed))
+    detail = _sentences(failed.detail[:MAX_CAUSE], advice)
+    if line <= len(rows) and line and rows[line - 1].strip():
+        detail += f"\n{line:5} | {rows[line - 1].rstrip()[:MAX_ROW]}"
+    if failed.printed:
+        detail += f"\nIt printed: {failed.printed}"
+    return Check(failed.check, passed=False, detail=_encodable(detail)[:MAX_DETAIL], line=line)
+
+
+def _shortened(text: str, candidate: _Candidate) -> str:
+    """Without where this host keeps packages."""
+    for packages in candidate.environment.path.glob("lib/python3*/site-packages"):
+        text = text.replace(f"{packages}/", "")
+    return text
+
+
+def _sentences(cause: str, advice: str) -> str:
+    return f"{cause.rstrip('. ')}. {advice}" if advice else cause
 
 
 def _encodable(text: str) -> str:

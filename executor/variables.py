@@ -29,6 +29,8 @@ TRUST_NAMES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EX
 FRESH = timedelta(seconds=1)
 REMEMBERED = 1024
 _PORTS = {"http": 80, "https": 443, "smtp": 587, "smtps": 465, "redis": 6379, "rediss": 6379, "nats": 4222}
+_CREDENTIAL = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
+_PASSWORD = re.compile(r"\w://[^/@\s]*?:([^/@\s]+)@")
 _BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -77,6 +79,8 @@ class Given:
     fill_ins: tuple[FillIn, ...] = ()
     # (name, value) of all secrets among them, inside or outside.
     secrets: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    # What no text that others read may show: the secrets' values, and the operator's.
+    hidden: tuple[str, ...] = field(default=(), repr=False)
     # (host, port) of the only places that it may connect to, wherever they are; none: as its egress list says.
     reach: tuple[tuple[str, int], ...] = ()
 
@@ -119,7 +123,8 @@ class Variables:
             target, settings[name] = _target(name, settings[name])
             reach.append(target)
         env = environment(inside | settings, intercepted=intercepted or bool(fill_ins))
-        return Given(env, fill_ins, secrets, tuple(reach))
+        hidden = (*(value for _, value in secrets), *_credentials(settings))
+        return Given(env, fill_ins, secrets, hidden, tuple(reach))
 
     def _of_operator(self, declared: Mapping[str, str | None], service_id: str) -> dict[str, str]:
         """Errors: Precondition missing_secret."""
@@ -134,6 +139,12 @@ class Variables:
                 code="missing_secret",
             )
         return {name: value for name, value in found.items() if value is not None}
+
+
+def _credentials(settings: Mapping[str, str]) -> list[str]:
+    """Those among the operator's settings, also the passwords in addresses."""
+    named = [value for name, value in settings.items() if _CREDENTIAL.search(name)]
+    return named + [found[1] for value in settings.values() if (found := _PASSWORD.search(value))]
 
 
 def _target(name: str, url: str) -> tuple[tuple[str, int], str]:

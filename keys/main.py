@@ -35,8 +35,10 @@ from keys.rates_store import SqlBucketStore
 from keys.receipt_store import SqlReceiptKeyStore
 from keys.receipts import Receipts
 from keys.receipts_rpc import ReceiptsServicer
+from keys.rewrap import Rewrap, opened
 from keys.rpc import KeysServicer, SecretsServicer
-from keys.sealing import Envelope, PepperedHash
+from keys.sealed_store import SqlSealedRows
+from keys.sealing import PepperedHash
 from keys.settings import Settings
 from keys.store import SqlKeyStore, SqlSecretStore, outbox
 from keys.sweep import Sweep
@@ -62,21 +64,20 @@ async def build(
 ) -> RpcServer:
     """Everything wired and entered on `stack`; tests pass their clock and bus."""
     clock = clock or SystemClock()
+    enter = stack.enter_async_context
     key_hash = PepperedHash(read_key(settings.key_file("pepper")))
-    envelope = Envelope(read_key(settings.key_file("kek")))
-    db = await stack.enter_async_context(open_db(settings.database_url("keys")))
+    db = await enter(open_db(settings.database_url("keys")))
+    envelope = await opened(settings.keks, sealed := SqlSealedRows(db))
     store = SqlKeyStore(db)
     organizations = Organizations(store, key_hash, clock, settings.initial_credits)
     await organizations.ensure_first(lambda secret: write_admin_key(settings.home / "admin.key", secret))
     prices = Prices(SqlPriceStore(db), clock)
     await prices.bring_along(fingerprint(settings.run_fee), lambda: price_list(settings.run_fee))
     permits = TakePermits(SqlBucketStore(db), clock)
-    await stack.enter_async_context(background(permits.sweep()))
-    if bus is None:
-        bus = await stack.enter_async_context(open_bus(settings.nats_url or DEFAULT_NATS_URL, "keys"))
-    await stack.enter_async_context(background(relay(db, outbox, bus, gathering=0)))
-    books = SqlBooks(db)
-    await stack.enter_async_context(background(Sweep(books, clock).run()))
+    stream: Bus = bus or await enter(open_bus(settings.nats_url or DEFAULT_NATS_URL, "keys"))
+    books, rewrap = SqlBooks(db), Rewrap(envelope, settings.keks, sealed, clock)
+    for loop in (rewrap.run(), permits.sweep(), relay(db, outbox, stream, gathering=0), Sweep(books, clock).run()):
+        await enter(background(loop))
     verify, issue = Verify(store, key_hash, clock), Issue(store, key_hash, clock)
     keys = KeysServicer(verify, issue, organizations, Budgets(books), prices)
     secrets = SecretsServicer(Vault(SqlSecretStore(db), envelope, clock))
@@ -96,4 +97,4 @@ async def build(
     server.add(audit_pb2_grpc.add_AuditServicer_to_server, audit, "mesh.ledger.v1.Audit")
     server.add(rates_pb2_grpc.add_RateLimitsServicer_to_server, RateLimitsServicer(permits), "mesh.keys.v1.RateLimits")
     server.add(prices_pb2_grpc.add_PricesServicer_to_server, PricesServicer(prices), "mesh.ledger.v1.Prices")
-    return await stack.enter_async_context(server)
+    return await enter(server)

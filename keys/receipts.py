@@ -87,7 +87,7 @@ class Receipts:
             raise Conflict("no key signs receipts at this moment; try again")
         key, sealed = found
         if key.id not in self._opened:
-            text = self._seal.open(SYSTEM_ORGANIZATION, _place(key.id), sealed)
+            text = self._seal.open(SYSTEM_ORGANIZATION, receipt_key_place(key.id), sealed)
             self._opened = {key.id: Ed25519PrivateKey.from_private_bytes(base64.b64decode(text))}
         return key, self._opened[key.id]
 
@@ -95,7 +95,7 @@ class Receipts:
         private = Ed25519PrivateKey.generate()
         made = ReceiptKey(new_id("rck"), private.public_key().public_bytes_raw(), self._clock.now())
         text = base64.b64encode(private.private_bytes_raw()).decode()
-        sealed = self._seal.seal(SYSTEM_ORGANIZATION, _place(made.id), text)
+        sealed = self._seal.seal(SYSTEM_ORGANIZATION, receipt_key_place(made.id), text)
         data = {"retired_key_id": before or None}
         told = done(made.created_at, actor, "receipt_key.rotated", made.id, SYSTEM_ORGANIZATION, data)
         return made if await self._store.replace(before, made, sealed, told) else None
@@ -106,6 +106,6 @@ def base64url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def _place(key_id: str) -> str:
+def receipt_key_place(key_id: str) -> str:
     """Its name in the seal's eyes: no secret of an organization can have it."""
     return f"receipt-key {key_id}"

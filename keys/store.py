@@ -32,6 +32,8 @@ from keys.audit_store import note
 from keys.limits import Binding, Budget, Rates
 from keys.model import SYSTEM_ORGANIZATION, Key, KeyKind, KnownKey, Organization, SecretInfo
 from keys.money import organization_account
+from keys.vault import SealedSecret, Sealing
+from keys.version_store import next_version, sealed_versions
 from keys.wire import key_revoked, secret_changed
 from kit.db import Database, UtcDateTime, emit, outbox_table
 from kit.errors import Conflict, NotFound
@@ -177,13 +179,15 @@ class SqlSecretStore:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def put(self, organization_id: str, secret: SecretInfo, sealed: bytes, entry: Entry) -> None:
+    async def put(self, organization_id: str, secret: SecretInfo, seal: Sealing, entry: Entry) -> None:
         """Errors: NotFound for an organization that there is not."""
-        values = {"sealed": sealed, "hosts": json.dumps(secret.hosts), "updated_at": secret.updated_at}
+        hosts = json.dumps(secret.hosts)
         async with self._db.write() as tx:
             insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
-            row = insert(secrets).values(organization_id=organization_id, name=secret.name, **values)
             with _known_organization():
+                sealed = seal(await next_version(tx, organization_id, secret.name), hosts)
+                values = {"sealed": sealed, "hosts": hosts, "updated_at": secret.updated_at}
+                row = insert(secrets).values(organization_id=organization_id, name=secret.name, **values)
                 await tx.execute(row.on_conflict_do_update(index_elements=["organization_id", "name"], set_=values))
             await emit(tx, outbox, secret_changed(organization_id, secret.name))
             await note(tx, entry)
@@ -193,6 +197,7 @@ class SqlSecretStore:
         async with self._db.write() as tx:
             deleted = (await tx.execute(delete(secrets).where(mine))).rowcount > 0
             if deleted:
+                await next_version(tx, organization_id, name)  # the row, put back, is of an older one
                 await emit(tx, outbox, secret_changed(organization_id, name))
                 await note(tx, entry)
         return deleted
@@ -204,11 +209,17 @@ class SqlSecretStore:
             rows = await tx.execute(query.order_by(secrets.c.name).limit(limit))
             return [SecretInfo(row.name, tuple(json.loads(row.hosts)), row.updated_at) for row in rows]
 
-    async def sealed(self, organization_id: str, names: Sequence[str]) -> dict[str, tuple[bytes, tuple[str, ...]]]:
+    async def sealed(self, organization_id: str, names: Sequence[str]) -> dict[str, SealedSecret]:
         mine = (secrets.c.organization_id == organization_id) & secrets.c.name.in_(names)
+        newest = sealed_versions.c.version
+        same = (sealed_versions.c.organization_id == organization_id) & (sealed_versions.c.name == secrets.c.name)
+        query = select(secrets.c.name, secrets.c.sealed, secrets.c.hosts, newest)
         async with self._db.read() as tx:
-            rows = await tx.execute(select(secrets.c.name, secrets.c.sealed, secrets.c.hosts).where(mine))
-            return {row.name: (row.sealed, tuple(json.loads(row.hosts))) for row in rows}
+            rows = await tx.execute(query.select_from(secrets.outerjoin(sealed_versions, same)).where(mine))
+            return {
+                row.name: SealedSecret(row.sealed, row.version or 0, tuple(json.loads(row.hosts)), row.hosts)
+                for row in rows
+            }
 
 
 def _spread(thing: Key | Organization) -> dict[str, Any]:

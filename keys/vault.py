@@ -1,6 +1,7 @@
 """Secrets of organizations: put, listed, deleted by their owners; read by executors only."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from keys.audit import Entry
@@ -12,30 +13,46 @@ MAX_NAMES = 1000
 
 
 class Seal(Protocol):
-    """Encryption that is bound to the place of a secret: what was sealed for one opens for no other."""
+    """Encryption that is bound to the place of a secret: what was sealed for one opens for no other. `version`: of what
+    is replaced by others of the same name; `bound`: what else the value is only good with.
+    """
 
-    def seal(self, organization_id: str, name: str, value: str) -> bytes: ...
+    def seal(self, organization_id: str, name: str, value: str, *, version: int = 0, bound: str = "") -> bytes: ...
 
-    def open(self, organization_id: str, name: str, sealed: bytes) -> str:
-        """Errors: Tampered when `sealed` was made for another place or was changed."""
+    def open(self, organization_id: str, name: str, sealed: bytes, *, version: int = 0, bound: str = "") -> str:
+        """Errors: Tampered when `sealed` was made for another place or version, or was changed."""
         ...
+
+
+@dataclass(frozen=True)
+class SealedSecret:
+    """As it is kept. `version`: the newest of its name, whatever the box says; `bound`: its hosts, as they are kept."""
+
+    box: bytes
+    version: int
+    hosts: tuple[str, ...]
+    bound: str
+
+
+# Seals a value for the version and bound to the text that it is given.
+Sealing = Callable[[int, str], bytes]
 
 
 class SecretStore(Protocol):
     """Sealed secrets. What changes one also tells everybody that it changed, and enters `entry` in the audit log."""
 
-    async def put(self, organization_id: str, secret: SecretInfo, sealed: bytes, entry: Entry) -> None: ...
+    async def put(self, organization_id: str, secret: SecretInfo, seal: Sealing, entry: Entry) -> None: ...
 
     async def delete(self, organization_id: str, name: str, entry: Entry) -> bool:
-        """Whether there was one."""
+        """Whether there was one. Its version counts as used."""
         ...
 
     async def page(self, organization_id: str, limit: int, after: str) -> list[SecretInfo]:
         """By name, those after `after`."""
         ...
 
-    async def sealed(self, organization_id: str, names: Sequence[str]) -> dict[str, tuple[bytes, tuple[str, ...]]]:
-        """(box, hosts) of those of `names` that exist."""
+    async def sealed(self, organization_id: str, names: Sequence[str]) -> dict[str, SealedSecret]:
+        """Those of `names` that exist."""
         ...
 
 
@@ -52,10 +69,14 @@ class Vault:
         hosts, one that is unfit for a header.
         """
         secret = SecretInfo(check_secret_name(name), check_hosts(hosts), self._clock.now())
-        sealed = self._seal.seal(organization_id, name, check_secret_value(value, secret.hosts))
+        checked = check_secret_value(value, secret.hosts)
+
+        def sealing(version: int, bound: str) -> bytes:
+            return self._seal.seal(organization_id, name, checked, version=version, bound=bound)
+
         told = {"hosts": list(secret.hosts)} if secret.hosts else {}
         entry = Entry(secret.updated_at, "secret.put", name, organization_id, actor_key_id, organization_id, told)
-        await self._secrets.put(organization_id, secret, sealed, entry)
+        await self._secrets.put(organization_id, secret, sealing, entry)
 
     async def delete(self, organization_id: str, name: str, actor_key_id: str) -> None:
         """Errors: NotFound."""
@@ -74,6 +95,7 @@ class Vault:
         if len(names) > MAX_NAMES:
             raise Invalid(f"at most {MAX_NAMES} secrets at a time")
         sealed = await self._secrets.sealed(organization_id, names)
-        return {
-            name: Resolved(self._seal.open(organization_id, name, box), hosts) for name, (box, hosts) in sealed.items()
-        }
+        return {name: Resolved(self._opened(organization_id, name, one), one.hosts) for name, one in sealed.items()}
+
+    def _opened(self, organization_id: str, name: str, one: SealedSecret) -> str:
+        return self._seal.open(organization_id, name, one.box, version=one.version, bound=one.bound)

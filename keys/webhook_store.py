@@ -1,16 +1,16 @@
 """Webhook secrets as rows."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Column, ForeignKey, LargeBinary, Row, Select, String, Table, select, update
+from sqlalchemy import Column, ForeignKey, LargeBinary, Row, Select, String, Table, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from keys.audit import Entry
 from keys.audit_store import note
 from keys.store import metadata
-from keys.webhooks import SealedPair
+from keys.version_store import next_version, sealed_versions
+from keys.webhooks import PLACE, SealedPair
 from kit.db import Database, UtcDateTime
 from kit.errors import NotFound
 
@@ -23,7 +23,7 @@ webhook_secrets = Table(
     Column("previous", LargeBinary),
     Column("previous_until", UtcDateTime),
 )
-_PAIR = [column for column in webhook_secrets.c if column.name != "organization_id"]
+_COLUMNS = [column for column in webhook_secrets.c if column.name != "organization_id"]
 
 
 class SqlWebhookStore:
@@ -40,7 +40,7 @@ class SqlWebhookStore:
     async def add(self, organization_id: str, made: SealedPair) -> bool:
         try:
             async with self._db.write() as tx:
-                await tx.execute(webhook_secrets.insert().values(organization_id=organization_id, **asdict(made)))
+                await tx.execute(webhook_secrets.insert().values(organization_id=organization_id, **_row(made)))
         except IntegrityError as error:
             if await self.find(organization_id) is not None:
                 return False
@@ -48,22 +48,29 @@ class SqlWebhookStore:
         return True
 
     async def change(
-        self, organization_id: str, change: Callable[[SealedPair], SealedPair], entry: Entry
+        self, organization_id: str, change: Callable[[SealedPair, int], SealedPair], entry: Entry
     ) -> SealedPair | None:
         async with self._db.write() as tx:
-            row = (await tx.execute(_of(organization_id).with_for_update())).first()
+            row = (await tx.execute(_of(organization_id).with_for_update(of=webhook_secrets))).first()
             if row is None:
                 return None
-            after = change(_pair(row))
+            after = change(_pair(row), await next_version(tx, organization_id, PLACE))
             mine = webhook_secrets.c.organization_id == organization_id
-            await tx.execute(update(webhook_secrets).where(mine).values(**asdict(after)))
+            await tx.execute(update(webhook_secrets).where(mine).values(**_row(after)))
             await note(tx, entry)
         return after
 
 
 def _of(organization_id: str) -> Select[Any]:
-    return select(*_PAIR).where(webhook_secrets.c.organization_id == organization_id)
+    mine = (sealed_versions.c.organization_id == organization_id) & (sealed_versions.c.name == PLACE)
+    query = select(*_COLUMNS, func.coalesce(sealed_versions.c.version, 0).label("version"))
+    query = query.select_from(webhook_secrets.outerjoin(sealed_versions, mine))
+    return query.where(webhook_secrets.c.organization_id == organization_id)
 
 
 def _pair(row: Row[Any]) -> SealedPair:
     return SealedPair(**row._mapping)  # noqa: SLF001  # SQLAlchemy's public name
+
+
+def _row(pair: SealedPair) -> dict[str, Any]:
+    return {column.name: getattr(pair, column.name) for column in _COLUMNS}

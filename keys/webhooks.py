@@ -16,17 +16,20 @@ PREFIX = "whsec_"
 SECRET_BYTES = 32
 OVERLAP = timedelta(hours=24)
 # Its place in the seal's eyes: no secret of an organization can have this name.
-_NAME = "webhook-secret"
+PLACE = "webhook-secret"
 
 
 @dataclass(frozen=True)
 class SealedPair:
-    """As it is kept. `previous` signs besides until `previous_until`."""
+    """As it is kept. `previous` signs besides until `previous_until`. `version`: the newest that there is, which
+    `current` is sealed as, and `previous` as the one before it.
+    """
 
     current: bytes
     created_at: datetime
     previous: bytes | None = None
     previous_until: datetime | None = None
+    version: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,11 @@ class WebhookStore(Protocol):
         ...
 
     async def change(
-        self, organization_id: str, change: Callable[[SealedPair], SealedPair], entry: Entry
+        self, organization_id: str, change: Callable[[SealedPair, int], SealedPair], entry: Entry
     ) -> SealedPair | None:
-        """One change at a time, with its entry in the audit log; the new state, None where there is nothing."""
+        """One change at a time, to the next version, with its entry in the audit log; the new state, None where there
+        is nothing.
+        """
         ...
 
 
@@ -74,24 +79,27 @@ class Webhooks:
     async def rotate(self, organization_id: str, actor_key_id: str) -> SigningSecret:
         """The new one; the one that it replaces signs besides for 24 hours. Errors: NotFound."""
         await self.get(organization_id)
-        made = self._new(organization_id)
+        now = self._clock.now()
 
-        def replaced(before: SealedPair) -> SealedPair:
-            return replace(made, previous=before.current, previous_until=made.created_at + OVERLAP)
+        def replaced(before: SealedPair, version: int) -> SealedPair:
+            made = self._new(organization_id, version)
+            return replace(made, created_at=now, previous=before.current, previous_until=now + OVERLAP)
 
         who = (organization_id, actor_key_id, organization_id)
-        entry = Entry(made.created_at, "webhook_secret.rotated", "webhook-secret", *who)
+        entry = Entry(now, "webhook_secret.rotated", "webhook-secret", *who)
         return self._opened(organization_id, await self._store.change(organization_id, replaced, entry))
 
-    def _new(self, organization_id: str) -> SealedPair:
+    def _new(self, organization_id: str, version: int = 0) -> SealedPair:
         secret = PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
-        return SealedPair(self._seal.seal(organization_id, _NAME, secret), self._clock.now())
+        sealed = self._seal.seal(organization_id, PLACE, secret, version=version)
+        return SealedPair(sealed, self._clock.now(), version=version)
 
     def _opened(self, organization_id: str, found: SealedPair | None) -> SigningSecret:
         if found is None:
             raise Conflict("the webhook secret went away meanwhile; try again")
-        opened = SigningSecret(self._seal.open(organization_id, _NAME, found.current), found.created_at)
+        current = self._seal.open(organization_id, PLACE, found.current, version=found.version)
+        opened = SigningSecret(current, found.created_at)
         if found.previous is None or found.previous_until is None or found.previous_until <= self._clock.now():
             return opened
-        previous = self._seal.open(organization_id, _NAME, found.previous)
+        previous = self._seal.open(organization_id, PLACE, found.previous, version=found.version - 1)
         return replace(opened, previous=previous, previous_until=found.previous_until)

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from executor.redact import HIDDEN, LEAST_HIDDEN
+
 MAX_TOLD = 20
-LEAST_HIDDEN = 6  # characters: what is shorter would be found in anything
 MAX_ENTRIES = 999  # with the one for the rest a list of the API's
 
 
@@ -54,8 +55,8 @@ class EgressLog:
     def add(self, contact: Contact) -> None:
         """Once it is over. The same refusal, and the same look-up in vain, is written down once."""
         if self._hidden:
-            contact.host = self._hidden.sub("***", contact.host)
-            contact.reason = self._hidden.sub("***", contact.reason)
+            contact.host = self._hidden.sub(HIDDEN, contact.host)
+            contact.reason = self._hidden.sub(HIDDEN, contact.reason)
         if contact.verdict == "denied" or not contact.port:
             refusal = (contact.host, contact.port)
             if refusal in self._refused:

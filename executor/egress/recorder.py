@@ -7,16 +7,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote, quote_plus
 
 from executor.egress.fill import Headers, placeholder
-from executor.egress.log import LEAST_HIDDEN
+from executor.redact import LEAST_HIDDEN, spellings
 
 FORMAT = 1
 MOST_EXCHANGES = 500
 MOST_BODY = 1 << 20
 MOST_BYTES = 8 << 20
-MOST_HIDDEN = 2000  # spellings
+MOST_SPELLINGS = 8000
 # Of a request; the others may hold credentials, and nothing depends on them.
 KEPT_HEADERS = frozenset({b"accept", b"content-type", b"content-encoding"})
 
@@ -32,28 +31,28 @@ class Mask:
         for name, value in secrets:
             if len(value) >= LEAST_HIDDEN:
                 self.hide(value.encode(), placeholder(name).encode())
-        self._pattern: re.Pattern[bytes] | None = None
+        self._longest_first: list[bytes] | None = None
 
     def hide(self, value: bytes, instead: bytes) -> bool:
         """From now on, this value too. False when there are too many already."""
-        if len(self._names) >= MOST_HIDDEN:
+        if len(self._names) >= MOST_SPELLINGS:
             return False
         text = value.decode("utf-8", "surrogateescape")
-        quoted = (json.dumps(text), json.dumps(text, ensure_ascii=False))
-        self._names.setdefault(value, instead)
-        self._names.setdefault(base64.b64encode(value), instead)
-        for spelling in (quote(value, safe=""), quote_plus(value), *(each[1:-1] for each in quoted)):
-            self._names.setdefault(spelling.encode("utf-8", "surrogateescape"), instead)
-        self._pattern = None
+        for spelling in (value, base64.b64encode(value)):
+            self._names.setdefault(spelling, instead)
+        for text_ in spellings(text):
+            self._names.setdefault(text_.encode("utf-8", "surrogateescape"), instead)
+        self._longest_first = None
         return True
 
     def __call__(self, data: bytes) -> bytes:
-        if not self._names:
+        if self._longest_first is None:
+            self._longest_first = sorted(self._names, key=len, reverse=True)
+        # One pattern of them all would be tried at every byte.
+        there = [each for each in self._longest_first if each in data]
+        if not there:
             return data
-        if self._pattern is None:
-            longest_first = sorted(self._names, key=len, reverse=True)
-            self._pattern = re.compile(b"|".join(map(re.escape, longest_first)))
-        return self._pattern.sub(lambda found: self._names[found[0]], data)
+        return re.sub(b"|".join(map(re.escape, there)), lambda found: self._names[found[0]], data)
 
 
 class Budget:

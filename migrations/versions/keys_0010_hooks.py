@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "keys_0010"
-down_revision = "keys_0008"
+down_revision = "keys_0009"
 branch_labels = None
 depends_on = None
 

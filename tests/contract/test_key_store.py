@@ -14,6 +14,7 @@ from keys.audit_store import SqlAuditLog
 from keys.limits import Binding, Budget, Rates
 from keys.model import Key, KeyKind, KnownKey, Organization, SecretInfo
 from keys.store import SqlKeyStore, SqlSecretStore, outbox
+from keys.vault import Sealing
 from kit.db import Database, open_db
 from kit.errors import NotFound
 from tests.databases import database_url
@@ -207,31 +208,47 @@ def a_secret(name: str, *hosts: str, seconds: int = 0) -> SecretInfo:
     return SecretInfo(name, hosts, NOW + timedelta(seconds=seconds))
 
 
+def sealing(box: bytes) -> Sealing:
+    """A box that tells what it is sealed for."""
+    return lambda version, bound: b"%s %d %s" % (box, version, bound.encode())
+
+
+async def sealed(store: Secrets, organization_id: str, *names: str) -> dict[str, tuple[bytes, int, tuple[str, ...]]]:
+    """(box, version, hosts) of each, which has been sealed for just these."""
+    found = await store.sealed(organization_id, names)
+    for one in found.values():
+        assert one.box[1:] == b" %d %s" % (one.version, one.bound.encode())
+    return {name: (one.box[:1], one.version, one.hosts) for name, one in found.items()}
+
+
 async def test_secrets_are_put_replaced_read_and_deleted(secret_store: Secrets) -> None:
-    await secret_store.put("org_a", a_secret("B"), b"1", an_entry())
-    await secret_store.put("org_a", a_secret("A", "x.org", "y.org"), b"2", an_entry())
-    await secret_store.put("org_b", a_secret("A"), b"3", an_entry())
-    await secret_store.put("org_a", a_secret("B", "z.org", seconds=1), b"4", an_entry())
+    await secret_store.put("org_a", a_secret("B"), sealing(b"1"), an_entry())
+    await secret_store.put("org_a", a_secret("A", "x.org", "y.org"), sealing(b"2"), an_entry())
+    await secret_store.put("org_b", a_secret("A"), sealing(b"3"), an_entry())
+    await secret_store.put("org_a", a_secret("B", "z.org", seconds=1), sealing(b"4"), an_entry())
     assert await secret_store.page("org_a", 9, "") == [
         a_secret("A", "x.org", "y.org"),
         a_secret("B", "z.org", seconds=1),
     ]
     assert await secret_store.page("org_a", 1, "") == [a_secret("A", "x.org", "y.org")]
     assert await secret_store.page("org_a", 9, "A") == [a_secret("B", "z.org", seconds=1)]
-    assert await secret_store.sealed("org_a", ["A", "B", "C"]) == {
-        "A": (b"2", ("x.org", "y.org")),
-        "B": (b"4", ("z.org",)),
+    assert await sealed(secret_store, "org_a", "A", "B", "C") == {
+        "A": (b"2", 1, ("x.org", "y.org")),
+        "B": (b"4", 2, ("z.org",)),
     }
-    assert await secret_store.sealed("org_a", []) == {}
+    assert await sealed(secret_store, "org_a") == {}
     assert await secret_store.delete("org_a", "A", an_entry())
     assert not await secret_store.delete("org_a", "A", an_entry())
-    assert await secret_store.sealed("org_a", ["A"]) == {}
-    assert await secret_store.sealed("org_b", ["A"]) == {"A": (b"3", ())}
+    assert await sealed(secret_store, "org_a", "A") == {}
+    assert await sealed(secret_store, "org_b", "A") == {"A": (b"3", 1, ())}
+    # The version that was deleted counts as used.
+    await secret_store.put("org_a", a_secret("A"), sealing(b"5"), an_entry())
+    assert await sealed(secret_store, "org_a", "A") == {"A": (b"5", 3, ())}
 
 
 async def test_every_change_of_a_secret_is_told(secret_store: Secrets) -> None:
-    await secret_store.put("org_a", a_secret("A"), b"1", an_entry("put"))
-    await secret_store.put("org_a", a_secret("A"), b"2", an_entry("put"))
+    await secret_store.put("org_a", a_secret("A"), sealing(b"1"), an_entry("put"))
+    await secret_store.put("org_a", a_secret("A"), sealing(b"2"), an_entry("put"))
     await secret_store.delete("org_a", "A", an_entry("delete"))
     await secret_store.delete("org_a", "A", an_entry("delete"))
     assert await secret_store.changed() == [("org_a", "A")] * 3
@@ -240,6 +257,6 @@ async def test_every_change_of_a_secret_is_told(secret_store: Secrets) -> None:
 
 async def test_a_secret_needs_its_organization(secret_store: Secrets) -> None:
     with pytest.raises(NotFound):
-        await secret_store.put("org_z", a_secret("A"), b"1", an_entry())
+        await secret_store.put("org_z", a_secret("A"), sealing(b"1"), an_entry())
     assert await secret_store.changed() == []
     assert await secret_store.noted() == []

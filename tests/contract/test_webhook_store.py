@@ -61,11 +61,11 @@ async def test_the_first_one_stays(store: Store) -> None:
 async def test_it_changes_from_what_it_is(store: Store) -> None:
     await store.add("org_a", FIRST)
 
-    def next_one(before: SealedPair) -> SealedPair:
-        return SealedPair(before.current + b"+", NOW, before.current, NOW + timedelta(hours=1))
+    def next_one(before: SealedPair, version: int) -> SealedPair:
+        return SealedPair(before.current + b"+", NOW, before.current, NOW + timedelta(hours=1), version)
 
     await asyncio.gather(*(store.change("org_a", next_one, an_entry()) for _ in range(3)))
-    assert await store.find("org_a") == SealedPair(b"1+++", NOW, b"1++", NOW + timedelta(hours=1))
+    assert await store.find("org_a") == SealedPair(b"1+++", NOW, b"1++", NOW + timedelta(hours=1), version=3)
     assert await store.change("org_b", next_one, an_entry()) is None
     assert [entry.act for entry in await store.noted()] == ["webhook_secret.rotated"] * 3
 

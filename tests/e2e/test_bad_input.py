@@ -30,7 +30,7 @@ def refused(mesh: Mesh, code: str, **fields: object) -> httpx.Response:
     ("code", "says"),
     [
         ('# /// script\n# dependencies = ["uvicorn"\n# ///\n' + APP, "line 2"),
-        ('# /// script\n# requires-python = ">=4.1"\n# ///\n' + APP, "3.11"),
+        ('# /// script\n# requires-python = ">=4.1"\n# ///\n' + APP, "Widen `requires-python`"),
         (
             '# /// script\n# dependencies = ["runmesh-no-such-package-here"]\n# ///\n' + APP,
             "runmesh-no-such-package-here",
@@ -38,10 +38,10 @@ def refused(mesh: Mesh, code: str, **fields: object) -> httpx.Response:
         ('# /// script\n# dependencies = ["uvicorn @ file:///etc/passwd"]\n# ///\n' + APP, "uvicorn"),
         ("def broken(:\n", "line 1"),
         (HEADER + APP + "raise RuntimeError('at import')\n", "at import"),
-        (HEADER + APP, "uvicorn"),
-        (HEADER + "import sys\nsys.exit(3)\n", "3"),
+        (HEADER + APP, "Its app is `app` (line 4): end the file with"),
+        (HEADER + "import sys\nsys.exit(3)\n", "exit status 3 before it handed an app to uvicorn. It has to come to"),
         (HEADER + "import os\nos.kill(os.getpid(), 9)\n", "killed"),
-        (HEADER + "from nowhere_at_all import x\n" + MAIN, "nowhere_at_all"),
+        (HEADER + "from cv2 import x\n" + MAIN, 'Add "opencv-python-headless" to `dependencies`'),
     ],
 )
 def test_a_bad_workflow_is_refused_with_its_cause(mesh: Mesh, code: str, says: str) -> None:

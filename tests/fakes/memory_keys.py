@@ -9,6 +9,7 @@ from keys.hooks import Hook
 from keys.limits import Rates
 from keys.model import SYSTEM_ORGANIZATION, Key, KnownKey, Organization, SecretInfo
 from keys.receipts import ReceiptKey
+from keys.vault import SealedSecret, Sealing
 from keys.webhooks import SealedPair
 from kit.errors import NotFound
 
@@ -105,19 +106,23 @@ class MemorySecretStore:
     def __init__(self, organizations: Sequence[str] = ("org_a", "org_b")) -> None:
         self._organizations = organizations
         self._rows: dict[tuple[str, str], tuple[SecretInfo, bytes]] = {}
+        self._versions: dict[tuple[str, str], int] = {}
         self._changed: list[tuple[str, str]] = []
         self._noted: list[Entry] = []
 
-    async def put(self, organization_id: str, secret: SecretInfo, sealed: bytes, entry: Entry) -> None:
+    async def put(self, organization_id: str, secret: SecretInfo, seal: Sealing, entry: Entry) -> None:
         if organization_id not in self._organizations:
             raise NotFound("no such organization")
-        self._rows[organization_id, secret.name] = (secret, sealed)
+        place = (organization_id, secret.name)
+        self._versions[place] = self._versions.get(place, 0) + 1
+        self._rows[place] = (secret, seal(self._versions[place], repr(secret.hosts)))
         self._changed.append((organization_id, secret.name))
         self._noted.append(entry)
 
     async def delete(self, organization_id: str, name: str, entry: Entry) -> bool:
         there = self._rows.pop((organization_id, name), None) is not None
         if there:
+            self._versions[organization_id, name] += 1
             self._changed.append((organization_id, name))
             self._noted.append(entry)
         return there
@@ -126,9 +131,13 @@ class MemorySecretStore:
         mine = [info for (owner, name), (info, _) in self._rows.items() if owner == organization_id and name > after]
         return sorted(mine, key=lambda info: info.name)[:limit]
 
-    async def sealed(self, organization_id: str, names: Sequence[str]) -> dict[str, tuple[bytes, tuple[str, ...]]]:
+    async def sealed(self, organization_id: str, names: Sequence[str]) -> dict[str, SealedSecret]:
         found = {name: self._rows.get((organization_id, name)) for name in names}
-        return {name: (row[1], row[0].hosts) for name, row in found.items() if row}
+        return {
+            name: SealedSecret(row[1], self._versions[organization_id, name], row[0].hosts, repr(row[0].hosts))
+            for name, row in found.items()
+            if row
+        }
 
     async def changed(self) -> list[tuple[str, str]]:
         return self._changed
@@ -154,11 +163,12 @@ class MemoryWebhookStore:
         return self._rows.setdefault(organization_id, made) is made
 
     async def change(
-        self, organization_id: str, change: Callable[[SealedPair], SealedPair], entry: Entry
+        self, organization_id: str, change: Callable[[SealedPair, int], SealedPair], entry: Entry
     ) -> SealedPair | None:
         if organization_id not in self._rows:
             return None
-        self._rows[organization_id] = change(self._rows[organization_id])
+        before = self._rows[organization_id]
+        self._rows[organization_id] = change(before, before.version + 1)
         self._noted.append(entry)
         return self._rows[organization_id]
 

@@ -1,4 +1,4 @@
-"""cli.up: the example that a first start deploys, and whom settings are told."""
+"""cli.up: the example that a first start deploys, and who is given which secret."""
 
 from pathlib import Path
 
@@ -56,9 +56,20 @@ async def test_one_that_was_refused_is_tried_again(api: FakeApi, tmp_path: Path)
     assert await up._deploy_example(Settings(home=tmp_path), "key")
 
 
-def test_what_a_service_of_the_library_is_told_is_found_by_its_name(tmp_path: Path) -> None:
+def test_what_is_secret_goes_to_those_who_need_it_alone(tmp_path: Path) -> None:
     for name in ("send_email.py", "openai.py", "README.md"):
         (tmp_path / name).touch()
-    theirs = ["RUNMESH_OPENAI_API_KEY", "RUNMESH_SEND_EMAIL_SMTP_URL"]
-    environ = dict.fromkeys([*theirs, "RUNMESH_HOME", "RUNMESH_README_X", "OPENAI_API_KEY", "RUNMESH_OPENAIX_Y"], "")
-    assert sorted(up.provider_settings(tmp_path, environ)) == theirs
+    whose = {
+        "RUNMESH_DATABASE_URL": {"filestore", "keys", "scheduler", "migrate"},
+        "RUNMESH_KEK": {"keys"},
+        "RUNMESH_KEK_FILE": {"keys"},
+        "AWS_SECRET_ACCESS_KEY": {"filestore"},
+        "RUNMESH_OPENAI_API_KEY": {"executor"},
+        "RUNMESH_SEND_EMAIL_SMTP_URL": {"executor"},
+    }
+    environ = {name: f"of {name}" for name in whose}
+    rest = dict.fromkeys(["PATH", "RUNMESH_README_X", "OPENAI_API_KEY", "RUNMESH_OPENAIX_Y"], "of everybody")
+    everybodys, own = up.apart(environ | rest, tmp_path)
+    assert everybodys == rest
+    for name, services in whose.items():
+        assert {service for service, given in own.items() if given.get(name) == f"of {name}"} == services

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edge.auth import BROKE_SECONDS, FRESH_SECONDS, LIMIT, REFUSED_SECONDS, SWEEP_SECONDS, Auth, key_of
+from edge.auth import BROKE_SECONDS, FRESH_SECONDS, LIMIT, REFUSED_SECONDS, SWEEP_SECONDS, Auth, key_of, without_key
 from edge.http import Request
 from edge.model import SYSTEM, Access, Principal, RunIdentity
 from kit.clock import FakeClock
@@ -325,3 +325,15 @@ def test_where_a_key_is_found(headers: list[tuple[str, str]], key: str) -> None:
 def test_what_is_no_key(value: str) -> None:
     with pytest.raises(Unauthenticated):
         key_of(Request("GET", "/", headers=[("authorization", value)]))
+
+
+def test_a_key_goes_no_further_where_it_doesnt_belong() -> None:
+    """Another one may be an input as good as any."""
+    bearer = ("authorization", "Bearer cwk-abc")
+    headers = [bearer, ("cookie", "a=cwk-abc; b=2"), ("x-other", "cwk-xyz"), ("x-other", "cwk-abc")]
+    request = without_key(Request("GET", "/run/x", "key=cwk-abc&more=cwk-xyz", headers=headers))
+    assert request.query == "key=cwk-***&more=cwk-xyz"
+    assert request.headers == [bearer, ("cookie", "a=cwk-***; b=2"), ("x-other", "cwk-xyz"), ("x-other", "cwk-***")]
+    assert key_of(request) == "cwk-abc"
+    plain = Request("GET", "/run/x", "a=1", headers=[bearer])
+    assert without_key(plain) is plain

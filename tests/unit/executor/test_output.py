@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from executor.output import Output
+from executor.redact import Redaction
 from kit.clock import FakeClock
 from tests.fakes.executor import START, FakeLines
 
@@ -113,3 +114,25 @@ async def test_a_pipe_that_stays_open_holds_nothing_up(tmp_path: Path, monkeypat
     assert printer.messages == ["before"]
     os.close(printer.stdout)
     os.close(printer.stderr)
+
+
+async def test_nothing_of_a_secret_is_shown_kept_or_told(tmp_path: Path) -> None:
+    printer = Printer(tmp_path)
+    printer.output.hide(Redaction(["t0p/secret"]))
+    said = [
+        "plain t0p/secret",
+        json.dumps({"event": "got t0p/secret", "token": "t0p/secret", "n": 1}),
+        "colours t0p/\x1b[1msecret",
+        "cwk-" + "A" * 36,
+    ]
+    os.write(printer.stdout, "\n".join(said).encode() + b"\n")
+    await printer.output.system("it ended: t0p%2Fsecret", "error")
+    await printer.finish()
+    told = [line.message + line.data for line in printer.lines.lines]
+    assert sorted(told) == [
+        "colours ***", "cwk-***", 'got ***{"token":"***","n":1}', "it ended: ***", "plain ***"
+    ]  # fmt: skip
+    kept = b"".join(printer.output.archive.chunks())
+    assert b"plain ***" in kept
+    assert b"secret" not in kept
+    assert not [line for line in printer.output.tail if "secret" in line]

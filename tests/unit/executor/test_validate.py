@@ -14,7 +14,7 @@ import pytest
 from executor.header import EnvVar
 from executor.model import Limits, Secret
 from executor.sandbox import Environment
-from executor.validate import MAX_DETAIL, Check, ImportReport, Report, SyntaxFault, Validate
+from executor.validate import MAX_CAUSE, MAX_DETAIL, Check, ImportReport, Report, SyntaxFault, Validate
 from kit.errors import Invalid, Unavailable
 
 SOURCE = b"""\
@@ -162,7 +162,11 @@ async def test_why_it_cannot_be_forked_is_told() -> None:
 
 async def test_syntax() -> None:
     report = await World(fault=SyntaxFault("SyntaxError: invalid syntax", 11)).validate()
-    assert report.checks == [Check("syntax", passed=False, detail="SyntaxError: invalid syntax", line=11)]
+    told = (
+        "SyntaxError: invalid syntax. Correct this line, or what stands right before it; it was read by Python 3.12, "
+    )
+    told += "which `requires-python` chooses.\n   11 | # ///"
+    assert report.checks == [Check("syntax", passed=False, detail=told, line=11)]
     assert not report.accepted
     assert (report.python, report.lock) == ("", "")
 
@@ -199,7 +203,10 @@ async def test_more_than_the_operator_allows() -> None:
 async def test_interpreter() -> None:
     problem = Invalid("no interpreter here fits; present: 3.11.7", code="invalid_workflow")
     report = await World({"choose": problem}).validate()
-    assert last(report) == Check("interpreter", passed=False, detail=problem.message, line=2)
+    check = last(report)
+    assert (check.check, check.line) == ("interpreter", 2)
+    assert check.detail.startswith(f"{problem.message}. Widen `requires-python`")
+    assert check.detail.endswith('\n    2 | # requires-python = ">=3.11"')
 
 
 @pytest.mark.parametrize("step", ["resolve", "ensure"])
@@ -214,7 +221,9 @@ async def test_interpreter() -> None:
 async def test_dependencies(step: str, message: str, line: int) -> None:
     source = SOURCE.replace(b', "Zope', b',\n#   "Zope')
     check = last(await World({step: Invalid(message)}).validate(source))
-    assert check == Check("dependencies", passed=False, detail=message, line=line)
+    assert (check.check, check.passed, check.line) == ("dependencies", False, line)
+    assert check.detail.startswith(message)
+    assert check.detail.endswith(f"\n    {line} | {source.decode().splitlines()[line - 1]}")
 
 
 @pytest.mark.parametrize("step", ["choose", "resolve", "ensure"])
@@ -230,7 +239,8 @@ async def test_a_missing_secret_stops_only_the_import() -> None:
     secrets, imports = report.checks[-2:]
     assert (secrets.check, secrets.passed, secrets.advisory, secrets.line) == ("secrets", False, True, 5)
     assert "TOKEN" in secrets.detail
-    assert imports == Check("imports", passed=False, detail="not run: secret TOKEN is missing", advisory=True)
+    assert (imports.check, imports.passed, imports.advisory) == ("imports", False, True)
+    assert imports.detail.startswith("not run: secret TOKEN is missing")
     assert world.imported_with is None
     assert report.lock
     assert report.openapi == ""
@@ -243,16 +253,21 @@ async def test_imports() -> None:
     report = await World(found=found).validate()
     check = last(report)
     assert (check.check, check.line) == ("imports", 11)
-    assert check.detail.startswith("ModuleNotFoundError: No module named 'x' (what a script imports has to be among")
+    assert check.detail.startswith(
+        "ModuleNotFoundError: No module named 'x'. Add \"x\" to `dependencies` in the header"
+    )
+    assert "\n   11 | # ///\n" in check.detail
     assert check.detail.endswith("\nIt printed: hello")
     assert not report.accepted
     assert report.lock == ""
 
 
 async def test_what_a_script_says_is_bounded_and_encodable() -> None:
-    found = ImportReport(ok=False, error_kind="import", detail="\ud800" + "x" * 100_000, line=1 << 40)
+    said = {"detail": "\ud800" + "x" * 100_000, "log_tail": "y" * 100_000}
+    found = ImportReport(ok=False, error_kind="import", line=1 << 40, **said)
     check = last(await World(found=found).validate())
-    assert check.detail == "?" + "x" * (MAX_DETAIL - 1)
+    assert check.detail.startswith("?" + "x" * (MAX_CAUSE - 1) + "\nIt printed: y")
+    assert len(check.detail) == MAX_DETAIL
     assert check.line == 0
     report = await World(found=ImportReport(ok=True, openapi='"\ud800"')).validate()
     assert report.openapi == '"?"'
@@ -310,3 +325,25 @@ async def test_an_organizations_scripts_are_imported_one_after_the_other() -> No
     assert all(check.passed for report in await asyncio.gather(*tasks) for check in report.checks)
     assert most == {"org_a": 1, "org_b": 1}
     assert len(validate._turns) == 0
+
+
+async def test_a_secret_that_the_script_tells_is_hidden() -> None:
+    said = "connecting with t0p-secret to https://t0p-secret@host"
+    found = ImportReport(ok=False, error_kind="import", detail=f"ValueError: {said}", line=3, log_tail=said)
+    check = last(await World(secrets={"TOKEN": "t0p-secret"}, found=found).validate())
+    assert "t0p-secret" not in check.detail
+    assert check.detail.count("connecting with *** to https://***@host") == 2
+
+
+async def test_a_schema_that_cant_be_made_stops_nothing_and_is_told() -> None:
+    found = ImportReport(
+        ok=True, detail="the app's OpenAPI document can't be made: ValueError: no", obstacle="2 threads"
+    )
+    report = await World(found=found).validate(PLAIN)
+    openapi, isolation = report.checks[-2:]
+    assert report.accepted
+    assert (openapi.passed, openapi.advisory, report.openapi) == (False, True, "")
+    assert openapi.detail.startswith("the app's OpenAPI document can't be made: ValueError: no. It serves all the same")
+    assert isolation.detail.endswith(
+        '2 threads. Start them in the app\'s lifespan, or set `isolation = "cold"` to say so.'
+    )

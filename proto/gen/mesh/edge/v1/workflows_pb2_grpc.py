@@ -105,7 +105,8 @@ class WorkflowsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Deploy(self, request_iterator, context):
-        """{"code", "name", "service_id"}, or {"name", "kind": "prompt", "template", "model", "parameters", "web_search"}
+        """{"code", "name", "service_id"}, or {"name", "kind": "prompt", "template", "model", "parameters", "web_search"},
+        or {"template_id", "name", "service_id"}
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

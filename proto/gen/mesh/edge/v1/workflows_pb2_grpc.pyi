@@ -37,7 +37,9 @@ class WorkflowsStub:
     Validate: _grpc.StreamStreamMultiCallable[_workflows_pb2.ValidateRequest, _httpbody_pb2.HttpBody]
     """{"code"}"""
     Deploy: _grpc.StreamStreamMultiCallable[_workflows_pb2.DeployRequest, _httpbody_pb2.HttpBody]
-    """{"code", "name", "service_id"}, or {"name", "kind": "prompt", "template", "model", "parameters", "web_search"}"""
+    """{"code", "name", "service_id"}, or {"name", "kind": "prompt", "template", "model", "parameters", "web_search"},
+    or {"template_id", "name", "service_id"}
+    """
     ListWorkflows: _grpc.StreamStreamMultiCallable[_workflows_pb2.ListWorkflowsRequest, _httpbody_pb2.HttpBody]
     """?visibility= limit= after="""
     ReadWorkflow: _grpc.StreamStreamMultiCallable[_workflows_pb2.ReadWorkflowRequest, _httpbody_pb2.HttpBody]
@@ -60,7 +62,9 @@ class WorkflowsAsyncStub(WorkflowsStub):
     Validate: _aio.StreamStreamMultiCallable[_workflows_pb2.ValidateRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """{"code"}"""
     Deploy: _aio.StreamStreamMultiCallable[_workflows_pb2.DeployRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """{"code", "name", "service_id"}, or {"name", "kind": "prompt", "template", "model", "parameters", "web_search"}"""
+    """{"code", "name", "service_id"}, or {"name", "kind": "prompt", "template", "model", "parameters", "web_search"},
+    or {"template_id", "name", "service_id"}
+    """
     ListWorkflows: _aio.StreamStreamMultiCallable[_workflows_pb2.ListWorkflowsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """?visibility= limit= after="""
     ReadWorkflow: _aio.StreamStreamMultiCallable[_workflows_pb2.ReadWorkflowRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
@@ -92,7 +96,9 @@ class WorkflowsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_workflows_pb2.DeployRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """{"code", "name", "service_id"}, or {"name", "kind": "prompt", "template", "model", "parameters", "web_search"}"""
+        """{"code", "name", "service_id"}, or {"name", "kind": "prompt", "template", "model", "parameters", "web_search"},
+        or {"template_id", "name", "service_id"}
+        """
 
     @_abc_1.abstractmethod
     def ListWorkflows(
