@@ -23,7 +23,7 @@ class StartFailed(Exception):
 @dataclass(frozen=True)
 class Program:
     """One process to keep alive. `ready_line` is what it prints when it serves; `probe` is asked besides. Lines with
-    `hides` in them are not shown.
+    one of `hides` in them are not shown.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Program:
     ready_line: str = ""
     probe: Callable[[], Awaitable[bool]] | None = None
     ready_seconds: float = 50.0
-    hides: str = ""
+    hides: Sequence[str] = ()
 
 
 @dataclass
@@ -113,7 +113,7 @@ class Supervisor:
             text = line.decode("utf-8", "replace").rstrip()
             if child.program.ready_line and child.program.ready_line in text:
                 child.ready.set()
-            if not self._quiet and not (child.program.hides and child.program.hides in text):
+            if not self._quiet and not any(words in text for words in child.program.hides):
                 say(child.program.name, text)
 
     async def _until_ready(self, child: _Child) -> None:

@@ -6,7 +6,6 @@ calls under way still find their way out through Envoy.
 
 import asyncio
 import io
-import json
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import httpx
 
+from cli import nats
 from cli.banner import banner
 from cli.envoy import EnvoySettings, render
 from cli.lock import InUse, locked
@@ -30,6 +30,9 @@ BIN = Path(sys.executable).parent
 EXAMPLE = Path(__file__).parent.parent / "deploy" / "examples" / "hello.py"
 MODULES = {name: name for name in ("filestore", "keys", "scheduler", "executor", "edge")}
 HAVE_A_DATABASE = ("filestore", "keys", "scheduler")
+SIGNING_KEY = "RUNMESH_USER_LOGIN_SIGNING_KEY"
+# Its passwords are random, and in a file for us alone: a hash in their place would make no difference.
+NATS_SAYS = ("[INF]", "Plaintext passwords detected")
 SERVICE_READY = '"event": "service.ready"'
 
 
@@ -98,11 +101,18 @@ async def start(
     mesh_env.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling every import again would cost seconds at each start
     bucket_env = {name: mesh_env.pop(name) for name in list(mesh_env) if name.startswith("AWS_")}
     provider_env = {name: mesh_env.pop(name) for name in provider_settings(settings.library, mesh_env)}
+    provider_env = {SIGNING_KEY: _hex_key(settings, "user_login")} | provider_env
     if not settings.nats_url:
         port = _free_port()
-        token = read_key(settings.key_file("nats")).hex()
-        mesh_env["RUNMESH_NATS_URL"] = f"nats://{token}@127.0.0.1:{port}"
-        await supervisor.start(_nats(settings, port, token, mesh_env))
+        mesh = _hex_key(settings, "nats")
+        keepers = {keeper.name: _hex_key(settings, f"nats_{keeper.name}") for keeper in nats.KEEPERS}
+        mesh_env["RUNMESH_NATS_URL"] = nats.address(port, "mesh", mesh)
+        ours = {each.setting: nats.address(port, each.name, keepers[each.name]) for each in nats.KEEPERS}
+        provider_env = ours | provider_env
+        config = settings.run_dir / "nats.conf"
+        nats.write_config(config, settings.home / "nats", port, mesh, keepers)
+        argv = [str(BIN / "nats-server"), "-c", str(config)]
+        await supervisor.start(Program("nats", argv, mesh_env, ready_line="Server is ready", hides=NATS_SAYS))
     with_database = mesh_env | ({"RUNMESH_DATABASE_URL": database} if database else {})
     await supervisor.finish(Program("migrate", [sys.executable, "-m", "migrations"], with_database))
     own = dict.fromkeys(HAVE_A_DATABASE, with_database)
@@ -127,17 +137,9 @@ def _service(name: str, module: str, environ: dict[str, str]) -> Program:
     return Program(name, [sys.executable, "-m", module], environ, ready_line=SERVICE_READY)
 
 
-def _nats(settings: Settings, port: int, token: str, environ: dict[str, str]) -> Program:
-    """Its settings are a file, not arguments: the token is in them."""
-    config = settings.run_dir / "nats.conf"
-    with open(config, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-        store = json.dumps(str(settings.home / "nats"), ensure_ascii=False)  # its strings are quoted as JSON's are
-        file.write(
-            f'listen: "127.0.0.1:{port}"\nauthorization {{ token: "{token}" }}\n'
-            f"jetstream {{ store_dir: {store} }}\nmax_payload: 1MB\n"
-        )
-    argv = [str(BIN / "nats-server"), "-c", str(config)]
-    return Program("nats", argv, environ, ready_line="Server is ready", hides="[INF]")
+def _hex_key(settings: Settings, name: str) -> str:
+    """Made when it is missing."""
+    return read_key(settings.key_file(name)).hex()
 
 
 def _envoy(settings: Settings, environ: dict[str, str]) -> Program:
@@ -162,7 +164,7 @@ def _envoy(settings: Settings, environ: dict[str, str]) -> Program:
     async def listening() -> bool:
         return await _answers(settings, "/healthz", anything=True)
 
-    return Program("envoy", argv, environ, probe=listening, hides="caught ENVOY_SIGTERM")
+    return Program("envoy", argv, environ, probe=listening, hides=["caught ENVOY_SIGTERM"])
 
 
 async def _answers(settings: Settings, path: str, *, anything: bool = False) -> bool:

@@ -12,7 +12,9 @@ from kit.telemetry import log
 
 
 def head_for(spec: Spec, traceparent: str) -> Head:
-    """The platform's own headers replace whatever the caller sent under their names."""
+    """The platform's own headers replace whatever the caller sent under their names. A service of the library is told,
+    besides who pays, who asks: inside of a run that is the organization whose secrets the run uses.
+    """
     ours = {
         "x-request-id": spec.run_id,
         "x-attempt": str(max(1, spec.attempt)),
@@ -21,6 +23,8 @@ def head_for(spec: Spec, traceparent: str) -> Head:
         "traceparent": traceparent,
         "x-deadline": spec.deadline.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     }
+    if spec.library:
+        ours["x-runmesh-organization-id"] = spec.requester_id
     headers = [(name.encode("latin-1"), value) for name, value in spec.request.headers if name not in ours]
     headers += [(name.encode(), value.encode()) for name, value in ours.items()]
     request = spec.request

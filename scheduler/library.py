@@ -7,18 +7,21 @@ _SHARED = re.compile(r"^from library\.(\w+(?:\.\w+)*) import (?:\([^)]*\)|[^(\n]
 
 
 def text_of(file: Path, library: Path) -> str:
-    """What it imports of the library (`from library.models.service import …`) stands in the place of the import, once,
-    and so does what that imports.
+    """What it imports of the library (`from library.models.service import …`), and what that imports in turn, stands in
+    the place of the import, once.
 
     Errors: OSError.
     """
     written: set[Path] = set()
 
     def shared(found: re.Match[str]) -> str:
-        path = library.joinpath(*found[1].split(".")).with_suffix(".py")
-        if path in written:
+        part = library.joinpath(*found[1].split(".")).with_suffix(".py")
+        if part in written:
             return ""
-        written.add(path)
-        return _SHARED.sub(shared, path.read_text())
+        written.add(part)
+        return whole(part)
 
-    return _SHARED.sub(shared, file.read_text())
+    def whole(part: Path) -> str:
+        return _SHARED.sub(shared, part.read_text())
+
+    return whole(file)

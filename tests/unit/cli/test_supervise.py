@@ -58,7 +58,7 @@ async def test_a_start_waits_for_the_line_and_the_probe(supervisor: Supervisor, 
 
 
 async def test_what_they_print_bears_their_names(supervisor: Supervisor, capsys: pytest.CaptureFixture[str]) -> None:
-    await supervisor.start(program("a", f"echo 'one [INF] of many'; echo to stderr >&2; {SERVES}", hides="[INF]"))
+    await supervisor.start(program("a", f"echo 'one [INF] of many'; echo to stderr >&2; {SERVES}", hides=["[INF]"]))
     await supervisor.stop_all()
     assert capsys.readouterr().out.splitlines() == ["a         | to stderr", "a         | serving"]
 

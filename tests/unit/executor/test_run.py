@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from executor.cgroups import Usage
-from executor.model import HUNG_UP, OURS, AnswerEvent, BodyComplete, Limits, Outcome, Spec, Status
+from executor.model import HUNG_UP, OURS, SYSTEM, AnswerEvent, BodyComplete, Limits, Outcome, Spec, Status
 from executor.run import SANDBOX_LOST, Run
 from executor.sandbox import AnswerEnd, Crashed, Event, Finished, Head, Said, StartFailed
 from kit.errors import Invalid, Unavailable
@@ -93,6 +93,24 @@ async def test_the_workflow_gets_the_callers_request_and_the_platforms_headers(w
     assert dict(got)["x-attempt"] == "1"
     assert dict(got)["x-deadline"] == "2026-11-22T12:01:00.000Z"
     assert dict(got)["traceparent"].split("-")[1] == "1" * 32
+
+
+async def test_a_service_of_the_library_is_told_who_asks_for_it(world: World) -> None:
+    """Not who pays for all of it, and not what somebody says."""
+    world.driver.app = echo
+    forged = replace(make_spec().request, headers=(("x-runmesh-organization-id", b"org_forged"),))
+    spec = replace(
+        make_spec(), owner_id=SYSTEM, service_id="redis_coordinator", requester_id="org_asks", request=forged
+    )
+    await run(world, spec)
+    head = world.reporter.ended[0].answer
+    assert head
+    got = [
+        (name, value)
+        for name, value in head.head.headers
+        if name in {"codewords-caller-id", "x-runmesh-organization-id"}
+    ]
+    assert got == [("codewords-caller-id", b"org_caller"), ("x-runmesh-organization-id", b"org_asks")]
 
 
 async def test_path_and_query_reach_it_as_they_were_sent(world: World) -> None:
