@@ -22,9 +22,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from library.web.browser import WINDOW, Browser, program
-from library.web.page import Page, content, fetch, images, links, markdown, metadata, needs_scripts
-from library.web.way import Refused
+from library.parts.browser import WINDOW, Browser, program
+from library.parts.page import Page, content, fetch, images, links, markdown, metadata, needs_scripts
+from library.parts.refusals import Refused
 
 FORMATS = ("markdown", "html", "rawHtml", "links", "images", "screenshot", "screenshot@fullPage")
 PHONE = (412, 915)
@@ -129,14 +129,14 @@ def _as(name: str, page: Page, wanted: Scrape) -> Any:
 
 
 @app.exception_handler(Refused)
-async def told(_: Request, refused: Refused) -> JSONResponse:
+async def told(request: Request, refused: Refused) -> JSONResponse:
     """As the vendor tells it, and as the platform does."""
     code, status = VENDORS.get(refused.code, (refused.code, refused.status))
     return JSONResponse({"success": False, "code": code, "error": refused.message, "detail": refused.message}, status)
 
 
 @app.exception_handler(RequestValidationError)
-async def invalid(_: Request, errors: RequestValidationError) -> JSONResponse:
+async def invalid(request: Request, errors: RequestValidationError) -> JSONResponse:
     """As the vendor: 400, with what is wrong in `details`."""
     wrong = [{"path": [*each["loc"]][1:], "message": each["msg"]} for each in errors.errors()]
     detail = "; ".join(f"{'.'.join(map(str, each['path']))}: {each['message']}" for each in wrong)

@@ -13,6 +13,7 @@ and a `code`; `page_status` is what the page itself answered.
 """
 
 import os
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import uvicorn
@@ -20,11 +21,19 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from library.web.browser import Browser, program
-from library.web.page import Page, content, fetch, markdown, needs_scripts, title
-from library.web.way import Refused
+from library.parts.browser import Browser, program
+from library.parts.page import Page, content, fetch, markdown, needs_scripts, title
+from library.parts.refusals import Refused, tells_refusals
 
 app = FastAPI(title="webpage_to_markdown")
+tells_refusals(app)
+
+
+@dataclass(eq=False)
+class PageFailed(Refused):
+    """The page itself answered that."""
+
+    page_status: int = 0
 
 
 class Wanted(BaseModel):
@@ -48,16 +57,16 @@ async def convert_page(wanted: Wanted) -> dict[str, Any]:
             page = Page(await browser.url(), browser.status, browser.content_type, html=await browser.html())
     assert page is not None
     if page.status >= 400:
-        raise Refused(424, "page_failed", f"{page.url[:200]} answered {page.status}", page.status)
+        raise PageFailed(424, "page_failed", f"{page.url[:200]} answered {page.status}", page_status=page.status)
     said = markdown(content(page, only_main=wanted.only_main_content)) if page.html else page.text
     return {"markdown": said, "title": title(page) if page.html else "", "url": page.url, "rendered": rendered}
 
 
-@app.exception_handler(Refused)
-async def told(_: Request, refused: Refused) -> JSONResponse:
-    """As the platform tells its own errors."""
-    page_status = {"page_status": refused.page_status} if refused.page_status else {}
-    return JSONResponse({"detail": refused.message, "code": refused.code, **page_status}, refused.status)
+@app.exception_handler(PageFailed)
+async def failed(request: Request, refused: PageFailed) -> JSONResponse:
+    """With what the page itself answered."""
+    told = {"success": False, "detail": refused.message, "code": refused.code, "page_status": refused.page_status}
+    return JSONResponse(told, refused.status)
 
 
 if __name__ == "__main__":

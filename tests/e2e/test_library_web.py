@@ -47,7 +47,7 @@ def site() -> Iterator[Website]:
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     library = tmp_path_factory.mktemp("library")
     library.chmod(0o755)
-    shutil.copytree(ROOT / "library" / "web", library / "web")
+    shutil.copytree(ROOT / "library" / "parts", library / "parts")
     for name in SERVICES:
         shutil.copy(ROOT / "library" / f"{name}.py", library)
     with mesh_up(env={"RUNMESH_LIBRARY": str(library), "RUNMESH_EGRESS_ALLOW_PRIVATE": own_address()}) as running:

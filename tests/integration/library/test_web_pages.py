@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from library.firecrawl import app as firecrawl
-from library.web import browser, way
+from library.parts import browser, way
+from library.parts.refusals import Refused
 from library.webpage_to_markdown import app as to_markdown
 from tests.fakes.website import FORM, Website, website
 
@@ -205,7 +206,7 @@ async def test_the_browser_goes_nowhere_else(site: Website, monkeypatch: pytest.
     async def open_to(host: str, port: int) -> None:
         if host == "localhost" and port == site.port and refused is not None:
             refused.append(host)
-            raise way.Refused(403, "forbidden", "the platform")
+            raise Refused(403, "forbidden", "the platform")
 
     for check, said in ((open_to, "refused"), (way.open_to, "asked")):
         monkeypatch.setattr(way, "open_to", check)

@@ -19,7 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from library.web.way import Gate, Refused, place_of
+from library.parts.refusals import Refused
+from library.parts.way import Gate, place_of
 
 # The first that is there: the shell starts five times as fast as the whole browser, in a third of its memory.
 PROGRAMS = (

@@ -17,7 +17,8 @@ from pypdf import PdfReader
 from pypdf.errors import PyPdfError
 from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
-from library.web.way import Refused, place_of
+from library.parts.refusals import Refused
+from library.parts.way import place_of
 
 MOST_BYTES = 10 << 20
 MOST_HOPS = 10

@@ -4,24 +4,15 @@ import asyncio
 import ipaddress
 import os
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import SplitResult, urlsplit
 
+from library.parts.refusals import Refused
+
 _PORTS = {"http": 80, "https": 443}
 _LISTENS = "0A"  # in /proc/net/tcp
-
-
-@dataclass(eq=False)
-class Refused(Exception):
-    """What the caller is told: a status, a code and a sentence; `page_status` is what the page itself answered."""
-
-    status: int
-    code: str
-    message: str
-    page_status: int = 0
 
 
 async def place_of(url: str) -> SplitResult:
