@@ -15,10 +15,13 @@ API = "$JS.API.STREAM"
 
 @dataclass(frozen=True)
 class Keeper:
-    """A service of the library with a bucket of its own. `may`: the subjects that it may publish to, and no other."""
+    """A service of the library with a bucket of its own. `may`: the subjects that it may publish to, and no other;
+    `hears`: those that it may subscribe to, besides answers to what it asks.
+    """
 
     name: str
     may: tuple[str, ...]
+    hears: tuple[str, ...] = ()
 
     @property
     def account(self) -> str:
@@ -38,6 +41,11 @@ def _bucket(name: str) -> tuple[str, ...]:
 KEEPERS = (
     Keeper("redis_coordinator", (*_bucket("*"), f"{API}.PURGE.*")),  # it has a bucket for each organization
     Keeper("user_login", _bucket("user_login")),
+    Keeper(
+        "chrome_extension",
+        (*_bucket("chrome_extension"), f"{API}.PURGE.KV_chrome_extension", "wake.>", "done.>"),
+        hears=("wake.>", "done.>"),
+    ),
 )
 
 
@@ -59,7 +67,7 @@ def write_config(file: Path, store: Path, port: int, mesh: str, keepers: dict[st
         for keeper in KEEPERS:
             permissions = {
                 "publish": {"allow": keeper.may},
-                "subscribe": {"allow": [f"_INBOX_{keeper.name}.>"]},
+                "subscribe": {"allow": [f"_INBOX_{keeper.name}.>", *keeper.hears]},
             }
             config.write(_account(keeper.account, keeper.name, keepers[keeper.name], permissions))
         config.write("}\n")
