@@ -6,6 +6,7 @@ const status = document.getElementById("status");
 
 const settings = await chrome.storage.local.get(fields);
 for (const name of fields) field(name).value = settings[name] ?? "";
+field("fields").disabled = false;
 
 document.getElementById("form").addEventListener("submit", async (event) => {
   event.preventDefault();

@@ -7,13 +7,17 @@ const ALARM = "poll";
 const WAIT_SECONDS = 25;
 const LONGEST_PAUSE = 60_000;
 let polling = false;
+let waiting = null;
 
 chrome.runtime.onInstalled.addListener(({ reason }) => {
   begin();
   if (reason === "install") chrome.runtime.openOptionsPage();
 });
 chrome.runtime.onStartup.addListener(begin);
-chrome.runtime.onMessage.addListener(() => begin());
+chrome.runtime.onMessage.addListener(() => {
+  waiting?.abort(); // the options have changed
+  begin();
+});
 chrome.alarms.onAlarm.addListener(begin);
 chrome.action.onClicked.addListener(() => chrome.runtime.openOptionsPage());
 begin();
@@ -34,11 +38,13 @@ async function poll() {
       const session = settings.session ?? crypto.randomUUID();
       if (!settings.session) await chrome.storage.local.set({ session });
       try {
-        const { job } = await ask("poll", { session, wait: WAIT_SECONDS });
+        waiting = new AbortController();
+        const { job } = await ask("poll", { session, wait: WAIT_SECONDS }, waiting.signal);
         await told("connected");
         pause = 1000;
         if (job) await work(job);
       } catch (error) {
+        if (error.name === "AbortError") continue;
         await told(error.message);
         if (error.status === 401 || error.status === 403) return; // until the next alarm, or another key
         await new Promise((done) => setTimeout(done, Math.max(pause, 1000 * (error.after ?? 0))));
@@ -76,13 +82,14 @@ async function work(job) {
   }
 }
 
-async function ask(what, body) {
+async function ask(what, body, signal) {
   const { address, key } = await chrome.storage.local.get(["address", "key"]);
   const answer = await fetch(`${address}/run/chrome_extension/${what}`, {
     method: "POST",
     headers: { "Content-Type": "application/json", Authorization: `Bearer ${key}` },
     body: JSON.stringify(body),
     credentials: "omit",
+    signal,
   });
   if (answer.ok) return answer.json();
   const said = await answer.json().catch(() => ({}));
