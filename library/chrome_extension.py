@@ -25,7 +25,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from nats.aio.client import Client
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -184,7 +184,7 @@ async def desk(request: Request) -> AsyncIterator[Desk]:
 
 
 @app.post("/actions")
-async def act(wanted: Wanted, request: Request) -> Any:
+async def act(wanted: Wanted, request: Request) -> Response:
     """Until a browser has done it. Errors: Refused."""
     job, until = secrets.token_hex(16), time.time() + wanted.timeout
     actions = [action.model_dump(exclude_defaults=True) | {"type": action.type} for action in wanted.actions]
@@ -216,10 +216,10 @@ async def act(wanted: Wanted, request: Request) -> Any:
             answer = await _answer(at, job)
         if answer is None:
             raise Refused(504, "timeout", _why_late(last, wanted.timeout))
-    return answer
+    return Response(answer, media_type="application/json")
 
 
-async def _answer(at: Desk, job: str) -> Any:
+async def _answer(at: Desk, job: str) -> bytes | None:
     """What a browser has said, None if nothing yet."""
     found = await at.bucket.get(at.of("result", job))
     if found.value is None:
@@ -228,7 +228,7 @@ async def _answer(at: Desk, job: str) -> Any:
     for number in range(len(parts)):
         await at.bucket.delete(at.of("part", f"{job}.{number}"))
     await at.bucket.delete(at.of("result", job))
-    return json.loads(b"".join(part.value or b"" for part in parts))
+    return b"".join(part.value or b"" for part in parts)
 
 
 async def _withdraw(at: Desk, job: str) -> dict[str, Any]:

@@ -13,14 +13,14 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from library.parts.refusals import Refused
-from library.parts.way import Gate, place_of
+from library.parts.way import Gate, in_a_sandbox, place_of
 
 # The first that is there: the shell starts five times as fast as the whole browser, in a third of its memory.
 PROGRAMS = (
@@ -53,10 +53,13 @@ def program() -> str:
 
 
 class Browser:
-    """`async with Browser() as browser:` with one tab. Errors: Refused."""
+    """`async with Browser() as browser:` with one tab. `may_visit`: whether the tab may go to that address; what its
+    pages fetch isn't asked for. Errors: Refused.
+    """
 
-    def __init__(self, window: tuple[int, int] = WINDOW) -> None:
+    def __init__(self, window: tuple[int, int] = WINDOW, may_visit: Callable[[str], bool] | None = None) -> None:
         self._window = window
+        self._may_visit = may_visit
         self._stack = AsyncExitStack()
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._background: set[asyncio.Task[Any]] = set()
@@ -99,7 +102,7 @@ class Browser:
         width, height = self._window
         argv = [path, *OPTIONS, f"--user-data-dir={self._home}/profile", f"--window-size={width},{height}"]
         argv += [f"--proxy-server=socks5://127.0.0.1:{gate.port}"]
-        if os.environ.get("CODEWORDS_RUNTIME_URI") or os.geteuid() == 0:  # in a sandbox of ours; by hand it has its own
+        if in_a_sandbox() or os.geteuid() == 0:  # by hand it has one of its own
             argv += ["--no-sandbox", "--no-zygote"]
         env = {"PATH": os.environ.get("PATH", ""), "HOME": str(self._home), "FONTCONFIG_FILE": str(fonts)}
         env |= {"LANG": "C.UTF-8", "DBUS_SESSION_BUS_ADDRESS": "disabled:", "TMPDIR": str(self._home)}
@@ -172,18 +175,31 @@ class Browser:
     def _happened(self, name: str, what: dict[str, Any]) -> None:
         if name == "Page.javascriptDialogOpening":
             self._spawn(self.do("Page.handleJavaScriptDialog", accept=False))
+        elif name == "Fetch.requestPaused":
+            self._spawn(self._decide(what))
         elif name == "Inspector.targetCrashed":
             self._fail("the page has crashed, perhaps for want of memory")
         elif name == "Network.responseReceived" and what.get("type") == "Document":
             if what.get("frameId") == self._frame:
                 self.status = what["response"].get("status", 0)
                 self.content_type = what["response"].get("mimeType", "")
+        elif name in ("Page.frameStartedLoading", "Page.frameStoppedLoading") and what.get("frameId") == self._frame:
+            (self._loaded.clear if name == "Page.frameStartedLoading" else self._loaded.set)()
         elif name == "Page.lifecycleEvent" and what.get("frameId") == self._frame:
             if what["name"] == "init":
-                self._loaded.clear()
                 self._idle.clear()
             elif what["name"] in ("load", "networkAlmostIdle"):
                 (self._loaded if what["name"] == "load" else self._idle).set()
+
+    async def _decide(self, what: dict[str, Any]) -> None:
+        """About a document that is to be fetched."""
+        request = {"requestId": what["requestId"]}
+        refused = what.get("frameId") == self._frame and self._may_visit and not self._may_visit(what["request"]["url"])
+        with suppress(Refused):  # it has gone meanwhile
+            if refused:
+                await self.do("Fetch.failRequest", errorReason="BlockedByClient", **request)
+            else:
+                await self.do("Fetch.continueRequest", **request)
 
     async def do(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
         """A command of the protocol, and its result. Errors: Refused."""
@@ -208,6 +224,9 @@ class Browser:
         await asyncio.gather(*(self.do(f"{each}.enable") for each in ("Page", "Network", "Runtime", "Inspector")))
         self._frame = (await self.do("Page.getFrameTree"))["frameTree"]["frame"]["id"]
         await self.do("Page.setLifecycleEventsEnabled", enabled=True)
+        if self._may_visit:
+            documents = {"urlPattern": "*", "resourceType": "Document", "requestStage": "Request"}
+            await self.do("Fetch.enable", patterns=[documents])
 
     async def goto(self, url: str, seconds: float = 30) -> None:
         """Until it has loaded, or that time is up and there is something of it. Errors: Refused."""
@@ -253,7 +272,8 @@ class Browser:
 
     async def html(self) -> str:
         """Of the document as it stands. Errors: Refused."""
-        return str(await self.evaluate("document.documentElement.outerHTML"))
+        html = str(await self.evaluate("document.documentElement.outerHTML"))
+        return html.encode("utf-8", "replace").decode()  # half a character is none
 
     async def url(self) -> str:
         """Where the tab is. Errors: Refused."""

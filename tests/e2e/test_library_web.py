@@ -13,9 +13,10 @@ import pytest
 
 from tests.e2e.mesh import ROOT, Mesh, mesh_up, own_address, until
 from tests.fakes.website import Website, website
+from tests.providers.provider import Vendor, provider
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
-SERVICES = ("webpage_to_markdown", "firecrawl")
+SERVICES = ("webpage_to_markdown", "firecrawl", "web_automation_agent", "openai")
 HERE = Path(__file__).parent / "clients"
 SPENT = """
 # /// script
@@ -44,13 +45,21 @@ def site() -> Iterator[Website]:
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def vendor() -> Iterator[Vendor]:
+    with provider() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def mesh(vendor: Vendor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     library = tmp_path_factory.mktemp("library")
     library.chmod(0o755)
     shutil.copytree(ROOT / "library" / "parts", library / "parts")
+    shutil.copytree(ROOT / "library" / "models", library / "models")
     for name in SERVICES:
         shutil.copy(ROOT / "library" / f"{name}.py", library)
-    with mesh_up(env={"RUNMESH_LIBRARY": str(library), "RUNMESH_EGRESS_ALLOW_PRIVATE": own_address()}) as running:
+    env = {"RUNMESH_LIBRARY": str(library), "RUNMESH_EGRESS_ALLOW_PRIVATE": own_address(), **vendor.settings()}
+    with mesh_up(env=env) as running:
         with running.http() as client:
             for name in SERVICES:
                 until(lambda: client.get(f"/workflows/{name}").json().get("visibility") == "public", 150)  # noqa: B023
@@ -143,3 +152,38 @@ def test_the_vendors_own_client(mesh: Mesh, site: Website) -> None:
     assert told["v2"]["links"] == [site.url("/"), site.url("/about"), site.url("/hens?q=1")]
     assert (told["v2"]["status"], told["picture"]) == (200, "data:image/png;base64")
     assert told["late"] == "RequestTimeoutError"
+
+
+def next_one(action: str, element: int = 0, text: str = "") -> dict[str, Any]:
+    return {"response": {"thought": "", "action": action, "element": element, "text": text, "submit": False}}
+
+
+def test_a_model_uses_a_browser_and_its_caller_pays(mesh: Mesh, site: Website, vendor: Vendor) -> None:
+    vendor.script += [next_one("type", 1, "hens"), next_one("click", 2), next_one("done", text="hens")]
+    task = {"url": site.url(), "instructions": "Look for hens", "max_steps": 5}
+    with mesh.http() as client:
+        answer = client.post("/run/web_automation_agent", json=task, timeout=120)
+    told = answer.json()
+    assert (answer.status_code, told["success"], told["result"]) == (200, True, "hens")
+    assert told["steps"][1]["url"] == site.url("/found?q=hens")
+    record = mesh.finished(answer.headers["x-request-id"])
+    assert record["cost"]["nested"] > 0
+    print(f"three steps took {record['usage']}")
+
+
+def test_its_budget_is_a_limit(mesh: Mesh, site: Website, vendor: Vendor) -> None:
+    """One answer of the model can be paid, and no second one."""
+    vendor.script.clear()
+    vendor.script += [next_one("scroll")] * 50
+    task = {"url": site.url(), "instructions": "Look for hens", "max_steps": 50}
+    with mesh.http() as client:
+        answer = client.post("/run/web_automation_agent", json=task, timeout=120, headers={"X-Budget": "20000"})
+    assert (answer.status_code, answer.json()["code"]) == (402, "payment_required"), answer.text
+    record = mesh.finished(answer.headers["x-request-id"])
+    assert record["cost"]["total"] <= 20000
+
+
+def test_without_a_model_it_says_what_to_set(mesh: Mesh, site: Website) -> None:
+    task = {"url": site.url(), "instructions": "Look", "model": "gemini/x"}
+    told = ask(mesh, "web_automation_agent", task, 502)
+    assert told["code"] == "model_failed"

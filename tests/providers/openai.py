@@ -39,7 +39,9 @@ def routes(vendor: Vendor) -> list[Route]:
             return models(path)
         if path == "/embeddings":
             return embeddings(body)
-        return await (chat(body) if path == "/chat/completions" else responses(body))
+        if path == "/chat/completions":
+            return await chat(body, vendor.script.pop(0) if vendor.script else None)
+        return await responses(body)
 
     return [
         Route(f"/v1{path}", serve, methods=methods)
@@ -82,17 +84,19 @@ def embeddings(body: dict[str, Any]) -> Response:
     return as_json({"object": "list", "data": data, "model": body["model"], "usage": usage})
 
 
-async def chat(body: dict[str, Any]) -> Response:
-    """With tools it calls the first one, unless the last message is a tool's result."""
+async def chat(body: dict[str, Any], said_next: Any = None) -> Response:
+    """With tools it calls the first one, unless the last message is a tool's result. `said_next`: in place of all that
+    the text asks for, as JSON.
+    """
     message = body["messages"][-1]
     plan = plan_of(text_of(message["content"]))
-    if plan.status != 200:
+    if plan.status != 200 and said_next is None:
         return error(plan.status, f"status {plan.status}", "made_up")
     await asyncio.sleep(plan.slow)
     wanted: dict[str, Any] = body.get("response_format") or {}
     form: dict[str, Any] | None = wanted.get("json_schema")
     if form:
-        plan = Plan(json.dumps(shaped(form["schema"])), cached=plan.cached)
+        plan = Plan(json.dumps(shaped(form["schema"]) if said_next is None else said_next), cached=plan.cached)
     call = tool_call(body) if body.get("tools") and message["role"] != "tool" else None
     if body.get("stream"):
         return Breaking(chat_events(body, plan, call))

@@ -48,6 +48,8 @@ class Vendor:
     host: str = "127.0.0.1"
     port: int = 0
     requests: list[Recorded] = field(default_factory=list)
+    # What OpenAI's chat completions say next, one answer each, before anything that the text asks for.
+    script: list[Any] = field(default_factory=list)
 
     @property
     def last(self) -> Recorded:

@@ -186,7 +186,7 @@ async def test_a_name_that_there_isnt_as_firecrawl_tells_it() -> None:
 
 async def test_nothing_leads_to_the_platform(site: Website, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a sandbox the ways to it listen on the loopback, or at the address by which it is known outside."""
-    monkeypatch.setenv("CODEWORDS_RUNTIME_URI", "http://runtime.runmesh")
+    monkeypatch.setenv("CODEWORDS_API_KEY", "cwk-run-placeholder")
     for host in ("127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]", "2130706433"):
         answer = await ask(to_markdown, {"url": f"http://{host}:{site.port}/text", "render": False})
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), host
