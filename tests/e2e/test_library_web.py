@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from scheduler.library import text_of
 from tests.e2e.mesh import ROOT, Mesh, mesh_up, own_address, until
 from tests.fakes.website import Website, website
 from tests.providers.provider import Vendor, provider
@@ -117,7 +118,13 @@ def test_a_page_cant_spend_its_visitors_money(mesh: Mesh, site: Website) -> None
     assert ask(mesh, "webpage_to_markdown", {"url": site.url("/greedy"), "render": True})["markdown"].startswith("3\n")
     with mesh.http() as client:
         assert client.get("/requests?service_id=spend").json()["items"] == []
-        assert client.get("/run/spend").json() == {"spent": True}  # control: it is there
+    # Control: without the check the page does it, by each of the ways.
+    check, code = "    own = _own_listeners()\n", text_of(ROOT / "library" / "webpage_to_markdown.py", ROOT / "library")
+    assert code.count(check) == 1
+    mesh.deploy("careless", code.replace(check, "    own: set = set()\n"))
+    ask(mesh, "careless", {"url": site.url("/greedy"), "render": True})
+    with mesh.http() as client:
+        assert len(client.get("/requests?service_id=spend").json()["items"]) >= len(ways)
 
 
 def test_the_vendors_own_client(mesh: Mesh, site: Website) -> None:
