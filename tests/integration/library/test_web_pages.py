@@ -111,6 +111,7 @@ async def test_programs_run_where_they_are_needed(site: Website) -> None:
     assert (told["markdown"], told["rendered"]) == ("# Grown\n\nby a program", True)
     assert (await page(site, "/alive", render=False))["markdown"] == ""
     assert (await page(site, "/deep/article", render=True))["title"] == "not seen"
+    assert (await page(site, "/paper", render=True))["rendered"] is False
 
 
 async def test_without_a_browser_it_says_what_to_install(site: Website, monkeypatch: pytest.MonkeyPatch) -> None:
