@@ -13,10 +13,10 @@ import pytest
 
 from scheduler.library import text_of
 from tests.e2e.mesh import ROOT, Mesh, mesh_up, own_address, until
-from tests.fakes.website import Website, website
+from tests.fakes.website import NEEDS_CHROMIUM, Website, website
 from tests.providers.provider import Vendor, provider
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow, NEEDS_CHROMIUM]
 SERVICES = ("webpage_to_markdown", "firecrawl", "web_automation_agent", "openai")
 HERE = Path(__file__).parent / "clients"
 SPENT = """
