@@ -1,18 +1,105 @@
 """`runmesh`: the commands. Heavy imports wait until a command needs them."""
 
+import io
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+from cli import files, keys, profiles, runs, schedules, secrets, workflows
+from cli.deploying import deploy, validate
+from cli.dev import dev
+from cli.init import init
+from cli.logs import logs
+from cli.money import credits_, usage
+from cli.problem import Misuse, Problem
+from cli.running import call, result, run
+from cli.show import note
+from cli.trace import trace
+
+
+class Commands(TyperGroup):
+    """The root: what went wrong below is told on stderr, and as an exit status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # what a server says may be beyond its encoding
+        try:
+            return super().invoke(ctx)
+        except UnicodeEncodeError as error:
+            problem: Problem = Misuse(f"what was given isn't UTF-8: {error.object[:80]!r}")
+        except Problem as told:
+            problem = told
+        note("\n".join(problem.lines()))
+        raise typer.Exit(problem.status)
+
 
 app = typer.Typer(
+    cls=Commands,
     help="Runmesh: single-file Python workflows as authenticated HTTP APIs, each call in a fresh sandbox.",
+    epilog="Exit status: 0 done, 1 the workflow or a check failed, 2 used wrongly, 3 refused by the server, "
+    "4 no server, 5 not ended yet, 130 interrupted.",
     no_args_is_help=True,
-    add_completion=False,
+    pretty_exceptions_show_locals=False,  # there are keys in them
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-@app.command()
+def _version(*, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415  # takes a while
+
+        print(f"runmesh {version('runmesh')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    *,
+    _wanted: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=lambda wanted: _version(wanted=wanted)
+        ),
+    ] = False,
+) -> None:
+    """Runmesh: single-file Python workflows as authenticated HTTP APIs, each call in a fresh sandbox."""
+
+
+WRITE, RUN, MANAGE, MESH = "Write and deploy", "Run", "Look after", "A mesh of one's own"
+
+for name, command, panel in (
+    ("init", init, WRITE),
+    ("validate", validate, WRITE),
+    ("dev", dev, WRITE),
+    ("deploy", deploy, WRITE),
+    ("run", run, RUN),
+    ("call", call, RUN),
+    ("result", result, RUN),
+    ("logs", logs, RUN),
+    ("trace", trace, RUN),
+):
+    app.command(name, rich_help_panel=panel)(command)
+
+for group, title in (
+    (runs.app, "runs"),
+    (workflows.app, "workflows"),
+    (secrets.app, "secrets"),
+    (schedules.app, "schedules"),
+    (files.app, "files"),
+    (keys.app, "keys"),
+    (profiles.app, "profiles"),
+):
+    app.add_typer(group, name=title, rich_help_panel=RUN if title == "runs" else MANAGE)
+
+app.command("usage", rich_help_panel=MANAGE)(usage)
+app.command("credits", rich_help_panel=MANAGE)(credits_)
+
+
+@app.command(rich_help_panel=MESH)
 def up() -> None:
     """Run the whole mesh in the foreground until Ctrl-C or SIGTERM. Settings: RUNMESH_HOME, … (README)."""
     from cli.up import run  # noqa: PLC0415  # see above
@@ -20,7 +107,7 @@ def up() -> None:
     raise typer.Exit(run())
 
 
-@app.command()
+@app.command(rich_help_panel=MESH)
 def down() -> None:
     """Stop the mesh that runs on RUNMESH_HOME and wait until it has ended."""
     from cli.down import stop  # noqa: PLC0415  # see above
@@ -28,7 +115,7 @@ def down() -> None:
     raise typer.Exit(stop())
 
 
-@app.command()
+@app.command(rich_help_panel=MESH)
 def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False) -> None:
     """Tell what this machine lacks to run user code safely, and how to get it. Exits 0 if user code can run."""
     from cli.doctor import examine  # noqa: PLC0415  # see above
@@ -36,7 +123,7 @@ def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print what w
     raise typer.Exit(examine(as_json=as_json))
 
 
-@app.command("rotate-kek")
+@app.command("rotate-kek", rich_help_panel=MANAGE)
 def rotate_kek(
     *, drop_old: Annotated[bool, typer.Option(help="Take away the old keys that nothing needs any more.")] = False
 ) -> None:
@@ -46,7 +133,7 @@ def rotate_kek(
     raise typer.Exit(run(drop_old=drop_old))
 
 
-@app.command("verify-receipt")
+@app.command("verify-receipt", rich_help_panel=MANAGE)
 def verify_receipt(
     receipt: Annotated[Path, typer.Argument(help="What GET /request/ID/receipt answered; - for standard input.")],
     keys: Annotated[Path, typer.Option(help="What GET /.well-known/jwks.json answered.")],

@@ -88,6 +88,9 @@ async def _up(settings: Settings) -> int:
 
 async def _start(settings: Settings, supervisor: Supervisor) -> None:
     await start(settings, supervisor, os.environ)
+    # For the other commands, which find the mesh by its directory. A certificate is for the public name.
+    address = settings.public_url if settings.tls_cert else settings.local_url
+    (settings.run_dir / "address").write_text(address)
     key_file = settings.home / "admin.key"
     key = key_file.read_text().strip() if key_file.exists() else ""  # some keep it elsewhere
     example = settings.example and bool(key) and await _deploy_example(settings, key)

@@ -21,8 +21,6 @@ if [ "${1:-}" = tests ]; then # what the tests start besides
 	command -v node >/dev/null || missing="$missing nodejs"
 	command -v npm >/dev/null || missing="$missing npm"
 	command -v openssl >/dev/null || missing="$missing openssl"
-	[ -x /usr/lib/chromium/chromium ] || missing="$missing chromium"
-	[ -x /usr/lib/chromium/chromium-headless-shell ] || missing="$missing chromium-headless-shell"
 	command -v pgrep >/dev/null || missing="$missing procps"
 	command -v strace >/dev/null || missing="$missing strace"
 	command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
@@ -47,11 +45,16 @@ if [ -n "$missing" ]; then
 	$sudo rm -f "$own_cluster"
 fi
 
-if [ "${1:-}" = tests ] && ! command -v runsc >/dev/null; then # not everywhere: what tests gVisor is skipped then
+optional() { # package, what isn't tested without it: not every system has it
 	sudo=""
 	[ "$(id -u)" = 0 ] || sudo="sudo -n"
-	{ $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends runsc; } >/dev/null 2>&1 ||
-		echo "setup: no runsc can be had: the tests of gVisor are skipped" >&2
+	{ $sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "$1"; } >/dev/null 2>&1 ||
+		echo "setup: no $1 can be had: the tests of $2 are skipped" >&2
+}
+if [ "${1:-}" = tests ]; then
+	command -v runsc >/dev/null || optional runsc gVisor
+	[ -x /usr/lib/chromium/chromium-headless-shell ] || optional chromium-headless-shell browsers
+	[ -x /usr/lib/chromium/chromium ] || optional chromium "the extension for browsers"
 fi
 
 echo "setup: filling .venv, once; this takes up to a minute" >&2

@@ -8,5 +8,6 @@ Calls keys (Verify, permits, keys, secrets, webhooks), scheduler (Workflows, Run
 log.ID. Sends the end of a refused run's log, and the records of runs to the addresses that their callers named.
 
 Reading order: http, model; rpc, exchange, transfer, head, routes; auth, identity, rates, permits, problems; then the
-handlers by noun: keys, secrets, workflows, schedules, files, platform; runs, which tells its own order.
+handlers by noun: keys, secrets, workflows, schedules, files, platform; runs, which tells its own order; openapi/, which
+describes them all, and documents.
 """

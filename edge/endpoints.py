@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from edge.deliveries import DeliveryHandlers
+from edge.documents import DocumentHandlers
 from edge.files import FileHandlers
 from edge.hooks import HookHandlers
 from edge.keys import KeyHandlers
@@ -80,6 +81,23 @@ def endpoints(
         "Receipts.RotateReceiptKey": Endpoint(receipts.rotate, Access.FIRST_ADMIN),
         "Platform.Refuse": Endpoint(platform.refuse, Access.OPEN),
     }
+
+
+def documented(endpoints: Mapping[str, Endpoint], public_url: str) -> Mapping[str, Endpoint]:
+    """With those that describe them all."""
+
+    def accesses() -> Mapping[str, Access]:
+        return {name: each.access for name, each in served.items()}
+
+    documents = DocumentHandlers(accesses, public_url)
+    served = {
+        **endpoints,
+        "Documents.ReadOpenapi": Endpoint(documents.openapi, Access.OPEN),
+        "Documents.ReadPostman": Endpoint(documents.postman, Access.OPEN),
+        "Documents.ReadExplorer": Endpoint(documents.explorer, Access.OPEN),
+        "Documents.ReadExplorerFile": Endpoint(documents.explorer_file, Access.OPEN),
+    }
+    return served
 
 
 def _of_runs(runs: RunHandlers, deliveries: DeliveryHandlers, receipts: ReceiptHandlers) -> Mapping[str, Endpoint]:

@@ -107,13 +107,13 @@ class HookHandlers:
         return json_answer({"items": [_item(each) for each in found], "next": following or None})
 
     async def delete(self, request: Request) -> Answer:
-        hook_id = request.params["hook_id"]
+        hook_id = request.params["hook"]
         await self._register.delete(request.who, hook_id)
         return json_answer({"id": hook_id, "deleted": True})
 
     async def receive(self, request: Request) -> Answer:
         """Starts a run once the event is verified; the same event, sent again within a day, is the same run."""
-        hook, proof = await self._register.open(request.params["token"])
+        hook, proof = await self._register.open(request.params["hook"])
         if request.method in {"GET", "HEAD"}:
             return _expected(hook, proof, request)
         body = await request.read(MOST_EVENT_BYTES)

@@ -6,7 +6,7 @@ from edge.admitting import admitting
 from edge.clients import CatalogueClient, FilesClient, KeysClient, PeerClient, SecretsClient, ServingClient
 from edge.delivering import delivering
 from edge.delivery_clients import WebhooksClient
-from edge.endpoints import endpoints
+from edge.endpoints import documented, endpoints
 from edge.files import FileHandlers
 from edge.hook_clients import HooksClient
 from edge.hooks import HookHandlers
@@ -73,4 +73,6 @@ async def build(
         money=MoneyHandlers(BooksClient(channels["keys"])),
     )
     server = RpcServer(settings.address("edge"), grace=settings.drain_seconds)
-    return await stack.enter_async_context(mount(server, served, admission.auth, admission.rates))
+    return await stack.enter_async_context(
+        mount(server, documented(served, settings.public_url), admission.auth, admission.rates)
+    )

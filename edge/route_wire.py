@@ -3,6 +3,7 @@
 from google.api import annotations_pb2
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from mesh.edge.v1 import (
+    documents_pb2,
     files_pb2,
     hooks_pb2,
     keys_pb2,
@@ -33,6 +34,7 @@ SERVICES: tuple[ServiceDescriptor, ...] = tuple(
         webhooks_pb2,
         receipts_pb2,
         files_pb2,
+        documents_pb2,
         platform_pb2,
     )
     for service in module.DESCRIPTOR.services_by_name.values()

@@ -245,14 +245,19 @@ def _pool() -> Any:
     parts = urlsplit(REDIS_URL)
     if parts.scheme != "rediss":
         raise _unset("RUNMESH_REDIS_COORDINATOR_REDIS_URL must be rediss://user:password@host:port, with TLS")
-    return redis.asyncio.ConnectionPool.from_url(  # what the URL says besides goes first
-        REDIS_URL,
-        decode_responses=True,
-        socket_connect_timeout=3,
-        socket_timeout=10,
-        retry=Retry(NoBackoff(), 0),  # what may have been done isn't done again
-        ssl_check_hostname=parts.hostname != NEAR,  # its certificate names it otherwise
-    )
+    try:
+        pool: Any = redis.asyncio.ConnectionPool.from_url(  # what the URL says besides goes first
+            REDIS_URL,
+            decode_responses=True,
+            socket_connect_timeout=3,
+            socket_timeout=10,
+            retry=Retry(NoBackoff(), 0),  # what may have been done isn't done again
+            ssl_check_hostname=parts.hostname != NEAR,  # its certificate names it otherwise
+        )
+        pool.make_connection()
+        return pool
+    except (TypeError, ValueError) as error:
+        raise _unset(f"RUNMESH_REDIS_COORDINATOR_REDIS_URL isn't understood: {error}") from None
 
 
 @asynccontextmanager
@@ -275,12 +280,14 @@ async def redis_client() -> AsyncIterator[Any]:
         if str(error).startswith("OOM"):
             raise Refused(413, "too_large", "the operator's Redis is full: delete something first") from None
         print(f"Redis: {error}")
-        raise Refused(502, "redis_refused", "the operator's Redis refuses it: see this service's log") from None
+        told = f"the operator's Redis refuses it ({str(error).split(' ')[0]})"
+        raise Refused(502, "redis_refused", told) from None
     except UnicodeDecodeError:
         raise Refused(400, "wrong_type", "the key has bytes that are no text") from None
     except (RedisAway, RedisSlow, RedisError, ssl.SSLError, OSError) as error:
         print(f"Redis: {error!r}")
-        raise Refused(503, "unavailable", "the operator's Redis can't be reached; try again", retry_after=2) from None
+        told = f"the operator's Redis can't be reached ({type(error).__name__}); try again"
+        raise Refused(503, "unavailable", told, retry_after=2) from None
 
 
 @asynccontextmanager

@@ -233,8 +233,11 @@ def why(error: Exception) -> Refused:
         return refusal(error)
     print(f"SMTP: {error!r}")
     if isinstance(error, ssl.SSLCertVerificationError):
-        return Refused(502, "smtp_refused", "the operator's mail server isn't who it should be: see this service's log")
-    return Refused(503, "unavailable", "the operator's mail server can't be reached; try again", retry_after=30)
+        return Refused(
+            502, "smtp_refused", f"the operator's mail server isn't who it should be: {error.verify_message}"
+        )
+    told = f"the operator's mail server can't be reached ({type(error).__name__}); try again"
+    return Refused(503, "unavailable", told, retry_after=30)
 
 
 def refusal(error: smtplib.SMTPResponseException) -> Refused:

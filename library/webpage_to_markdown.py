@@ -49,13 +49,13 @@ class Wanted(BaseModel):
 @app.post("/")
 async def convert_page(wanted: Wanted) -> dict[str, Any]:
     """Errors: Refused."""
-    page = await fetch(wanted.url, wanted.timeout) if wanted.render is not True else None
-    rendered = page is None or (wanted.render == "auto" and needs_scripts(page) and bool(program()))
+    page = await fetch(wanted.url, wanted.timeout)
+    wants = wanted.render is True or (wanted.render == "auto" and bool(program()) and needs_scripts(page))
+    rendered = bool(page.html) and wants  # a PDF has nothing to run
     if rendered:
         async with Browser() as browser:
-            await browser.goto(page.url if page else wanted.url, wanted.timeout)
+            await browser.goto(page.url, wanted.timeout)
             page = Page(await browser.url(), browser.status, browser.content_type, html=await browser.html())
-    assert page is not None
     if page.status >= 400:
         raise PageFailed(424, "page_failed", f"{page.url[:200]} answered {page.status}", page_status=page.status)
     said = markdown(content(page, only_main=wanted.only_main_content)) if page.html else page.text

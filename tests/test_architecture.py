@@ -15,7 +15,7 @@ KIT = {
 }  # fmt: skip
 CODE = sorted(
     path
-    for folder in (*SERVICES, "kit", "cli", "library", "migrations", "tests")
+    for folder in (*SERVICES, "kit", "cli", "library", "migrations", "runmesh", "tests")
     for path in (ROOT / folder).rglob("*.py")
 )
 FORBIDDEN_NAMES = re.compile(r"(Manager|Helper|Util|Utils|Base|Impl|Common)$")

@@ -273,6 +273,8 @@ class Browser:
     async def html(self) -> str:
         """Of the document as it stands. Errors: Refused."""
         html = str(await self.evaluate("document.documentElement.outerHTML"))
+        if (await self.url()).startswith("chrome-error:"):  # its own words, of a page that this one went to
+            raise Refused(424, "unreachable", "the page went to one that can't be reached, or may not be")
         return html.encode("utf-8", "replace").decode()  # half a character is none
 
     async def url(self) -> str:

@@ -169,4 +169,6 @@ async def _note(error: Exception) -> None:
 
 def _away(error: Exception) -> Refused:
     print(f"NATS: {error!r}")
-    return Refused(503, "unavailable", "what is kept here can't be reached at the moment; try again", retry_after=2)
+    why = (error.description if isinstance(error, APIError) else "") or type(error).__name__
+    told = f"what is kept here can't be reached at the moment ({why}); try again"
+    return Refused(503, "unavailable", told, retry_after=2)

@@ -21,6 +21,8 @@ from typing import Any
 
 import httpx
 
+from tests.e2e.conformance import check
+
 ROOT = Path(__file__).parent.parent.parent
 RUNMESH = Path(sys.executable).parent / "runmesh"
 LIBRARY = ROOT / "library"
@@ -64,6 +66,7 @@ class Mesh:
         """A client with the admin key, or another one; no key at all for ""."""
         headers = {"Authorization": f"Bearer {self.key if key is None else key}"} if key != "" else {}
         options = {"timeout": 60, "trust_env": False, "verify": _NO_TLS, **options}
+        options.setdefault("event_hooks", {"response": [check]})
         options["headers"] = {**headers, **options.get("headers", {})}
         return httpx.Client(base_url=self.url, **options)
 

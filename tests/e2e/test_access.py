@@ -1,4 +1,4 @@
-"""Keys, scopes, and organizations that can't see one another."""
+"""Keys, scopes, and organizations that can't see one another; test_access_matrix.py has every call by everybody."""
 
 import time
 
@@ -55,8 +55,8 @@ def send(client: httpx.Client, method: str, path: str, body: object, run: str) -
     return client.request(method, path.format(run=run), json=body)
 
 
-@pytest.mark.parametrize("key", ["", "nonsense", "cwk-" + "a" * 36, "cwk-run-" + "a" * 36, "x" * 5000])
-def test_no_endpoint_answers_without_a_key(mesh: Mesh, run: str, key: str) -> None:
+@pytest.mark.parametrize("key", ["nonsense", "cwk-" + "a" * 36, "x" * 5000])
+def test_no_endpoint_answers_to_a_garbled_key(mesh: Mesh, run: str, key: str) -> None:
     with mesh.http(key) as client:
         for method, path, body in ENDPOINTS:
             answer = send(client, method, path, body, run)

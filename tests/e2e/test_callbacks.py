@@ -134,7 +134,7 @@ def test_after_a_rotation_old_and_new_secret_verify(mesh: Mesh) -> None:
     with receiving(200) as receiver, mesh.http() as client:
         old = client.get("/webhook-secret").json()
         new = client.post("/webhook-secret/rotate").json()
-        assert old["previous_until"] is None
+        assert new["secret"] != old["secret"]
         assert new["previous_until"] > new["created_at"]
         over(client, begun(client, receiver.url))
         ((headers, body),) = receiver.got

@@ -5,6 +5,7 @@ import base64
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +16,9 @@ from library.parts.browser import Browser
 from tests.e2e.mesh import ROOT, Mesh, mesh_up, until
 from tests.fakes.website import Website, website
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
+CHROMIUM = Path("/usr/lib/chromium/chromium")
+MISSING = pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium isn't installed on this machine")
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow, MISSING]
 EXTENSION = ROOT / "library" / "chrome_extension"
 OPTIONS = {"--headless", "--disable-extensions", "--block-new-web-contents"}
 
@@ -43,7 +46,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 def whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole browser: the shell has no extensions. One may be loaded by the debugger, as its user does by hand."""
     options = [each for each in browser.OPTIONS if each not in OPTIONS]
-    monkeypatch.setattr(browser, "PROGRAMS", ("/usr/lib/chromium/chromium",))
+    monkeypatch.setattr(browser, "PROGRAMS", (str(CHROMIUM),))
     monkeypatch.setattr(browser, "OPTIONS", (*options, "--headless=new", "--enable-unsafe-extension-debugging"))
 
 

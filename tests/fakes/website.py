@@ -8,12 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs
 
+import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from library.parts.browser import program
+
+NEEDS_CHROMIUM = pytest.mark.skipif(not program(), reason="Chromium isn't installed on this machine")
 ARTICLE = """<!doctype html><html lang="en"><head><title>On  foxes &amp; hens</title>
 <meta name="description" content="A text"><meta property="og:title" content="Foxes"><link rel="icon" href="/icon.png">
 </head><body><header><nav class="menu"><a href="/">Home</a><div class="menu"><a href="/about#us">About</a></div></nav>

@@ -209,6 +209,9 @@ async def test_a_server_that_isnt_who_it_should_be_hears_no_password(
     answer = await ask(service)
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     assert server.password not in answer.text
+    plain = server.url.replace("ssl_ca_data", "ssl_cert_reqs=none&x_ca")  # a setting that there is none of
+    answer = await ask(coordinator(server, monkeypatch, REDIS_URL=plain))
+    assert (answer.status_code, answer.json()["code"]) == (424, "missing_secret")
 
 
 async def test_a_wrong_password_is_not_the_callers_business(server: Redis, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,11 @@ from starlette.responses import JSONResponse
 
 from tests.fakes.services import service
 from tests.fakes.tab import FakeTab
-from tests.fakes.website import Website, website
+from tests.fakes.website import NEEDS_CHROMIUM, Website, website
 from tests.library_rig import ask, loaded
 from tests.providers.provider import Vendor, provider
 
+pytestmark = NEEDS_CHROMIUM
 BROKE = JSONResponse({"detail": "no credits are left", "code": "payment_required"}, 402)
 MISSING = JSONResponse({"detail": "no such workflow", "code": "not_found"}, 404)
 

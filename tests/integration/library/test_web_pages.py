@@ -12,7 +12,7 @@ from library.firecrawl import app as firecrawl
 from library.parts import browser, way
 from library.parts.refusals import Refused
 from library.webpage_to_markdown import app as to_markdown
-from tests.fakes.website import FORM, Website, website
+from tests.fakes.website import FORM, NEEDS_CHROMIUM, Website, website
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +106,13 @@ async def test_a_page_that_takes_too_long(site: Website) -> None:
     assert vendors.json()["success"] is False
 
 
+@NEEDS_CHROMIUM
 async def test_programs_run_where_they_are_needed(site: Website) -> None:
     told = await page(site, "/alive")
     assert (told["markdown"], told["rendered"]) == ("# Grown\n\nby a program", True)
     assert (await page(site, "/alive", render=False))["markdown"] == ""
     assert (await page(site, "/deep/article", render=True))["title"] == "not seen"
+    assert (await page(site, "/paper", render=True))["rendered"] is False
 
 
 async def test_without_a_browser_it_says_what_to_install(site: Website, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,6 +157,7 @@ async def test_firecrawls_tags(site: Website) -> None:
     assert (wrong.status_code, wrong.json()["success"]) == (400, False)
 
 
+@NEEDS_CHROMIUM
 async def test_firecrawls_pictures_and_waiting(site: Website) -> None:
     site.pages["/late"] = f"{FORM}<script>setTimeout(() => document.body.append('late'), 2000)</script>"
     asked = {"url": site.url("/late"), "formats": ["screenshot", "markdown"], "onlyMainContent": False}
@@ -196,6 +199,7 @@ async def test_nothing_leads_to_the_platform(site: Website, monkeypatch: pytest.
     server.close()
 
 
+@NEEDS_CHROMIUM
 async def test_the_browser_goes_nowhere_else(site: Website, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a page in it asks of the platform isn't asked; without the check it would be."""
     site.pages["/greedy"] = f"""<p id=a></p><script>

@@ -48,7 +48,9 @@ class FilesServicer:
     """
 
     def CreateFile(self, request_iterator, context):
-        """?filename=NAME
+        """Makes a place for a file: an address to PUT the bytes to, and one to GET them from. Both are signed: whoever has
+        one needs no key. `PUT upload_uri` takes the bytes whole, once, within an hour, with `upload_headers`; `GET
+        download_uri` gives them, with ranges.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,10 @@ class FilesStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FilesAsyncStub: ...
     CreateFile: _grpc.StreamStreamMultiCallable[_files_pb2.CreateFileRequest, _httpbody_pb2.HttpBody]
-    """?filename=NAME"""
+    """Makes a place for a file: an address to PUT the bytes to, and one to GET them from. Both are signed: whoever has
+    one needs no key. `PUT upload_uri` takes the bytes whole, once, within an hour, with `upload_headers`; `GET
+    download_uri` gives them, with ranges.
+    """
 
 @_typing.type_check_only
 class FilesAsyncStub(FilesStub):
@@ -43,7 +46,10 @@ class FilesAsyncStub(FilesStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateFile: _aio.StreamStreamMultiCallable[_files_pb2.CreateFileRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """?filename=NAME"""
+    """Makes a place for a file: an address to PUT the bytes to, and one to GET them from. Both are signed: whoever has
+    one needs no key. `PUT upload_uri` takes the bytes whole, once, within an hour, with `upload_headers`; `GET
+    download_uri` gives them, with ranges.
+    """
 
 class FilesServicer(metaclass=_abc_1.ABCMeta):
     """Places for uploads. The bytes go to the filestore, past this service: Envoy routes /files/ there."""
@@ -54,6 +60,9 @@ class FilesServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_files_pb2.CreateFileRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """?filename=NAME"""
+        """Makes a place for a file: an address to PUT the bytes to, and one to GET them from. Both are signed: whoever has
+        one needs no key. `PUT upload_uri` takes the bytes whole, once, within an hour, with `upload_headers`; `GET
+        download_uri` gives them, with ranges.
+        """
 
 def add_FilesServicer_to_server(servicer: FilesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

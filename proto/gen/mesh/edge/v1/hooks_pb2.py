@@ -26,7 +26,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18mesh/edge/v1/hooks.proto\x12\x0cmesh.edge.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"7\n\x11\x43reateHookRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\"6\n\x10ListHooksRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\"H\n\x11\x44\x65leteHookRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x0f\n\x07hook_id\x18\x02 \x01(\t\"H\n\x13ReceiveEventRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\r\n\x05token\x18\x02 \x01(\t2\xb0\x03\n\x05Hooks\x12]\n\nCreateHook\x12\x1f.mesh.edge.v1.CreateHookRequest\x1a\x14.google.api.HttpBody\"\x14\x82\xd3\xe4\x93\x02\x0e\"\x06/hooks:\x04\x62ody(\x01\x30\x01\x12[\n\tListHooks\x12\x1e.mesh.edge.v1.ListHooksRequest\x1a\x14.google.api.HttpBody\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x06/hooks:\x04\x62ody(\x01\x30\x01\x12g\n\nDeleteHook\x12\x1f.mesh.edge.v1.DeleteHookRequest\x1a\x14.google.api.HttpBody\"\x1e\x82\xd3\xe4\x93\x02\x18*\x10/hooks/{hook_id}:\x04\x62ody(\x01\x30\x01\x12\x81\x01\n\x0cReceiveEvent\x12!.mesh.edge.v1.ReceiveEventRequest\x1a\x14.google.api.HttpBody\"4\x82\xd3\xe4\x93\x02.\"\x0e/hooks/{token}:\x04\x62odyZ\x16\x12\x0e/hooks/{token}:\x04\x62ody(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18mesh/edge/v1/hooks.proto\x12\x0cmesh.edge.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"7\n\x11\x43reateHookRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\"6\n\x10ListHooksRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\"E\n\x11\x44\x65leteHookRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x0c\n\x04hook\x18\x02 \x01(\t\"G\n\x13ReceiveEventRequest\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x0c\n\x04hook\x18\x02 \x01(\t2\xaa\x03\n\x05Hooks\x12]\n\nCreateHook\x12\x1f.mesh.edge.v1.CreateHookRequest\x1a\x14.google.api.HttpBody\"\x14\x82\xd3\xe4\x93\x02\x0e\"\x06/hooks:\x04\x62ody(\x01\x30\x01\x12[\n\tListHooks\x12\x1e.mesh.edge.v1.ListHooksRequest\x1a\x14.google.api.HttpBody\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x06/hooks:\x04\x62ody(\x01\x30\x01\x12\x64\n\nDeleteHook\x12\x1f.mesh.edge.v1.DeleteHookRequest\x1a\x14.google.api.HttpBody\"\x1b\x82\xd3\xe4\x93\x02\x15*\r/hooks/{hook}:\x04\x62ody(\x01\x30\x01\x12\x7f\n\x0cReceiveEvent\x12!.mesh.edge.v1.ReceiveEventRequest\x1a\x14.google.api.HttpBody\"2\x82\xd3\xe4\x93\x02,\"\r/hooks/{hook}:\x04\x62odyZ\x15\x12\r/hooks/{hook}:\x04\x62ody(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,17 +38,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HOOKS'].methods_by_name['ListHooks']._loaded_options = None
   _globals['_HOOKS'].methods_by_name['ListHooks']._serialized_options = b'\202\323\344\223\002\016\022\006/hooks:\004body'
   _globals['_HOOKS'].methods_by_name['DeleteHook']._loaded_options = None
-  _globals['_HOOKS'].methods_by_name['DeleteHook']._serialized_options = b'\202\323\344\223\002\030*\020/hooks/{hook_id}:\004body'
+  _globals['_HOOKS'].methods_by_name['DeleteHook']._serialized_options = b'\202\323\344\223\002\025*\r/hooks/{hook}:\004body'
   _globals['_HOOKS'].methods_by_name['ReceiveEvent']._loaded_options = None
-  _globals['_HOOKS'].methods_by_name['ReceiveEvent']._serialized_options = b'\202\323\344\223\002.\"\016/hooks/{token}:\004bodyZ\026\022\016/hooks/{token}:\004body'
+  _globals['_HOOKS'].methods_by_name['ReceiveEvent']._serialized_options = b'\202\323\344\223\002,\"\r/hooks/{hook}:\004bodyZ\025\022\r/hooks/{hook}:\004body'
   _globals['_CREATEHOOKREQUEST']._serialized_start=99
   _globals['_CREATEHOOKREQUEST']._serialized_end=154
   _globals['_LISTHOOKSREQUEST']._serialized_start=156
   _globals['_LISTHOOKSREQUEST']._serialized_end=210
   _globals['_DELETEHOOKREQUEST']._serialized_start=212
-  _globals['_DELETEHOOKREQUEST']._serialized_end=284
-  _globals['_RECEIVEEVENTREQUEST']._serialized_start=286
-  _globals['_RECEIVEEVENTREQUEST']._serialized_end=358
-  _globals['_HOOKS']._serialized_start=361
-  _globals['_HOOKS']._serialized_end=793
+  _globals['_DELETEHOOKREQUEST']._serialized_end=281
+  _globals['_RECEIVEEVENTREQUEST']._serialized_start=283
+  _globals['_RECEIVEEVENTREQUEST']._serialized_end=354
+  _globals['_HOOKS']._serialized_start=357
+  _globals['_HOOKS']._serialized_end=783
 # @@protoc_insertion_point(module_scope)

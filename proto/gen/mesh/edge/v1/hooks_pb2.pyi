@@ -62,19 +62,20 @@ class DeleteHookRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BODY_FIELD_NUMBER: _builtins.int
-    HOOK_ID_FIELD_NUMBER: _builtins.int
-    hook_id: _builtins.str
+    HOOK_FIELD_NUMBER: _builtins.int
+    hook: _builtins.str
+    """Its id."""
     @_builtins.property
     def body(self) -> _httpbody_pb2.HttpBody: ...
     def __init__(
         self,
         *,
         body: _httpbody_pb2.HttpBody | None = ...,
-        hook_id: _builtins.str = ...,
+        hook: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "hook_id", b"hook_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "hook", b"hook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -85,19 +86,20 @@ class ReceiveEventRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BODY_FIELD_NUMBER: _builtins.int
-    TOKEN_FIELD_NUMBER: _builtins.int
-    token: _builtins.str
+    HOOK_FIELD_NUMBER: _builtins.int
+    hook: _builtins.str
+    """Its token."""
     @_builtins.property
     def body(self) -> _httpbody_pb2.HttpBody: ...
     def __init__(
         self,
         *,
         body: _httpbody_pb2.HttpBody | None = ...,
-        token: _builtins.str = ...,
+        hook: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "hook", b"hook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

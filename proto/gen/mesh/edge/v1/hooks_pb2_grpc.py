@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class HooksStub:
-    """Inbound webhooks over HTTP.
+    """Addresses at which signed events of others start a workflow.
     """
 
     def __init__(self, channel):
@@ -59,31 +59,34 @@ class HooksStub:
 
 
 class HooksServicer:
-    """Inbound webhooks over HTTP.
+    """Addresses at which signed events of others start a workflow.
     """
 
     def CreateHook(self, request_iterator, context):
-        """{"service_id", "kind", "secret", "verify_token"}
+        """Makes an address for one sender's events, which is shown this once. Each event starts an asynchronous run of the
+        workflow.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListHooks(self, request_iterator, context):
-        """?limit= after=
+        """Lists the organization's hooks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteHook(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Ends a hook: no event is taken any more.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReceiveEvent(self, request_iterator, context):
-        """An event, signed as its sender does; or the sender's question, by GET, whether it is expected.
+        """Takes an event, signed as its sender does, and starts a run; or answers, by GET, WhatsApp's question whether it is
+        expected. The same event again within a day is the same run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +124,7 @@ def add_HooksServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Hooks:
-    """Inbound webhooks over HTTP.
+    """Addresses at which signed events of others start a workflow.
     """
 
     @staticmethod

@@ -28,35 +28,45 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class HooksStub:
-    """Inbound webhooks over HTTP."""
+    """Addresses at which signed events of others start a workflow."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> HooksAsyncStub: ...
     CreateHook: _grpc.StreamStreamMultiCallable[_hooks_pb2.CreateHookRequest, _httpbody_pb2.HttpBody]
-    """{"service_id", "kind", "secret", "verify_token"}"""
+    """Makes an address for one sender's events, which is shown this once. Each event starts an asynchronous run of the
+    workflow.
+    """
     ListHooks: _grpc.StreamStreamMultiCallable[_hooks_pb2.ListHooksRequest, _httpbody_pb2.HttpBody]
-    """?limit= after="""
+    """Lists the organization's hooks."""
     DeleteHook: _grpc.StreamStreamMultiCallable[_hooks_pb2.DeleteHookRequest, _httpbody_pb2.HttpBody]
+    """Ends a hook: no event is taken any more."""
     ReceiveEvent: _grpc.StreamStreamMultiCallable[_hooks_pb2.ReceiveEventRequest, _httpbody_pb2.HttpBody]
-    """An event, signed as its sender does; or the sender's question, by GET, whether it is expected."""
+    """Takes an event, signed as its sender does, and starts a run; or answers, by GET, WhatsApp's question whether it is
+    expected. The same event again within a day is the same run.
+    """
 
 @_typing.type_check_only
 class HooksAsyncStub(HooksStub):
-    """Inbound webhooks over HTTP."""
+    """Addresses at which signed events of others start a workflow."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateHook: _aio.StreamStreamMultiCallable[_hooks_pb2.CreateHookRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """{"service_id", "kind", "secret", "verify_token"}"""
+    """Makes an address for one sender's events, which is shown this once. Each event starts an asynchronous run of the
+    workflow.
+    """
     ListHooks: _aio.StreamStreamMultiCallable[_hooks_pb2.ListHooksRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """?limit= after="""
+    """Lists the organization's hooks."""
     DeleteHook: _aio.StreamStreamMultiCallable[_hooks_pb2.DeleteHookRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Ends a hook: no event is taken any more."""
     ReceiveEvent: _aio.StreamStreamMultiCallable[_hooks_pb2.ReceiveEventRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """An event, signed as its sender does; or the sender's question, by GET, whether it is expected."""
+    """Takes an event, signed as its sender does, and starts a run; or answers, by GET, WhatsApp's question whether it is
+    expected. The same event again within a day is the same run.
+    """
 
 class HooksServicer(metaclass=_abc_1.ABCMeta):
-    """Inbound webhooks over HTTP."""
+    """Addresses at which signed events of others start a workflow."""
 
     @_abc_1.abstractmethod
     def CreateHook(
@@ -64,7 +74,9 @@ class HooksServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_hooks_pb2.CreateHookRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """{"service_id", "kind", "secret", "verify_token"}"""
+        """Makes an address for one sender's events, which is shown this once. Each event starts an asynchronous run of the
+        workflow.
+        """
 
     @_abc_1.abstractmethod
     def ListHooks(
@@ -72,14 +84,15 @@ class HooksServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_hooks_pb2.ListHooksRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """?limit= after="""
+        """Lists the organization's hooks."""
 
     @_abc_1.abstractmethod
     def DeleteHook(
         self,
         request_iterator: _MaybeAsyncIterator[_hooks_pb2.DeleteHookRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Ends a hook: no event is taken any more."""
 
     @_abc_1.abstractmethod
     def ReceiveEvent(
@@ -87,6 +100,8 @@ class HooksServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_hooks_pb2.ReceiveEventRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """An event, signed as its sender does; or the sender's question, by GET, whether it is expected."""
+        """Takes an event, signed as its sender does, and starts a run; or answers, by GET, WhatsApp's question whether it is
+        expected. The same event again within a day is the same run.
+        """
 
 def add_HooksServicer_to_server(servicer: HooksServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

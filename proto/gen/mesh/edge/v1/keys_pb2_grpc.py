@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class KeysStub:
-    """Organizations and their API keys over HTTP.
+    """Organizations and their API keys.
     """
 
     def __init__(self, channel):
@@ -69,42 +69,47 @@ class KeysStub:
 
 
 class KeysServicer:
-    """Organizations and their API keys over HTTP.
+    """Organizations and their API keys.
     """
 
     def IssueKey(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Makes an API key, which is shown this once.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListKeys(self, request_iterator, context):
-        """?limit= after=
+        """Lists the keys of the organization, revoked and expired ones too; never the keys themselves.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeKey(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Revokes a key, everywhere within a second.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateKey(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Makes a key's successor; the old one ends after `overlap_seconds`.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateOrganization(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Makes an organization and its first key, which has all scopes.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetRates(self, request_iterator, context):
-        """{"per_second"?, "api_per_minute"?}
+        """Sets how often all keys of an organization together may call. What isn't named is as the platform's settings say
+        again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,7 +157,7 @@ def add_KeysServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Keys:
-    """Organizations and their API keys over HTTP.
+    """Organizations and their API keys.
     """
 
     @staticmethod

@@ -28,44 +28,57 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class KeysStub:
-    """Organizations and their API keys over HTTP."""
+    """Organizations and their API keys."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> KeysAsyncStub: ...
     IssueKey: _grpc.StreamStreamMultiCallable[_keys_pb2.IssueKeyRequest, _httpbody_pb2.HttpBody]
+    """Makes an API key, which is shown this once."""
     ListKeys: _grpc.StreamStreamMultiCallable[_keys_pb2.ListKeysRequest, _httpbody_pb2.HttpBody]
-    """?limit= after="""
+    """Lists the keys of the organization, revoked and expired ones too; never the keys themselves."""
     RevokeKey: _grpc.StreamStreamMultiCallable[_keys_pb2.RevokeKeyRequest, _httpbody_pb2.HttpBody]
+    """Revokes a key, everywhere within a second."""
     RotateKey: _grpc.StreamStreamMultiCallable[_keys_pb2.RotateKeyRequest, _httpbody_pb2.HttpBody]
+    """Makes a key's successor; the old one ends after `overlap_seconds`."""
     CreateOrganization: _grpc.StreamStreamMultiCallable[_keys_pb2.CreateOrganizationRequest, _httpbody_pb2.HttpBody]
+    """Makes an organization and its first key, which has all scopes."""
     SetRates: _grpc.StreamStreamMultiCallable[_keys_pb2.SetRatesRequest, _httpbody_pb2.HttpBody]
-    """{"per_second"?, "api_per_minute"?}"""
+    """Sets how often all keys of an organization together may call. What isn't named is as the platform's settings say
+    again.
+    """
 
 @_typing.type_check_only
 class KeysAsyncStub(KeysStub):
-    """Organizations and their API keys over HTTP."""
+    """Organizations and their API keys."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     IssueKey: _aio.StreamStreamMultiCallable[_keys_pb2.IssueKeyRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Makes an API key, which is shown this once."""
     ListKeys: _aio.StreamStreamMultiCallable[_keys_pb2.ListKeysRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """?limit= after="""
+    """Lists the keys of the organization, revoked and expired ones too; never the keys themselves."""
     RevokeKey: _aio.StreamStreamMultiCallable[_keys_pb2.RevokeKeyRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Revokes a key, everywhere within a second."""
     RotateKey: _aio.StreamStreamMultiCallable[_keys_pb2.RotateKeyRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Makes a key's successor; the old one ends after `overlap_seconds`."""
     CreateOrganization: _aio.StreamStreamMultiCallable[_keys_pb2.CreateOrganizationRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Makes an organization and its first key, which has all scopes."""
     SetRates: _aio.StreamStreamMultiCallable[_keys_pb2.SetRatesRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """{"per_second"?, "api_per_minute"?}"""
+    """Sets how often all keys of an organization together may call. What isn't named is as the platform's settings say
+    again.
+    """
 
 class KeysServicer(metaclass=_abc_1.ABCMeta):
-    """Organizations and their API keys over HTTP."""
+    """Organizations and their API keys."""
 
     @_abc_1.abstractmethod
     def IssueKey(
         self,
         request_iterator: _MaybeAsyncIterator[_keys_pb2.IssueKeyRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Makes an API key, which is shown this once."""
 
     @_abc_1.abstractmethod
     def ListKeys(
@@ -73,28 +86,31 @@ class KeysServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_keys_pb2.ListKeysRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """?limit= after="""
+        """Lists the keys of the organization, revoked and expired ones too; never the keys themselves."""
 
     @_abc_1.abstractmethod
     def RevokeKey(
         self,
         request_iterator: _MaybeAsyncIterator[_keys_pb2.RevokeKeyRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Revokes a key, everywhere within a second."""
 
     @_abc_1.abstractmethod
     def RotateKey(
         self,
         request_iterator: _MaybeAsyncIterator[_keys_pb2.RotateKeyRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Makes a key's successor; the old one ends after `overlap_seconds`."""
 
     @_abc_1.abstractmethod
     def CreateOrganization(
         self,
         request_iterator: _MaybeAsyncIterator[_keys_pb2.CreateOrganizationRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Makes an organization and its first key, which has all scopes."""
 
     @_abc_1.abstractmethod
     def SetRates(
@@ -102,6 +118,8 @@ class KeysServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_keys_pb2.SetRatesRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """{"per_second"?, "api_per_minute"?}"""
+        """Sets how often all keys of an organization together may call. What isn't named is as the platform's settings say
+        again.
+        """
 
 def add_KeysServicer_to_server(servicer: KeysServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class MoneyStub:
-    """Credits, usage, prices and the audit log over HTTP; all amounts are integers of micro-credits.
+    """Credits, usage, prices and the audit log; all amounts are integers of micro-credits.
     """
 
     def __init__(self, channel):
@@ -69,45 +69,46 @@ class MoneyStub:
 
 
 class MoneyServicer:
-    """Credits, usage, prices and the audit log over HTTP; all amounts are integers of micro-credits.
+    """Credits, usage, prices and the audit log; all amounts are integers of micro-credits.
     """
 
     def ReadCredits(self, request_iterator, context):
-        """{"balance", "reserved", "currency"}
+        """Tells what the key's organization may spend, and what is set aside for its runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GrantCredits(self, request_iterator, context):
-        """{"organization_id", "amount", "reason"}
+        """Gives an organization credits, or takes some back. With an `Idempotency-Key` once, however often it is sent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadUsage(self, request_iterator, context):
-        """?group_by=service|day|key|model since= until= limit= after=
+        """Tells what was used and charged, by service, day, key or model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPrices(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lists all prices that are or will be valid.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetPrice(self, request_iterator, context):
-        """{"meter", "micro_credits_per_million", "valid_from"?}
+        """Sets the price of a meter, from now or from later on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAudit(self, request_iterator, context):
-        """?limit= after=
+        """Lists what the organization did, and what was done to it, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,7 +156,7 @@ def add_MoneyServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Money:
-    """Credits, usage, prices and the audit log over HTTP; all amounts are integers of micro-credits.
+    """Credits, usage, prices and the audit log; all amounts are integers of micro-credits.
     """
 
     @staticmethod

@@ -28,43 +28,45 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MoneyStub:
-    """Credits, usage, prices and the audit log over HTTP; all amounts are integers of micro-credits."""
+    """Credits, usage, prices and the audit log; all amounts are integers of micro-credits."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MoneyAsyncStub: ...
     ReadCredits: _grpc.StreamStreamMultiCallable[_money_pb2.ReadCreditsRequest, _httpbody_pb2.HttpBody]
-    """{"balance", "reserved", "currency"}"""
+    """Tells what the key's organization may spend, and what is set aside for its runs."""
     GrantCredits: _grpc.StreamStreamMultiCallable[_money_pb2.GrantCreditsRequest, _httpbody_pb2.HttpBody]
-    """{"organization_id", "amount", "reason"}"""
+    """Gives an organization credits, or takes some back. With an `Idempotency-Key` once, however often it is sent."""
     ReadUsage: _grpc.StreamStreamMultiCallable[_money_pb2.ReadUsageRequest, _httpbody_pb2.HttpBody]
-    """?group_by=service|day|key|model since= until= limit= after="""
+    """Tells what was used and charged, by service, day, key or model."""
     ListPrices: _grpc.StreamStreamMultiCallable[_money_pb2.ListPricesRequest, _httpbody_pb2.HttpBody]
+    """Lists all prices that are or will be valid."""
     SetPrice: _grpc.StreamStreamMultiCallable[_money_pb2.SetPriceRequest, _httpbody_pb2.HttpBody]
-    """{"meter", "micro_credits_per_million", "valid_from"?}"""
+    """Sets the price of a meter, from now or from later on."""
     ListAudit: _grpc.StreamStreamMultiCallable[_money_pb2.ListAuditRequest, _httpbody_pb2.HttpBody]
-    """?limit= after="""
+    """Lists what the organization did, and what was done to it, newest first."""
 
 @_typing.type_check_only
 class MoneyAsyncStub(MoneyStub):
-    """Credits, usage, prices and the audit log over HTTP; all amounts are integers of micro-credits."""
+    """Credits, usage, prices and the audit log; all amounts are integers of micro-credits."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReadCredits: _aio.StreamStreamMultiCallable[_money_pb2.ReadCreditsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """{"balance", "reserved", "currency"}"""
+    """Tells what the key's organization may spend, and what is set aside for its runs."""
     GrantCredits: _aio.StreamStreamMultiCallable[_money_pb2.GrantCreditsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """{"organization_id", "amount", "reason"}"""
+    """Gives an organization credits, or takes some back. With an `Idempotency-Key` once, however often it is sent."""
     ReadUsage: _aio.StreamStreamMultiCallable[_money_pb2.ReadUsageRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """?group_by=service|day|key|model since= until= limit= after="""
+    """Tells what was used and charged, by service, day, key or model."""
     ListPrices: _aio.StreamStreamMultiCallable[_money_pb2.ListPricesRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Lists all prices that are or will be valid."""
     SetPrice: _aio.StreamStreamMultiCallable[_money_pb2.SetPriceRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """{"meter", "micro_credits_per_million", "valid_from"?}"""
+    """Sets the price of a meter, from now or from later on."""
     ListAudit: _aio.StreamStreamMultiCallable[_money_pb2.ListAuditRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """?limit= after="""
+    """Lists what the organization did, and what was done to it, newest first."""
 
 class MoneyServicer(metaclass=_abc_1.ABCMeta):
-    """Credits, usage, prices and the audit log over HTTP; all amounts are integers of micro-credits."""
+    """Credits, usage, prices and the audit log; all amounts are integers of micro-credits."""
 
     @_abc_1.abstractmethod
     def ReadCredits(
@@ -72,7 +74,7 @@ class MoneyServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_money_pb2.ReadCreditsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """{"balance", "reserved", "currency"}"""
+        """Tells what the key's organization may spend, and what is set aside for its runs."""
 
     @_abc_1.abstractmethod
     def GrantCredits(
@@ -80,7 +82,7 @@ class MoneyServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_money_pb2.GrantCreditsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """{"organization_id", "amount", "reason"}"""
+        """Gives an organization credits, or takes some back. With an `Idempotency-Key` once, however often it is sent."""
 
     @_abc_1.abstractmethod
     def ReadUsage(
@@ -88,14 +90,15 @@ class MoneyServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_money_pb2.ReadUsageRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """?group_by=service|day|key|model since= until= limit= after="""
+        """Tells what was used and charged, by service, day, key or model."""
 
     @_abc_1.abstractmethod
     def ListPrices(
         self,
         request_iterator: _MaybeAsyncIterator[_money_pb2.ListPricesRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Lists all prices that are or will be valid."""
 
     @_abc_1.abstractmethod
     def SetPrice(
@@ -103,7 +106,7 @@ class MoneyServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_money_pb2.SetPriceRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """{"meter", "micro_credits_per_million", "valid_from"?}"""
+        """Sets the price of a meter, from now or from later on."""
 
     @_abc_1.abstractmethod
     def ListAudit(
@@ -111,6 +114,6 @@ class MoneyServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_money_pb2.ListAuditRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """?limit= after="""
+        """Lists what the organization did, and what was done to it, newest first."""
 
 def add_MoneyServicer_to_server(servicer: MoneyServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

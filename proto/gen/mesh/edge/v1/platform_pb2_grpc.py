@@ -63,21 +63,21 @@ class PlatformServicer:
     """
 
     def CheckHealth(self, request_iterator, context):
-        """This process answers.
+        """Tells that the edge answers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CheckReady(self, request_iterator, context):
-        """All services answer.
+        """Tells whether all services answer; 503 names those that don't.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadMetrics(self, request_iterator, context):
-        """Prometheus, of all services.
+        """Gives the metrics of all services, in Prometheus' text format.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,11 +35,11 @@ class PlatformStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PlatformAsyncStub: ...
     CheckHealth: _grpc.StreamStreamMultiCallable[_platform_pb2.CheckHealthRequest, _httpbody_pb2.HttpBody]
-    """This process answers."""
+    """Tells that the edge answers."""
     CheckReady: _grpc.StreamStreamMultiCallable[_platform_pb2.CheckReadyRequest, _httpbody_pb2.HttpBody]
-    """All services answer."""
+    """Tells whether all services answer; 503 names those that don't."""
     ReadMetrics: _grpc.StreamStreamMultiCallable[_platform_pb2.ReadMetricsRequest, _httpbody_pb2.HttpBody]
-    """Prometheus, of all services."""
+    """Gives the metrics of all services, in Prometheus' text format."""
     Refuse: _grpc.StreamStreamMultiCallable[_platform_pb2.RefuseRequest, _httpbody_pb2.HttpBody]
     """Every other path and method: 404 or 405 in our own JSON."""
 
@@ -49,11 +49,11 @@ class PlatformAsyncStub(PlatformStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CheckHealth: _aio.StreamStreamMultiCallable[_platform_pb2.CheckHealthRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """This process answers."""
+    """Tells that the edge answers."""
     CheckReady: _aio.StreamStreamMultiCallable[_platform_pb2.CheckReadyRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """All services answer."""
+    """Tells whether all services answer; 503 names those that don't."""
     ReadMetrics: _aio.StreamStreamMultiCallable[_platform_pb2.ReadMetricsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """Prometheus, of all services."""
+    """Gives the metrics of all services, in Prometheus' text format."""
     Refuse: _aio.StreamStreamMultiCallable[_platform_pb2.RefuseRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """Every other path and method: 404 or 405 in our own JSON."""
 
@@ -66,7 +66,7 @@ class PlatformServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_platform_pb2.CheckHealthRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """This process answers."""
+        """Tells that the edge answers."""
 
     @_abc_1.abstractmethod
     def CheckReady(
@@ -74,7 +74,7 @@ class PlatformServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_platform_pb2.CheckReadyRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """All services answer."""
+        """Tells whether all services answer; 503 names those that don't."""
 
     @_abc_1.abstractmethod
     def ReadMetrics(
@@ -82,7 +82,7 @@ class PlatformServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_platform_pb2.ReadMetricsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """Prometheus, of all services."""
+        """Gives the metrics of all services, in Prometheus' text format."""
 
     @_abc_1.abstractmethod
     def Refuse(

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class ReceiptsStub:
-    """What verifies receipts, over HTTP.
+    """What verifies receipts.
     """
 
     def __init__(self, channel):
@@ -49,18 +49,18 @@ class ReceiptsStub:
 
 
 class ReceiptsServicer:
-    """What verifies receipts, over HTTP.
+    """What verifies receipts.
     """
 
     def ReadReceiptKeys(self, request_iterator, context):
-        """A JWK set (RFC 7517); needs no key.
+        """Gives the keys that receipts are signed by, as a JWK set (RFC 7517).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateReceiptKey(self, request_iterator, context):
-        """{"kid"}: from now on another key signs.
+        """Has another key sign receipts from now on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,7 +88,7 @@ def add_ReceiptsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Receipts:
-    """What verifies receipts, over HTTP.
+    """What verifies receipts.
     """
 
     @staticmethod

@@ -28,29 +28,29 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ReceiptsStub:
-    """What verifies receipts, over HTTP."""
+    """What verifies receipts."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ReceiptsAsyncStub: ...
     ReadReceiptKeys: _grpc.StreamStreamMultiCallable[_receipts_pb2.ReadReceiptKeysRequest, _httpbody_pb2.HttpBody]
-    """A JWK set (RFC 7517); needs no key."""
+    """Gives the keys that receipts are signed by, as a JWK set (RFC 7517)."""
     RotateReceiptKey: _grpc.StreamStreamMultiCallable[_receipts_pb2.RotateReceiptKeyRequest, _httpbody_pb2.HttpBody]
-    """{"kid"}: from now on another key signs."""
+    """Has another key sign receipts from now on."""
 
 @_typing.type_check_only
 class ReceiptsAsyncStub(ReceiptsStub):
-    """What verifies receipts, over HTTP."""
+    """What verifies receipts."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReadReceiptKeys: _aio.StreamStreamMultiCallable[_receipts_pb2.ReadReceiptKeysRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """A JWK set (RFC 7517); needs no key."""
+    """Gives the keys that receipts are signed by, as a JWK set (RFC 7517)."""
     RotateReceiptKey: _aio.StreamStreamMultiCallable[_receipts_pb2.RotateReceiptKeyRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """{"kid"}: from now on another key signs."""
+    """Has another key sign receipts from now on."""
 
 class ReceiptsServicer(metaclass=_abc_1.ABCMeta):
-    """What verifies receipts, over HTTP."""
+    """What verifies receipts."""
 
     @_abc_1.abstractmethod
     def ReadReceiptKeys(
@@ -58,7 +58,7 @@ class ReceiptsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_receipts_pb2.ReadReceiptKeysRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """A JWK set (RFC 7517); needs no key."""
+        """Gives the keys that receipts are signed by, as a JWK set (RFC 7517)."""
 
     @_abc_1.abstractmethod
     def RotateReceiptKey(
@@ -66,6 +66,6 @@ class ReceiptsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_receipts_pb2.RotateReceiptKeyRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """{"kid"}: from now on another key signs."""
+        """Has another key sign receipts from now on."""
 
 def add_ReceiptsServicer_to_server(servicer: ReceiptsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,8 +27,9 @@ if _version_not_supported:
 
 
 class RunsStub:
-    """Runs over HTTP. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
-    The fields beside the body only document the path; the edge reads the raw path that Envoy's Lua filter hands on.
+    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the
+    JSON (docs/decisions/0002). The fields beside the body only document the path; the edge reads the raw path that
+    Envoy's Lua filter hands on.
     """
 
     def __init__(self, channel):
@@ -130,128 +131,143 @@ class RunsStub:
 
 
 class RunsServicer:
-    """Runs over HTTP. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
-    The fields beside the body only document the path; the edge reads the raw path that Envoy's Lua filter hands on.
+    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the
+    JSON (docs/decisions/0002). The fields beside the body only document the path; the edge reads the raw path that
+    Envoy's Lua filter hands on.
     """
 
     def Run(self, request_iterator, context):
-        """Any answer: the workflow's own.
+        """Runs a workflow and gives its own answer, as it comes. The method, what follows the service id, the query, the
+        body and the caller's headers reach the workflow as they were sent. `path` may hold slashes, and may be left out;
+        the address without it is the same with `/`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RunOpenai(self, request_iterator, context):
-        """A model service of the library under a path of its own: as /run/NAME/….
+        """Calls the library service `openai` by OpenAI's own paths, as its SDK does. The same as `/run/openai/{path}`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RunAnthropic(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Calls the library service `anthropic` by Anthropic's own paths, as its SDK does. The same as
+        `/run/anthropic/{path}`.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RunGemini(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Calls the library service `gemini` by Google's own paths, as its SDK does. The same as `/run/gemini/{path}`.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RunAsync(self, request_iterator, context):
-        """{"request_id"}
+        """Starts a run and answers with its id, once it is committed. `GET /result/{request_id}` gives what becomes of it.
+        `path` may hold slashes, and may be left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ProvisionRequest(self, request_iterator, context):
-        """{"request_id"}
+        """Gives an id to follow a run that is still to come. The first run that is sent with it in
+        `X-Provisioned-Request-Id` takes it; unused, it ends after an hour.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadResult(self, request_iterator, context):
-        """?timeout=N
+        """Gives what a run came to: its answer's own JSON fields, and its record. While the run goes on 408, or with
+        `timeout` 504 when that is over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadRequest(self, request_iterator, context):
-        """The record.
+        """Gives a run's record as it stands.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelRequest(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Cancels a run and all that it has called. Can be repeated; what is over stays as it is.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRequests(self, request_iterator, context):
-        """?service_id= status= after= limit=
+        """Lists the runs of the key's organization, newest first. Records without their answers. A key with `run:SERVICE`
+        has to name the service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadEgress(self, request_iterator, context):
-        """What the run contacted: {"items", "next"}.
+        """Tells what a run contacted, once it is over. For the organization whose secrets the run uses.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDeliveries(self, request_iterator, context):
-        """Where its record was delivered to: {"items", "next"}.
+        """Tells how a run's record was delivered to the `X-Callback-Url` of its call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReplayRequest(self, request_iterator, context):
-        """{"version"?, "mode"?} → {"request_id"}: the same input again, as a new run.
+        """Runs the input of a run again, as a new asynchronous run. Of the version of then or of another one; offline, it is
+        answered from the recording of then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadDiff(self, request_iterator, context):
-        """How a replay differs from the run that it repeats.
+        """Tells how a replay differs from the run that it repeats.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadReceipt(self, request_iterator, context):
-        """SPEC §9.8.
+        """Gives a signed receipt of what a run was and cost, once that is settled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RunPublished(self, request_iterator, context):
-        """{"success", "result", "citations"?}
+        """Runs a published workflow and gives its result. Of a prompt that is the model's text; of code the `result` of its
+        JSON answer, else the whole of it. Only success is charged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamPublished(self, request_iterator, context):
-        """Server-sent events.
+        """Runs a published workflow and gives its result as server-sent events. `data: {"delta": "…"}` as it comes, at last
+        `event: end` with the whole, or `event: error`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadLogs(self, request_iterator, context):
-        """?after=TIME; NDJSON or server-sent events, live.
+        """Gives a run's log lines, live until the last one is out. A JSON object a line, or server-sent events for whoever
+        accepts them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -359,8 +375,9 @@ def add_RunsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Runs:
-    """Runs over HTTP. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
-    The fields beside the body only document the path; the edge reads the raw path that Envoy's Lua filter hands on.
+    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the
+    JSON (docs/decisions/0002). The fields beside the body only document the path; the edge reads the raw path that
+    Envoy's Lua filter hands on.
     """
 
     @staticmethod

@@ -28,8 +28,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RunsStub:
-    """Runs over HTTP. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
-    The fields beside the body only document the path; the edge reads the raw path that Envoy's Lua filter hands on.
+    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the
+    JSON (docs/decisions/0002). The fields beside the body only document the path; the edge reads the raw path that
+    Envoy's Lua filter hands on.
     """
 
     @_typing.overload
@@ -37,83 +38,133 @@ class RunsStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RunsAsyncStub: ...
     Run: _grpc.StreamStreamMultiCallable[_runs_pb2.RunRequest, _httpbody_pb2.HttpBody]
-    """Any answer: the workflow's own."""
+    """Runs a workflow and gives its own answer, as it comes. The method, what follows the service id, the query, the
+    body and the caller's headers reach the workflow as they were sent. `path` may hold slashes, and may be left out;
+    the address without it is the same with `/`.
+    """
     RunOpenai: _grpc.StreamStreamMultiCallable[_runs_pb2.RunOpenaiRequest, _httpbody_pb2.HttpBody]
-    """A model service of the library under a path of its own: as /run/NAME/…."""
+    """Calls the library service `openai` by OpenAI's own paths, as its SDK does. The same as `/run/openai/{path}`."""
     RunAnthropic: _grpc.StreamStreamMultiCallable[_runs_pb2.RunAnthropicRequest, _httpbody_pb2.HttpBody]
+    """Calls the library service `anthropic` by Anthropic's own paths, as its SDK does. The same as
+    `/run/anthropic/{path}`.
+    """
     RunGemini: _grpc.StreamStreamMultiCallable[_runs_pb2.RunGeminiRequest, _httpbody_pb2.HttpBody]
+    """Calls the library service `gemini` by Google's own paths, as its SDK does. The same as `/run/gemini/{path}`."""
     RunAsync: _grpc.StreamStreamMultiCallable[_runs_pb2.RunAsyncRequest, _httpbody_pb2.HttpBody]
-    """{"request_id"}"""
+    """Starts a run and answers with its id, once it is committed. `GET /result/{request_id}` gives what becomes of it.
+    `path` may hold slashes, and may be left out.
+    """
     ProvisionRequest: _grpc.StreamStreamMultiCallable[_runs_pb2.ProvisionRequestRequest, _httpbody_pb2.HttpBody]
-    """{"request_id"}"""
+    """Gives an id to follow a run that is still to come. The first run that is sent with it in
+    `X-Provisioned-Request-Id` takes it; unused, it ends after an hour.
+    """
     ReadResult: _grpc.StreamStreamMultiCallable[_runs_pb2.ReadResultRequest, _httpbody_pb2.HttpBody]
-    """?timeout=N"""
+    """Gives what a run came to: its answer's own JSON fields, and its record. While the run goes on 408, or with
+    `timeout` 504 when that is over.
+    """
     ReadRequest: _grpc.StreamStreamMultiCallable[_runs_pb2.ReadRequestRequest, _httpbody_pb2.HttpBody]
-    """The record."""
+    """Gives a run's record as it stands."""
     CancelRequest: _grpc.StreamStreamMultiCallable[_runs_pb2.CancelRequestRequest, _httpbody_pb2.HttpBody]
+    """Cancels a run and all that it has called. Can be repeated; what is over stays as it is."""
     ListRequests: _grpc.StreamStreamMultiCallable[_runs_pb2.ListRequestsRequest, _httpbody_pb2.HttpBody]
-    """?service_id= status= after= limit="""
+    """Lists the runs of the key's organization, newest first. Records without their answers. A key with `run:SERVICE`
+    has to name the service.
+    """
     ReadEgress: _grpc.StreamStreamMultiCallable[_runs_pb2.ReadEgressRequest, _httpbody_pb2.HttpBody]
-    """What the run contacted: {"items", "next"}."""
+    """Tells what a run contacted, once it is over. For the organization whose secrets the run uses."""
     ListDeliveries: _grpc.StreamStreamMultiCallable[_runs_pb2.ListDeliveriesRequest, _httpbody_pb2.HttpBody]
-    """Where its record was delivered to: {"items", "next"}."""
+    """Tells how a run's record was delivered to the `X-Callback-Url` of its call."""
     ReplayRequest: _grpc.StreamStreamMultiCallable[_runs_pb2.ReplayRequestRequest, _httpbody_pb2.HttpBody]
-    """{"version"?, "mode"?} → {"request_id"}: the same input again, as a new run."""
+    """Runs the input of a run again, as a new asynchronous run. Of the version of then or of another one; offline, it is
+    answered from the recording of then.
+    """
     ReadDiff: _grpc.StreamStreamMultiCallable[_runs_pb2.ReadDiffRequest, _httpbody_pb2.HttpBody]
-    """How a replay differs from the run that it repeats."""
+    """Tells how a replay differs from the run that it repeats."""
     ReadReceipt: _grpc.StreamStreamMultiCallable[_runs_pb2.ReadReceiptRequest, _httpbody_pb2.HttpBody]
-    """SPEC §9.8."""
+    """Gives a signed receipt of what a run was and cost, once that is settled."""
     RunPublished: _grpc.StreamStreamMultiCallable[_runs_pb2.RunPublishedRequest, _httpbody_pb2.HttpBody]
-    """{"success", "result", "citations"?}"""
+    """Runs a published workflow and gives its result. Of a prompt that is the model's text; of code the `result` of its
+    JSON answer, else the whole of it. Only success is charged.
+    """
     StreamPublished: _grpc.StreamStreamMultiCallable[_runs_pb2.StreamPublishedRequest, _httpbody_pb2.HttpBody]
-    """Server-sent events."""
+    """Runs a published workflow and gives its result as server-sent events. `data: {"delta": "…"}` as it comes, at last
+    `event: end` with the whole, or `event: error`.
+    """
     ReadLogs: _grpc.StreamStreamMultiCallable[_runs_pb2.ReadLogsRequest, _httpbody_pb2.HttpBody]
-    """?after=TIME; NDJSON or server-sent events, live."""
+    """Gives a run's log lines, live until the last one is out. A JSON object a line, or server-sent events for whoever
+    accepts them.
+    """
 
 @_typing.type_check_only
 class RunsAsyncStub(RunsStub):
-    """Runs over HTTP. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
-    The fields beside the body only document the path; the edge reads the raw path that Envoy's Lua filter hands on.
+    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the
+    JSON (docs/decisions/0002). The fields beside the body only document the path; the edge reads the raw path that
+    Envoy's Lua filter hands on.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Run: _aio.StreamStreamMultiCallable[_runs_pb2.RunRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """Any answer: the workflow's own."""
+    """Runs a workflow and gives its own answer, as it comes. The method, what follows the service id, the query, the
+    body and the caller's headers reach the workflow as they were sent. `path` may hold slashes, and may be left out;
+    the address without it is the same with `/`.
+    """
     RunOpenai: _aio.StreamStreamMultiCallable[_runs_pb2.RunOpenaiRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """A model service of the library under a path of its own: as /run/NAME/…."""
+    """Calls the library service `openai` by OpenAI's own paths, as its SDK does. The same as `/run/openai/{path}`."""
     RunAnthropic: _aio.StreamStreamMultiCallable[_runs_pb2.RunAnthropicRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Calls the library service `anthropic` by Anthropic's own paths, as its SDK does. The same as
+    `/run/anthropic/{path}`.
+    """
     RunGemini: _aio.StreamStreamMultiCallable[_runs_pb2.RunGeminiRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Calls the library service `gemini` by Google's own paths, as its SDK does. The same as `/run/gemini/{path}`."""
     RunAsync: _aio.StreamStreamMultiCallable[_runs_pb2.RunAsyncRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """{"request_id"}"""
+    """Starts a run and answers with its id, once it is committed. `GET /result/{request_id}` gives what becomes of it.
+    `path` may hold slashes, and may be left out.
+    """
     ProvisionRequest: _aio.StreamStreamMultiCallable[_runs_pb2.ProvisionRequestRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """{"request_id"}"""
+    """Gives an id to follow a run that is still to come. The first run that is sent with it in
+    `X-Provisioned-Request-Id` takes it; unused, it ends after an hour.
+    """
     ReadResult: _aio.StreamStreamMultiCallable[_runs_pb2.ReadResultRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """?timeout=N"""
+    """Gives what a run came to: its answer's own JSON fields, and its record. While the run goes on 408, or with
+    `timeout` 504 when that is over.
+    """
     ReadRequest: _aio.StreamStreamMultiCallable[_runs_pb2.ReadRequestRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """The record."""
+    """Gives a run's record as it stands."""
     CancelRequest: _aio.StreamStreamMultiCallable[_runs_pb2.CancelRequestRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Cancels a run and all that it has called. Can be repeated; what is over stays as it is."""
     ListRequests: _aio.StreamStreamMultiCallable[_runs_pb2.ListRequestsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """?service_id= status= after= limit="""
+    """Lists the runs of the key's organization, newest first. Records without their answers. A key with `run:SERVICE`
+    has to name the service.
+    """
     ReadEgress: _aio.StreamStreamMultiCallable[_runs_pb2.ReadEgressRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """What the run contacted: {"items", "next"}."""
+    """Tells what a run contacted, once it is over. For the organization whose secrets the run uses."""
     ListDeliveries: _aio.StreamStreamMultiCallable[_runs_pb2.ListDeliveriesRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """Where its record was delivered to: {"items", "next"}."""
+    """Tells how a run's record was delivered to the `X-Callback-Url` of its call."""
     ReplayRequest: _aio.StreamStreamMultiCallable[_runs_pb2.ReplayRequestRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """{"version"?, "mode"?} → {"request_id"}: the same input again, as a new run."""
+    """Runs the input of a run again, as a new asynchronous run. Of the version of then or of another one; offline, it is
+    answered from the recording of then.
+    """
     ReadDiff: _aio.StreamStreamMultiCallable[_runs_pb2.ReadDiffRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """How a replay differs from the run that it repeats."""
+    """Tells how a replay differs from the run that it repeats."""
     ReadReceipt: _aio.StreamStreamMultiCallable[_runs_pb2.ReadReceiptRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """SPEC §9.8."""
+    """Gives a signed receipt of what a run was and cost, once that is settled."""
     RunPublished: _aio.StreamStreamMultiCallable[_runs_pb2.RunPublishedRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """{"success", "result", "citations"?}"""
+    """Runs a published workflow and gives its result. Of a prompt that is the model's text; of code the `result` of its
+    JSON answer, else the whole of it. Only success is charged.
+    """
     StreamPublished: _aio.StreamStreamMultiCallable[_runs_pb2.StreamPublishedRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """Server-sent events."""
+    """Runs a published workflow and gives its result as server-sent events. `data: {"delta": "…"}` as it comes, at last
+    `event: end` with the whole, or `event: error`.
+    """
     ReadLogs: _aio.StreamStreamMultiCallable[_runs_pb2.ReadLogsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """?after=TIME; NDJSON or server-sent events, live."""
+    """Gives a run's log lines, live until the last one is out. A JSON object a line, or server-sent events for whoever
+    accepts them.
+    """
 
 class RunsServicer(metaclass=_abc_1.ABCMeta):
-    """Runs over HTTP. Every public rpc takes and gives HttpBody streams: the edge renders the JSON (docs/decisions/0002).
-    The fields beside the body only document the path; the edge reads the raw path that Envoy's Lua filter hands on.
+    """Runs: started, followed, read, cancelled. Every public rpc takes and gives HttpBody streams: the edge renders the
+    JSON (docs/decisions/0002). The fields beside the body only document the path; the edge reads the raw path that
+    Envoy's Lua filter hands on.
     """
 
     @_abc_1.abstractmethod
@@ -122,7 +173,10 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_runs_pb2.RunRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """Any answer: the workflow's own."""
+        """Runs a workflow and gives its own answer, as it comes. The method, what follows the service id, the query, the
+        body and the caller's headers reach the workflow as they were sent. `path` may hold slashes, and may be left out;
+        the address without it is the same with `/`.
+        """
 
     @_abc_1.abstractmethod
     def RunOpenai(
@@ -130,21 +184,25 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_runs_pb2.RunOpenaiRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """A model service of the library under a path of its own: as /run/NAME/…."""
+        """Calls the library service `openai` by OpenAI's own paths, as its SDK does. The same as `/run/openai/{path}`."""
 
     @_abc_1.abstractmethod
     def RunAnthropic(
         self,
         request_iterator: _MaybeAsyncIterator[_runs_pb2.RunAnthropicRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Calls the library service `anthropic` by Anthropic's own paths, as its SDK does. The same as
+        `/run/anthropic/{path}`.
+        """
 
     @_abc_1.abstractmethod
     def RunGemini(
         self,
         request_iterator: _MaybeAsyncIterator[_runs_pb2.RunGeminiRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Calls the library service `gemini` by Google's own paths, as its SDK does. The same as `/run/gemini/{path}`."""
 
     @_abc_1.abstractmethod
     def RunAsync(
@@ -152,7 +210,9 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_runs_pb2.RunAsyncRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """{"request_id"}"""
+        """Starts a run and answers with its id, once it is committed. `GET /result/{request_id}` gives what becomes of it.
+        `path` may hold slashes, and may be left out.
+        """
 
     @_abc_1.abstractmethod
     def ProvisionRequest(
@@ -160,7 +220,9 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_runs_pb2.ProvisionRequestRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """{"request_id"}"""
+        """Gives an id to follow a run that is still to come. The first run that is sent with it in
+        `X-Provisioned-Request-Id` takes it; unused, it ends after an hour.
+        """
 
     @_abc_1.abstractmethod
     def ReadResult(
@@ -168,7 +230,9 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_runs_pb2.ReadResultRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """?timeout=N"""
+        """Gives what a run came to: its answer's own JSON fields, and its record. While the run goes on 408, or with
+        `timeout` 504 when that is over.
+        """
 
     @_abc_1.abstractmethod
     def ReadRequest(
@@ -176,14 +240,15 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_runs_pb2.ReadRequestRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """The record."""
+        """Gives a run's record as it stands."""
 
     @_abc_1.abstractmethod
     def CancelRequest(
         self,
         request_iterator: _MaybeAsyncIterator[_runs_pb2.CancelRequestRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Cancels a run and all that it has called. Can be repeated; what is over stays as it is."""
 
     @_abc_1.abstractmethod
     def ListRequests(
@@ -191,7 +256,9 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_runs_pb2.ListRequestsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """?service_id= status= after= limit="""
+        """Lists the runs of the key's organization, newest first. Records without their answers. A key with `run:SERVICE`
+        has to name the service.
+        """
 
     @_abc_1.abstractmethod
     def ReadEgress(
@@ -199,7 +266,7 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_runs_pb2.ReadEgressRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """What the run contacted: {"items", "next"}."""
+        """Tells what a run contacted, once it is over. For the organization whose secrets the run uses."""
 
     @_abc_1.abstractmethod
     def ListDeliveries(
@@ -207,7 +274,7 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_runs_pb2.ListDeliveriesRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """Where its record was delivered to: {"items", "next"}."""
+        """Tells how a run's record was delivered to the `X-Callback-Url` of its call."""
 
     @_abc_1.abstractmethod
     def ReplayRequest(
@@ -215,7 +282,9 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_runs_pb2.ReplayRequestRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """{"version"?, "mode"?} → {"request_id"}: the same input again, as a new run."""
+        """Runs the input of a run again, as a new asynchronous run. Of the version of then or of another one; offline, it is
+        answered from the recording of then.
+        """
 
     @_abc_1.abstractmethod
     def ReadDiff(
@@ -223,7 +292,7 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_runs_pb2.ReadDiffRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """How a replay differs from the run that it repeats."""
+        """Tells how a replay differs from the run that it repeats."""
 
     @_abc_1.abstractmethod
     def ReadReceipt(
@@ -231,7 +300,7 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_runs_pb2.ReadReceiptRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """SPEC §9.8."""
+        """Gives a signed receipt of what a run was and cost, once that is settled."""
 
     @_abc_1.abstractmethod
     def RunPublished(
@@ -239,7 +308,9 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_runs_pb2.RunPublishedRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """{"success", "result", "citations"?}"""
+        """Runs a published workflow and gives its result. Of a prompt that is the model's text; of code the `result` of its
+        JSON answer, else the whole of it. Only success is charged.
+        """
 
     @_abc_1.abstractmethod
     def StreamPublished(
@@ -247,7 +318,9 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_runs_pb2.StreamPublishedRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """Server-sent events."""
+        """Runs a published workflow and gives its result as server-sent events. `data: {"delta": "…"}` as it comes, at last
+        `event: end` with the whole, or `event: error`.
+        """
 
     @_abc_1.abstractmethod
     def ReadLogs(
@@ -255,6 +328,8 @@ class RunsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_runs_pb2.ReadLogsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """?after=TIME; NDJSON or server-sent events, live."""
+        """Gives a run's log lines, live until the last one is out. A JSON object a line, or server-sent events for whoever
+        accepts them.
+        """
 
 def add_RunsServicer_to_server(servicer: RunsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class SchedulesStub:
-    """Schedules over HTTP.
+    """Runs that start by the clock.
     """
 
     def __init__(self, channel):
@@ -54,25 +54,27 @@ class SchedulesStub:
 
 
 class SchedulesServicer:
-    """Schedules over HTTP.
+    """Runs that start by the clock.
     """
 
     def ListSchedules(self, request_iterator, context):
-        """?limit= after=
+        """Lists the organization's schedules, and how each is doing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateSchedule(self, request_iterator, context):
-        """{"service_id", "cron_expression", "timezone", "input_data"}
+        """Schedules runs of a workflow by a cron expression. At each of these times `input_data` is posted to `/` of what
+        the name serves then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSchedule(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Ends a schedule.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -104,7 +106,7 @@ def add_SchedulesServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Schedules:
-    """Schedules over HTTP.
+    """Runs that start by the clock.
     """
 
     @staticmethod

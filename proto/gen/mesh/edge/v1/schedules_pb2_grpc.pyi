@@ -28,31 +28,37 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SchedulesStub:
-    """Schedules over HTTP."""
+    """Runs that start by the clock."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SchedulesAsyncStub: ...
     ListSchedules: _grpc.StreamStreamMultiCallable[_schedules_pb2.ListSchedulesRequest, _httpbody_pb2.HttpBody]
-    """?limit= after="""
+    """Lists the organization's schedules, and how each is doing."""
     CreateSchedule: _grpc.StreamStreamMultiCallable[_schedules_pb2.CreateScheduleRequest, _httpbody_pb2.HttpBody]
-    """{"service_id", "cron_expression", "timezone", "input_data"}"""
+    """Schedules runs of a workflow by a cron expression. At each of these times `input_data` is posted to `/` of what
+    the name serves then.
+    """
     DeleteSchedule: _grpc.StreamStreamMultiCallable[_schedules_pb2.DeleteScheduleRequest, _httpbody_pb2.HttpBody]
+    """Ends a schedule."""
 
 @_typing.type_check_only
 class SchedulesAsyncStub(SchedulesStub):
-    """Schedules over HTTP."""
+    """Runs that start by the clock."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListSchedules: _aio.StreamStreamMultiCallable[_schedules_pb2.ListSchedulesRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """?limit= after="""
+    """Lists the organization's schedules, and how each is doing."""
     CreateSchedule: _aio.StreamStreamMultiCallable[_schedules_pb2.CreateScheduleRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """{"service_id", "cron_expression", "timezone", "input_data"}"""
+    """Schedules runs of a workflow by a cron expression. At each of these times `input_data` is posted to `/` of what
+    the name serves then.
+    """
     DeleteSchedule: _aio.StreamStreamMultiCallable[_schedules_pb2.DeleteScheduleRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Ends a schedule."""
 
 class SchedulesServicer(metaclass=_abc_1.ABCMeta):
-    """Schedules over HTTP."""
+    """Runs that start by the clock."""
 
     @_abc_1.abstractmethod
     def ListSchedules(
@@ -60,7 +66,7 @@ class SchedulesServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_schedules_pb2.ListSchedulesRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """?limit= after="""
+        """Lists the organization's schedules, and how each is doing."""
 
     @_abc_1.abstractmethod
     def CreateSchedule(
@@ -68,13 +74,16 @@ class SchedulesServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_schedules_pb2.CreateScheduleRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """{"service_id", "cron_expression", "timezone", "input_data"}"""
+        """Schedules runs of a workflow by a cron expression. At each of these times `input_data` is posted to `/` of what
+        the name serves then.
+        """
 
     @_abc_1.abstractmethod
     def DeleteSchedule(
         self,
         request_iterator: _MaybeAsyncIterator[_schedules_pb2.DeleteScheduleRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Ends a schedule."""
 
 def add_SchedulesServicer_to_server(servicer: SchedulesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

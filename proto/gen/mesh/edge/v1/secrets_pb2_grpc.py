@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class SecretsStub:
-    """An organization's secrets over HTTP: written, listed, never read.
+    """An organization's secrets: written, listed, never read.
     """
 
     def __init__(self, channel):
@@ -54,25 +54,26 @@ class SecretsStub:
 
 
 class SecretsServicer:
-    """An organization's secrets over HTTP: written, listed, never read.
+    """An organization's secrets: written, listed, never read.
     """
 
     def ListSecrets(self, request_iterator, context):
-        """?limit= after=
+        """Lists the names of the organization's secrets; never a value.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PutSecret(self, request_iterator, context):
-        """{"value", "hosts"}
+        """Sets a secret. With `hosts` it never enters a sandbox: it is filled in on the way out, in requests to these hosts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSecret(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Removes a secret.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -104,7 +105,7 @@ def add_SecretsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Secrets:
-    """An organization's secrets over HTTP: written, listed, never read.
+    """An organization's secrets: written, listed, never read.
     """
 
     @staticmethod

@@ -28,31 +28,33 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SecretsStub:
-    """An organization's secrets over HTTP: written, listed, never read."""
+    """An organization's secrets: written, listed, never read."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SecretsAsyncStub: ...
     ListSecrets: _grpc.StreamStreamMultiCallable[_secrets_pb2.ListSecretsRequest, _httpbody_pb2.HttpBody]
-    """?limit= after="""
+    """Lists the names of the organization's secrets; never a value."""
     PutSecret: _grpc.StreamStreamMultiCallable[_secrets_pb2.PutSecretRequest, _httpbody_pb2.HttpBody]
-    """{"value", "hosts"}"""
+    """Sets a secret. With `hosts` it never enters a sandbox: it is filled in on the way out, in requests to these hosts."""
     DeleteSecret: _grpc.StreamStreamMultiCallable[_secrets_pb2.DeleteSecretRequest, _httpbody_pb2.HttpBody]
+    """Removes a secret."""
 
 @_typing.type_check_only
 class SecretsAsyncStub(SecretsStub):
-    """An organization's secrets over HTTP: written, listed, never read."""
+    """An organization's secrets: written, listed, never read."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListSecrets: _aio.StreamStreamMultiCallable[_secrets_pb2.ListSecretsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """?limit= after="""
+    """Lists the names of the organization's secrets; never a value."""
     PutSecret: _aio.StreamStreamMultiCallable[_secrets_pb2.PutSecretRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """{"value", "hosts"}"""
+    """Sets a secret. With `hosts` it never enters a sandbox: it is filled in on the way out, in requests to these hosts."""
     DeleteSecret: _aio.StreamStreamMultiCallable[_secrets_pb2.DeleteSecretRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Removes a secret."""
 
 class SecretsServicer(metaclass=_abc_1.ABCMeta):
-    """An organization's secrets over HTTP: written, listed, never read."""
+    """An organization's secrets: written, listed, never read."""
 
     @_abc_1.abstractmethod
     def ListSecrets(
@@ -60,7 +62,7 @@ class SecretsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_secrets_pb2.ListSecretsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """?limit= after="""
+        """Lists the names of the organization's secrets; never a value."""
 
     @_abc_1.abstractmethod
     def PutSecret(
@@ -68,13 +70,14 @@ class SecretsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_secrets_pb2.PutSecretRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """{"value", "hosts"}"""
+        """Sets a secret. With `hosts` it never enters a sandbox: it is filled in on the way out, in requests to these hosts."""
 
     @_abc_1.abstractmethod
     def DeleteSecret(
         self,
         request_iterator: _MaybeAsyncIterator[_secrets_pb2.DeleteSecretRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Removes a secret."""
 
 def add_SecretsServicer_to_server(servicer: SecretsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

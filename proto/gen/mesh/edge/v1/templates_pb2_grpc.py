@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class TemplatesStub:
-    """Workflows to begin with, over HTTP.
+    """Workflows to begin with.
     """
 
     def __init__(self, channel):
@@ -49,18 +49,19 @@ class TemplatesStub:
 
 
 class TemplatesServicer:
-    """Workflows to begin with, over HTTP.
+    """Workflows to begin with.
     """
 
     def ListTemplates(self, request_iterator, context):
-        """?limit= after=
+        """Lists the templates that come with the platform.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadTemplate(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Gives a template with its source: one that comes with the platform, or a workflow that is offered as one.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -87,7 +88,7 @@ def add_TemplatesServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Templates:
-    """Workflows to begin with, over HTTP.
+    """Workflows to begin with.
     """
 
     @staticmethod

@@ -28,27 +28,29 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TemplatesStub:
-    """Workflows to begin with, over HTTP."""
+    """Workflows to begin with."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TemplatesAsyncStub: ...
     ListTemplates: _grpc.StreamStreamMultiCallable[_templates_pb2.ListTemplatesRequest, _httpbody_pb2.HttpBody]
-    """?limit= after="""
+    """Lists the templates that come with the platform."""
     ReadTemplate: _grpc.StreamStreamMultiCallable[_templates_pb2.ReadTemplateRequest, _httpbody_pb2.HttpBody]
+    """Gives a template with its source: one that comes with the platform, or a workflow that is offered as one."""
 
 @_typing.type_check_only
 class TemplatesAsyncStub(TemplatesStub):
-    """Workflows to begin with, over HTTP."""
+    """Workflows to begin with."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListTemplates: _aio.StreamStreamMultiCallable[_templates_pb2.ListTemplatesRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """?limit= after="""
+    """Lists the templates that come with the platform."""
     ReadTemplate: _aio.StreamStreamMultiCallable[_templates_pb2.ReadTemplateRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Gives a template with its source: one that comes with the platform, or a workflow that is offered as one."""
 
 class TemplatesServicer(metaclass=_abc_1.ABCMeta):
-    """Workflows to begin with, over HTTP."""
+    """Workflows to begin with."""
 
     @_abc_1.abstractmethod
     def ListTemplates(
@@ -56,13 +58,14 @@ class TemplatesServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_templates_pb2.ListTemplatesRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """?limit= after="""
+        """Lists the templates that come with the platform."""
 
     @_abc_1.abstractmethod
     def ReadTemplate(
         self,
         request_iterator: _MaybeAsyncIterator[_templates_pb2.ReadTemplateRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Gives a template with its source: one that comes with the platform, or a workflow that is offered as one."""
 
 def add_TemplatesServicer_to_server(servicer: TemplatesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -53,14 +53,14 @@ class WebhooksServicer:
     """
 
     def ReadWebhookSecret(self, request_iterator, context):
-        """{"secret", "created_at", "previous_until"}
+        """Gives the secret that signs the records which the organization's receivers are sent. The first question makes it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateWebhookSecret(self, request_iterator, context):
-        """A new one; the old one signs besides for 24 hours.
+        """Makes a new secret to sign by; the old one signs besides for 24 hours.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

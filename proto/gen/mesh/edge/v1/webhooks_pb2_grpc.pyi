@@ -35,9 +35,9 @@ class WebhooksStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WebhooksAsyncStub: ...
     ReadWebhookSecret: _grpc.StreamStreamMultiCallable[_webhooks_pb2.ReadWebhookSecretRequest, _httpbody_pb2.HttpBody]
-    """{"secret", "created_at", "previous_until"}"""
+    """Gives the secret that signs the records which the organization's receivers are sent. The first question makes it."""
     RotateWebhookSecret: _grpc.StreamStreamMultiCallable[_webhooks_pb2.RotateWebhookSecretRequest, _httpbody_pb2.HttpBody]
-    """A new one; the old one signs besides for 24 hours."""
+    """Makes a new secret to sign by; the old one signs besides for 24 hours."""
 
 @_typing.type_check_only
 class WebhooksAsyncStub(WebhooksStub):
@@ -45,9 +45,9 @@ class WebhooksAsyncStub(WebhooksStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReadWebhookSecret: _aio.StreamStreamMultiCallable[_webhooks_pb2.ReadWebhookSecretRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """{"secret", "created_at", "previous_until"}"""
+    """Gives the secret that signs the records which the organization's receivers are sent. The first question makes it."""
     RotateWebhookSecret: _aio.StreamStreamMultiCallable[_webhooks_pb2.RotateWebhookSecretRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """A new one; the old one signs besides for 24 hours."""
+    """Makes a new secret to sign by; the old one signs besides for 24 hours."""
 
 class WebhooksServicer(metaclass=_abc_1.ABCMeta):
     """The secret that signs what an organization's receivers are sent (X-Callback-Url)."""
@@ -58,7 +58,7 @@ class WebhooksServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_webhooks_pb2.ReadWebhookSecretRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """{"secret", "created_at", "previous_until"}"""
+        """Gives the secret that signs the records which the organization's receivers are sent. The first question makes it."""
 
     @_abc_1.abstractmethod
     def RotateWebhookSecret(
@@ -66,6 +66,6 @@ class WebhooksServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_webhooks_pb2.RotateWebhookSecretRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """A new one; the old one signs besides for 24 hours."""
+        """Makes a new secret to sign by; the old one signs besides for 24 hours."""
 
 def add_WebhooksServicer_to_server(servicer: WebhooksServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class WorkflowsStub:
-    """Workflows over HTTP.
+    """Workflows: deployed, published, their versions served.
     """
 
     def __init__(self, channel):
@@ -94,77 +94,81 @@ class WorkflowsStub:
 
 
 class WorkflowsServicer:
-    """Workflows over HTTP.
+    """Workflows: deployed, published, their versions served.
     """
 
     def Validate(self, request_iterator, context):
-        """{"code"}
+        """Checks a workflow without deploying it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Deploy(self, request_iterator, context):
-        """{"code", "name", "service_id"}, or {"name", "kind": "prompt", "template", "model", "parameters", "web_search"},
-        or {"template_id", "name", "service_id"}
+        """Deploys a workflow: a script, a prompt, or a copy of a template. The same `service_id` once more is the next version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListWorkflows(self, request_iterator, context):
-        """?visibility= limit= after=
+        """Lists the organization's workflows, or with `visibility` of `public` or `template` everybody's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadWorkflow(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Gives a workflow with its traffic, its limits and its schema.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateWorkflow(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Changes a workflow's name, visibility or limits. A limit of `null` is its default again.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteWorkflow(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Deletes a workflow with its versions and schedules; the records of its runs stay.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PublishWorkflow(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Has `/api/v1` run a workflow. Can be repeated.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnpublishWorkflow(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Has `/api/v1` run a workflow no longer. Can be repeated.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListVersions(self, request_iterator, context):
-        """?limit= after=
+        """Lists a workflow's versions, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RollBackWorkflow(self, request_iterator, context):
-        """{"version"}
+        """Sends all calls to the version that was served before, or to the one that is named.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SplitTraffic(self, request_iterator, context):
-        """{"1": 90, "2": 10}
+        """Splits a workflow's calls between its versions: per cent by version, 100 together.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -237,7 +241,7 @@ def add_WorkflowsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Workflows:
-    """Workflows over HTTP.
+    """Workflows: deployed, published, their versions served.
     """
 
     @staticmethod

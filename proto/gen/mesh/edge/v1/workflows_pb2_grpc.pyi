@@ -28,59 +28,65 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class WorkflowsStub:
-    """Workflows over HTTP."""
+    """Workflows: deployed, published, their versions served."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WorkflowsAsyncStub: ...
     Validate: _grpc.StreamStreamMultiCallable[_workflows_pb2.ValidateRequest, _httpbody_pb2.HttpBody]
-    """{"code"}"""
+    """Checks a workflow without deploying it."""
     Deploy: _grpc.StreamStreamMultiCallable[_workflows_pb2.DeployRequest, _httpbody_pb2.HttpBody]
-    """{"code", "name", "service_id"}, or {"name", "kind": "prompt", "template", "model", "parameters", "web_search"},
-    or {"template_id", "name", "service_id"}
-    """
+    """Deploys a workflow: a script, a prompt, or a copy of a template. The same `service_id` once more is the next version."""
     ListWorkflows: _grpc.StreamStreamMultiCallable[_workflows_pb2.ListWorkflowsRequest, _httpbody_pb2.HttpBody]
-    """?visibility= limit= after="""
+    """Lists the organization's workflows, or with `visibility` of `public` or `template` everybody's."""
     ReadWorkflow: _grpc.StreamStreamMultiCallable[_workflows_pb2.ReadWorkflowRequest, _httpbody_pb2.HttpBody]
+    """Gives a workflow with its traffic, its limits and its schema."""
     UpdateWorkflow: _grpc.StreamStreamMultiCallable[_workflows_pb2.UpdateWorkflowRequest, _httpbody_pb2.HttpBody]
+    """Changes a workflow's name, visibility or limits. A limit of `null` is its default again."""
     DeleteWorkflow: _grpc.StreamStreamMultiCallable[_workflows_pb2.DeleteWorkflowRequest, _httpbody_pb2.HttpBody]
+    """Deletes a workflow with its versions and schedules; the records of its runs stay."""
     PublishWorkflow: _grpc.StreamStreamMultiCallable[_workflows_pb2.PublishWorkflowRequest, _httpbody_pb2.HttpBody]
+    """Has `/api/v1` run a workflow. Can be repeated."""
     UnpublishWorkflow: _grpc.StreamStreamMultiCallable[_workflows_pb2.UnpublishWorkflowRequest, _httpbody_pb2.HttpBody]
+    """Has `/api/v1` run a workflow no longer. Can be repeated."""
     ListVersions: _grpc.StreamStreamMultiCallable[_workflows_pb2.ListVersionsRequest, _httpbody_pb2.HttpBody]
-    """?limit= after="""
+    """Lists a workflow's versions, newest first."""
     RollBackWorkflow: _grpc.StreamStreamMultiCallable[_workflows_pb2.RollBackWorkflowRequest, _httpbody_pb2.HttpBody]
-    """{"version"}"""
+    """Sends all calls to the version that was served before, or to the one that is named."""
     SplitTraffic: _grpc.StreamStreamMultiCallable[_workflows_pb2.SplitTrafficRequest, _httpbody_pb2.HttpBody]
-    """{"1": 90, "2": 10}"""
+    """Splits a workflow's calls between its versions: per cent by version, 100 together."""
 
 @_typing.type_check_only
 class WorkflowsAsyncStub(WorkflowsStub):
-    """Workflows over HTTP."""
+    """Workflows: deployed, published, their versions served."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Validate: _aio.StreamStreamMultiCallable[_workflows_pb2.ValidateRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """{"code"}"""
+    """Checks a workflow without deploying it."""
     Deploy: _aio.StreamStreamMultiCallable[_workflows_pb2.DeployRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """{"code", "name", "service_id"}, or {"name", "kind": "prompt", "template", "model", "parameters", "web_search"},
-    or {"template_id", "name", "service_id"}
-    """
+    """Deploys a workflow: a script, a prompt, or a copy of a template. The same `service_id` once more is the next version."""
     ListWorkflows: _aio.StreamStreamMultiCallable[_workflows_pb2.ListWorkflowsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """?visibility= limit= after="""
+    """Lists the organization's workflows, or with `visibility` of `public` or `template` everybody's."""
     ReadWorkflow: _aio.StreamStreamMultiCallable[_workflows_pb2.ReadWorkflowRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Gives a workflow with its traffic, its limits and its schema."""
     UpdateWorkflow: _aio.StreamStreamMultiCallable[_workflows_pb2.UpdateWorkflowRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Changes a workflow's name, visibility or limits. A limit of `null` is its default again."""
     DeleteWorkflow: _aio.StreamStreamMultiCallable[_workflows_pb2.DeleteWorkflowRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Deletes a workflow with its versions and schedules; the records of its runs stay."""
     PublishWorkflow: _aio.StreamStreamMultiCallable[_workflows_pb2.PublishWorkflowRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Has `/api/v1` run a workflow. Can be repeated."""
     UnpublishWorkflow: _aio.StreamStreamMultiCallable[_workflows_pb2.UnpublishWorkflowRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Has `/api/v1` run a workflow no longer. Can be repeated."""
     ListVersions: _aio.StreamStreamMultiCallable[_workflows_pb2.ListVersionsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """?limit= after="""
+    """Lists a workflow's versions, newest first."""
     RollBackWorkflow: _aio.StreamStreamMultiCallable[_workflows_pb2.RollBackWorkflowRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """{"version"}"""
+    """Sends all calls to the version that was served before, or to the one that is named."""
     SplitTraffic: _aio.StreamStreamMultiCallable[_workflows_pb2.SplitTrafficRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """{"1": 90, "2": 10}"""
+    """Splits a workflow's calls between its versions: per cent by version, 100 together."""
 
 class WorkflowsServicer(metaclass=_abc_1.ABCMeta):
-    """Workflows over HTTP."""
+    """Workflows: deployed, published, their versions served."""
 
     @_abc_1.abstractmethod
     def Validate(
@@ -88,7 +94,7 @@ class WorkflowsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_workflows_pb2.ValidateRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """{"code"}"""
+        """Checks a workflow without deploying it."""
 
     @_abc_1.abstractmethod
     def Deploy(
@@ -96,9 +102,7 @@ class WorkflowsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_workflows_pb2.DeployRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """{"code", "name", "service_id"}, or {"name", "kind": "prompt", "template", "model", "parameters", "web_search"},
-        or {"template_id", "name", "service_id"}
-        """
+        """Deploys a workflow: a script, a prompt, or a copy of a template. The same `service_id` once more is the next version."""
 
     @_abc_1.abstractmethod
     def ListWorkflows(
@@ -106,42 +110,47 @@ class WorkflowsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_workflows_pb2.ListWorkflowsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """?visibility= limit= after="""
+        """Lists the organization's workflows, or with `visibility` of `public` or `template` everybody's."""
 
     @_abc_1.abstractmethod
     def ReadWorkflow(
         self,
         request_iterator: _MaybeAsyncIterator[_workflows_pb2.ReadWorkflowRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Gives a workflow with its traffic, its limits and its schema."""
 
     @_abc_1.abstractmethod
     def UpdateWorkflow(
         self,
         request_iterator: _MaybeAsyncIterator[_workflows_pb2.UpdateWorkflowRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Changes a workflow's name, visibility or limits. A limit of `null` is its default again."""
 
     @_abc_1.abstractmethod
     def DeleteWorkflow(
         self,
         request_iterator: _MaybeAsyncIterator[_workflows_pb2.DeleteWorkflowRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Deletes a workflow with its versions and schedules; the records of its runs stay."""
 
     @_abc_1.abstractmethod
     def PublishWorkflow(
         self,
         request_iterator: _MaybeAsyncIterator[_workflows_pb2.PublishWorkflowRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Has `/api/v1` run a workflow. Can be repeated."""
 
     @_abc_1.abstractmethod
     def UnpublishWorkflow(
         self,
         request_iterator: _MaybeAsyncIterator[_workflows_pb2.UnpublishWorkflowRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]: ...
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Has `/api/v1` run a workflow no longer. Can be repeated."""
 
     @_abc_1.abstractmethod
     def ListVersions(
@@ -149,7 +158,7 @@ class WorkflowsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_workflows_pb2.ListVersionsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """?limit= after="""
+        """Lists a workflow's versions, newest first."""
 
     @_abc_1.abstractmethod
     def RollBackWorkflow(
@@ -157,7 +166,7 @@ class WorkflowsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_workflows_pb2.RollBackWorkflowRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """{"version"}"""
+        """Sends all calls to the version that was served before, or to the one that is named."""
 
     @_abc_1.abstractmethod
     def SplitTraffic(
@@ -165,6 +174,6 @@ class WorkflowsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_workflows_pb2.SplitTrafficRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """{"1": 90, "2": 10}"""
+        """Splits a workflow's calls between its versions: per cent by version, 100 together."""
 
 def add_WorkflowsServicer_to_server(servicer: WorkflowsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,112 @@
+"""A port of this machine that leads to one workflow, so that a browser or curl reaches it without a key.
+
+Whoever reaches it acts with the key: so it listens on the loopback only, and refuses what a page of another origin, or
+a foreign name that leads here (DNS rebinding), sends.
+"""
+
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from urllib.parse import unquote, urlsplit
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from cli.api import CONNECT_SECONDS, is_loopback, segment
+from cli.problem import Misuse
+from cli.servers import Server
+
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+# Of one connection only, or ours to say.
+_NOT_ON = {
+    *("host", "authorization", "x-api-key", "x-goog-api-key", "proxy-authorization"),
+    *(
+        "connection",
+        "keep-alive",
+        "te",
+        "trailer",
+        "upgrade",
+        "transfer-encoding",
+        "proxy-connection",
+        "date",
+        "server",
+    ),
+}
+_HERE = {"127.0.0.1", "localhost", "::1"}
+
+
+@contextmanager
+def relaying(server: Server, service_id: str, port: int) -> Iterator[str]:
+    """Serves while the block runs; gives the address. Errors: Misuse when the port can't be had."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise Misuse(f"can't listen on 127.0.0.1 port {port}: {error.strerror}; --port 0 takes a free one") from error
+    config = uvicorn.Config(application(server, service_id), log_level="error", lifespan="on", ws="none")
+    serving = uvicorn.Server(config)
+    thread = threading.Thread(target=serving.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    finally:
+        serving.should_exit = serving.force_exit = True
+        thread.join(5)
+        listener.close()
+
+
+def application(server: Server, service_id: str) -> Starlette:
+    """What is served."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
+        async with httpx.AsyncClient(timeout=timeout, trust_env=not is_loopback(server.url)) as client:
+            app.state.client = client
+            yield
+
+    async def forward(request: Request) -> Response:
+        if foreign(request):
+            told = {"detail": "only pages and programs of this machine may call this", "code": "forbidden"}
+            return JSONResponse(told, 403)
+        path, query = (request.scope[name].decode("ascii", "replace") for name in ("raw_path", "query_string"))
+        if not {".", ".."}.isdisjoint(unquote(path).replace("\\", "/").split("/")):  # they lead out of the workflow
+            return JSONResponse({"detail": "the path has . or .. in it", "code": "bad_request"}, 400)
+        target = f"{server.url}/run/{segment(service_id)}{path}"
+        headers = [(name, value) for name, value in request.headers.items() if name not in _NOT_ON]
+        sent = request.app.state.client.build_request(
+            request.method,
+            target + (f"?{query}" if query else ""),
+            headers=[*headers, ("authorization", f"Bearer {server.key}")],
+            content=request.stream() if _has_body(request) else None,
+        )
+        try:
+            answer = await request.app.state.client.send(sent, stream=True)
+        except httpx.HTTPError as error:
+            return JSONResponse({"detail": f"can't reach {server.url}: {error!r}", "code": "unavailable"}, 503)
+        answered = StreamingResponse(answer.aiter_raw(), answer.status_code, background=BackgroundTask(answer.aclose))
+        answered.raw_headers = [pair for pair in answer.headers.raw if pair[0].decode().lower() not in _NOT_ON]
+        return answered
+
+    return Starlette(routes=[Route("/{path:path}", forward, methods=_METHODS)], lifespan=lifespan)
+
+
+def foreign(request: Request) -> bool:
+    """Whether a page from elsewhere, or by another name than ours, sends this."""
+    if urlsplit(f"//{request.headers.get('host', '')}").hostname not in _HERE:
+        return True
+    origin = request.headers.get("origin")
+    return origin is not None and urlsplit(origin).hostname not in _HERE
+
+
+def _has_body(request: Request) -> bool:
+    return "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
