@@ -4,6 +4,7 @@ It is never charged more than was taken: a budget is exact (docs/decisions/0020)
 """
 
 from collections import Counter
+from contextlib import suppress
 
 from executor.bill import Bill, Line, cut
 from executor.model import Limits, Spec, Usage
@@ -118,11 +119,10 @@ class Tab:
             await self._take_the_last(least, refused)
 
     async def _take_the_last(self, most: int, refused: Exhausted) -> None:
-        try:
+        with suppress(Exhausted):
             await self._take(1, most)
-        except Exhausted:
-            if self.overdrawn:
-                raise refused from None
+        if self.overdrawn:  # by more than there was, perhaps
+            raise refused from None
 
     @property
     def tokens(self) -> tuple[int, int]:

@@ -11,6 +11,8 @@ from kit.errors import Invalid, NotFound
 SYSTEM = "org_system"
 MOST_NAME = 200
 MOST_CODE_BYTES = 1 << 20
+# Of a check's words, in an error.
+MOST_TOLD = 3000
 # The library's (SPEC §7), and two that the newest client package knows: nobody else may answer to them.
 RESERVED = frozenset(
     (
@@ -273,8 +275,13 @@ def refusal(checks: Iterable[Check]) -> str:
     for check in checks:
         if not check.passed and not check.advisory:
             where = f" (line {check.line})" if check.line else ""
-            faults.append(f"{check.check}{where}: {check.detail.strip()[:1000] or 'failed'}")
+            faults.append(f"{check.check}{where}: {_shortened(check.detail.strip()) or 'failed'}")
     return ("the workflow wasn't deployed. " + "; ".join(faults))[:4000]
+
+
+def _shortened(text: str) -> str:
+    """What it begins with tells why, what it ends with what was printed last."""
+    return text if len(text) <= MOST_TOLD else f"{text[: MOST_TOLD // 2]}\n…\n{text[-MOST_TOLD // 2 :]}"
 
 
 def unknown_workflow() -> NotFound:

@@ -169,8 +169,8 @@ class _Writer:
         shapes = {"application/json": errors.error_shape(codes, api=api)}
         answer = self._response(text, shapes, {"error-origin": errors.ORIGIN})
         if status in errors.RETRIED:
-            # Envoy's 408, to whoever is too slow, has none.
-            required = status != 408
+            # Envoy's 408, to whoever is too slow, has none; nor need a workflow's own error.
+            required = status != 408 and bool(codes)
             answer["headers"]["retry-after"] = self._components.header(
                 "retry-after", errors.RETRY_AFTER, required=required
             )

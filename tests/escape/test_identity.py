@@ -7,6 +7,7 @@ from tests.escape.attacks import CANARY, Attacker
 from tests.escape.naive import exchanged, naive_server
 
 TARGET = "GET /keys HTTP/1.1\\r\\nhost: runtime.runmesh\\r\\nconnection: close\\r\\n"
+KEYED = TARGET + "authorization: Bearer cwk-run-placeholder\\r\\n"
 PROXY_V2 = r"""
 token = b"e30.AAAA"
 tlv = struct.pack("!BH", 0xE0, len(token)) + token
@@ -27,7 +28,7 @@ def test_what_a_run_asks_for_is_there_for_an_admin(besieged: Mesh) -> None:
     ids=["none", "version 1", "version 2"],
 )
 def test_an_own_proxy_header(attacker: Attacker, forged: str) -> None:
-    answer = attacker.result(f'forged = b""\n{forged}\nresult = say(forged + b"{TARGET}\\r\\n")')
+    answer = attacker.result(f'forged = b""\n{forged}\nresult = say(forged + b"{KEYED}\\r\\n")')
     assert answer.split()[1] == ("400" if forged else "403")
 
 
@@ -43,8 +44,13 @@ def test_headers_of_our_own(attacker: Attacker) -> None:
         "authorization: Bearer cwk-run-placeholder",
         "te: trailers",
     ]
-    code = f'result = [say(b"{TARGET}" + header.encode() + b"\\r\\n\\r\\n").split()[1] for header in {headers}]'
+    code = f'result = [say(b"{KEYED}" + header.encode() + b"\\r\\n\\r\\n").split()[1] for header in {headers}]'
     assert attacker.result(code) == ["403"] * len(headers)
+
+
+def test_without_a_key_nothing_is_done(attacker: Attacker) -> None:
+    """What is only given an address to fetch can be led here."""
+    assert attacker.result(f'result = say(b"{TARGET}\\r\\n")').split()[1] == "401"
 
 
 def test_the_admins_own_key_means_nothing_inside(attacker: Attacker) -> None:
@@ -110,7 +116,7 @@ result = [say(head + b"\r\nconnection: close, upgrade\r\ncontent-length: 0\r\n\r
 def test_who_a_nested_run_is_told_that_calls(attacker: Attacker) -> None:
     body = "result = {k.decode(): v.decode() for k, v in scope['headers']}"
     request = (
-        "POST /run/attacker/ HTTP/1.1\\r\\nhost: a\\r\\nconnection: close\\r\\ncodewords-caller-id: org_evil\\r\\n"
+        "POST /run/attacker/ HTTP/1.1\\r\\nhost: a\\r\\nconnection: close\\r\\nx-api-key: cwk-run-x\\r\\ncodewords-caller-id: org_evil\\r\\n"
         "x-request-id: run_evil\\r\\nx-deadline: never\\r\\nx-mine: kept\\r\\n"
         f"content-length: {len(body)}\\r\\n\\r\\n{body}"
     )

@@ -33,7 +33,8 @@ import uvicorn
 OUTSIDE = ("%s", %d)
 
 def call(path, budget, body):
-    headers = {"Content-Type": "application/json", **({"X-Budget": str(budget)} if budget else {})}
+    headers = {"Authorization": os.environ["CODEWORDS_API_KEY"], "Content-Type": "application/json"}
+    headers |= {"X-Budget": str(budget)} if budget else {}
     asked = urllib.request.Request(os.environ["CODEWORDS_RUNTIME_URI"] + path, json.dumps(body).encode(), headers)
     try:
         with urllib.request.urlopen(asked, timeout=30) as answer:

@@ -24,7 +24,11 @@ async def ask(request: Request) -> dict[str, Any]:
         asked = urllib.request.Request(
             os.environ["CODEWORDS_RUNTIME_URI"] + given["path"],
             json.dumps(given["body"]).encode() if "body" in given else None,
-            {"Content-Type": "application/json", **given.get("headers", {})},
+            {
+                "Content-Type": "application/json",
+                "Authorization": f"Bearer {os.environ['CODEWORDS_API_KEY']}",
+                **given.get("headers", {}),
+            },
             method=given.get("method", "POST"),
         )
         try:

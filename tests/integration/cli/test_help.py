@@ -34,7 +34,7 @@ COMMANDS = dict(commands())
 
 def test_all_are_there() -> None:
     wanted = (
-        "up down doctor verify-receipt init validate deploy dev run call logs result usage credits trace "
+        "up down doctor rotate-kek verify-receipt init validate deploy dev run call logs result usage credits trace "
         "runs:ls,show,cancel,replay keys:ls,create,revoke,rotate secrets:ls,set,rm schedules:ls,create,rm "
         "files:put,get workflows:ls,show,rm,publish,unpublish,versions,rollback,traffic,set profiles:ls,add,use,rm"
     )

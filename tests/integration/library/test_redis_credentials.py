@@ -3,15 +3,15 @@ user that it was given can't do there.
 """
 
 import asyncio
-import sys
+import importlib
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-import codewords_client
 import httpx
 import pytest
 import redis.asyncio
+import structlog
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
@@ -95,8 +95,19 @@ def client_of(found: dict[str, Any]) -> Any:
     )
 
 
-async def test_the_published_client(service: ModuleType, at_the_service: Callable[[str], None]) -> None:
-    assert "codewords_client" in sys.modules
+@pytest.fixture
+def codewords_client() -> ModuleType:
+    """The published package. Its import sets up structlog, for all of this process."""
+    before = structlog.get_config()
+    try:
+        return importlib.import_module("codewords_client")
+    finally:
+        structlog.configure(**before)
+
+
+async def test_the_published_client(
+    service: ModuleType, at_the_service: Callable[[str], None], codewords_client: ModuleType
+) -> None:
     at_the_service("org_a")
     async with codewords_client.redis_client() as (client, ns):
         assert ns == "org_a"

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from executor.bill import Bill, Budget, Line, cost, cut
@@ -369,7 +369,13 @@ async def test_a_short_absence_of_the_ledger_stops_nothing(rig: Rig) -> None:
     assert bill.amount == 1000 + 19 * 2100
 
 
+# What it uses in the end is more than the last that there is to take.
+OVER = [(0.0, 3), (0.0, 0), (0.0, 297), (2.0, 303), (2.0, 1_869_900), (1.0, 199_297)]
+OVER += [(2.0, 303), (2.0, 800_696), (2.0, 3_000_304)]
+
+
 @settings(max_examples=100, deadline=None)
+@example(19_068, OVER)
 @given(st.integers(11_000, 60_000), st.lists(st.tuples(st.floats(0, 2), st.integers(0, 10**7)), max_size=30))
 def test_no_run_costs_more_than_its_budget(limit: int, seconds: list[tuple[float, int]]) -> None:
     async def lived() -> None:
