@@ -7,6 +7,12 @@ from edge.targets import Workflows
 from kit.errors import NotFound, Unauthenticated
 
 OPEN = "open"
+# A page that a browser is led to, without a key, is an origin of its own: else it could read, on the platform's, what
+# somebody enters at /docs, and speak for it. Other headers of this name hold besides.
+SANDBOX = (
+    "content-security-policy",
+    "sandbox allow-downloads allow-forms allow-modals allow-popups allow-popups-to-escape-sandbox allow-scripts",
+)
 
 
 class Anyone:

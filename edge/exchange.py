@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
+from edge.anyone import OPEN, SANDBOX
 from edge.auth import Auth, without_key
 from edge.ending import Ending
 from edge.head import decoded, request_headers
@@ -158,7 +159,10 @@ class Exchange:
         await self._rates.admit(request)
         revoked = Unauthenticated("the key of this call isn't valid any more")
         with self._auth.watching(request, lambda: self._stop(patience, revoked)):
-            await self._send(request, await self._handler(request))
+            answer = await self._handler(request)
+            if principal is not None and principal.kind == OPEN:
+                answer.headers.append(SANDBOX)
+            await self._send(request, answer)
 
     def _stop(self, patience: asyncio.Timeout, why: Problem, *, finish: bool = False) -> None:
         """Cancels the handler or breaks the transfer off, because of `why`; an answer that is there already may

@@ -18,6 +18,8 @@ NEWEST = 0.1
 # A start occupies the processor for about a second. One that takes longer is waiting for something (perhaps for a
 # nested run that wants to start itself), so it no longer keeps others from starting.
 STARTING_SECONDS = 3.0
+# How long a call that may not wait for its turn waits all the same.
+CLEARING_SECONDS = 1.0
 
 
 def allow_descriptors() -> None:
@@ -128,23 +130,25 @@ class Capacity:
     @asynccontextmanager
     async def turn(self, workflow_id: str, limit: int, *, wait: bool) -> AsyncIterator[None]:
         """One of the `limit` runs that a workflow may have at once on this host (0: any number). Who may `wait` gets
-        its turn in order. Errors: Exhausted (too_many_runs) for who may not.
+        its turn in order; who may not, if one is over in a moment: a run that has answered is still being cleared away.
+        Errors: Exhausted (too_many_runs).
         """
         if not limit:
             yield
             return
         turns = self._turns.setdefault(workflow_id, _Turns())
-        if turns.busy >= limit and not wait:
-            raise Exhausted(
-                f"this workflow runs at most {limit} at once; try again, or use /run_async, which waits its turn",
-                code="too_many_runs",
-                retry_after=RETRY_AFTER,
-            )
         async with turns.changed:
             turns.here += 1
             try:
-                await turns.changed.wait_for(lambda: turns.busy < limit)
+                async with asyncio.timeout(None if wait else CLEARING_SECONDS):
+                    await turns.changed.wait_for(lambda: turns.busy < limit)
                 turns.busy += 1
+            except TimeoutError:
+                raise Exhausted(
+                    f"this workflow runs at most {limit} at once; try again, or use /run_async, which waits its turn",
+                    code="too_many_runs",
+                    retry_after=RETRY_AFTER,
+                ) from None
             finally:
                 turns.here -= 1
         try:

@@ -49,10 +49,10 @@ def database(server: Server) -> str:
 
 @pytest.fixture(scope="module")
 def mesh(server: Server, database: str) -> Iterator[Mesh]:
-    env = {"RUNMESH_DATABASE_URL": server.url(database, tcp=True), "RUNMESH_RUN_FEE": str(money.FEE)}
+    env = {"RUNMESH_DATABASE_URL": server.url(database, tcp=True), "RUNMESH_RUN_FEE": str(money.FEE + 1)}
     many = {"RUNMESH_ORGANIZATION_RUNS": "200", "RUNMESH_EXECUTOR_RUNS": "200", "RUNMESH_INITIAL_CREDITS": "0"}
     with mesh_up(env={**env, **many}) as running:
-        money.set_prices(running, cpu=0, memory=0, egress=0)
+        money.set_prices(running, run=money.FEE, cpu=0, memory=0, egress=0)
         running.deploy("slow", SLOW)
         yield running
 
@@ -99,7 +99,7 @@ def test_credit_for_fifty_of_two_hundred_at_once(mesh: Mesh, server: Server, dat
         def cost() -> int:
             return int(mesh.finished(client.post("/run/bare").headers["x-request-id"])["cost"]["own"])
 
-        until(lambda: cost() == money.FEE, 15)
+        until(lambda: cost() == money.FEE, 15)  # the executor has heard of the prices
     money.fifty_of_two_hundred(mesh, path)
     assert money.faults_of(f"{server.url(database)}&schema=keys") == {}
 

@@ -211,7 +211,9 @@ def test_a_workflow_runs_at_most_so_often_at_once(mesh: Mesh) -> None:
     limit = "# [tool.runmesh]\n# concurrency = 1\n"
     mesh.deploy("alone", code.replace("# [tool.env-checker]", limit + "# [tool.env-checker]"))
     with mesh.http() as client:
-        first = client.post("/run_async/alone/sleep", json={"seconds": 2}).json()["request_id"]
+        one_by_one = [client.post("/run/alone", json={"name": "Ada"}).status_code for _ in range(5)]
+        assert one_by_one == [200] * 5  # one that has answered is in nobody's way
+        first = client.post("/run_async/alone/sleep", json={"seconds": 4}).json()["request_id"]
         until(lambda: client.get(f"/request/{first}").json()["status"] == "running", 20)
         second = client.post("/run_async/alone", json={"name": "patient"}).json()["request_id"]
         refused = client.post("/run/alone", json={"name": "impatient"})

@@ -116,7 +116,8 @@ result = [say(head + b"\r\nconnection: close, upgrade\r\ncontent-length: 0\r\n\r
 def test_who_a_nested_run_is_told_that_calls(attacker: Attacker) -> None:
     body = "result = {k.decode(): v.decode() for k, v in scope['headers']}"
     request = (
-        "POST /run/attacker/ HTTP/1.1\\r\\nhost: a\\r\\nconnection: close\\r\\nx-api-key: cwk-run-x\\r\\ncodewords-caller-id: org_evil\\r\\n"
+        "POST /run/attacker/ HTTP/1.1\\r\\nhost: a\\r\\nconnection: close\\r\\nx-api-key: cwk-run-x\\r\\n"
+        "codewords-caller-id: org_evil\\r\\n"
         "x-request-id: run_evil\\r\\nx-deadline: never\\r\\nx-mine: kept\\r\\n"
         f"content-length: {len(body)}\\r\\n\\r\\n{body}"
     )

@@ -97,7 +97,8 @@ async def started(capacity: Capacity) -> None:
         pass
 
 
-async def test_a_workflow_has_so_many_turns_at_once() -> None:
+async def test_a_workflow_has_so_many_turns_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("executor.capacity.CLEARING_SECONDS", 0.01)
     capacity = Capacity(10, 10, 10)
     order: list[int] = []
     gate = asyncio.Event()
@@ -121,3 +122,19 @@ async def test_a_workflow_has_so_many_turns_at_once() -> None:
     assert order == [0, 1, 2]
     async with capacity.turn("wfl_1", 1, wait=False):
         pass
+
+
+async def test_a_turn_that_is_over_in_a_moment_is_waited_for() -> None:
+    capacity = Capacity(10, 10, 10)
+    over = asyncio.Event()
+
+    async def clearing() -> None:
+        async with capacity.turn("wfl_1", 1, wait=False):
+            await over.wait()
+
+    before = asyncio.create_task(clearing())
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_later(0.05, over.set)
+    async with capacity.turn("wfl_1", 1, wait=False):
+        assert over.is_set()
+    await before
