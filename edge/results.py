@@ -11,9 +11,10 @@ from edge.reading import Reading, request_id, sees_logs
 from edge.run_model import Blobs, RunRecord
 from edge.telling import Telling
 from kit.clock import Clock
-from kit.errors import Invalid
+from kit.errors import Invalid, Unavailable
 
 LONGEST = timedelta(minutes=30)
+LAST_LOOK = timedelta(seconds=1)
 # A caller is told to ask again at least so often, in seconds, however long the queue is.
 LONGEST_RETRY = 30.0
 
@@ -33,16 +34,21 @@ class Results:
     async def result(self, request: Request) -> Answer:
         """The result of a run that is over: 408 or 504 before. Errors: Invalid, NotFound."""
         limit = _patience(request)
-        if limit:
-            try:
-                record = await within(self._clock, limit, self._reading.ended(request))
-            except TimeoutError:
-                return _late(request)
-        else:
-            record = await self._reading.find(request)
-            if not record.status.over:
-                return _late(request) if limit is not None else pending(request, record)
+        record = await (self._waited_for(request, limit) if limit else self._reading.find(request))
+        if record is None or not record.status.over:
+            return _late(request) if record is None or limit is not None else pending(request, record)
         return await self._told(request.who, record, result_shape=True)
+
+    async def _waited_for(self, request: Request, limit: timedelta) -> RunRecord | None:
+        """None: it can't be told how the run stands. Errors: NotFound."""
+        try:
+            return await within(self._clock, limit, self._reading.ended(request))
+        except TimeoutError:
+            pass
+        try:  # the time may have been too short for a single look
+            return await within(self._clock, LAST_LOOK, self._reading.find(request))
+        except (TimeoutError, Unavailable):
+            return None
 
     async def _told(self, who: Principal, record: RunRecord, *, result_shape: bool) -> Answer:
         body = await self._telling(record, sees_logs=sees_logs(who, record), result_shape=result_shape)

@@ -18,8 +18,8 @@ _LISTENS = "0A"  # in /proc/net/tcp
 async def place_of(url: str) -> SplitResult:
     """The parts of an address that may be gone to: of the web, and not the platform's own.
 
-    Whoever connects to the platform from inside a sandbox is taken for its run, without any key: a page, or a redirect,
-    could spend its caller's money. Errors: Refused.
+    A connection to the platform from inside a sandbox says which run it is: a page, or a redirect, has no business
+    there, although nothing is done without the run's key. Errors: Refused.
     """
     try:
         parts = urlsplit(url.strip())

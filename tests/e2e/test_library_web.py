@@ -101,7 +101,9 @@ def test_private_addresses_are_denied(mesh: Mesh, site: Website, url: str) -> No
 
 
 def test_a_page_cant_spend_its_visitors_money(mesh: Mesh, site: Website) -> None:
-    """Whoever connects to the platform from inside is taken for the run: no service may do that for a page."""
+    """A connection from inside says which run it is, but nothing is done without that run's key. Nor does a
+    service lead a page there.
+    """
     mesh.deploy("spend", SPENT)
     ways = [f"{mesh.url}/run/spend", "http://runtime.runmesh/run/spend", "http://127.0.0.2/run/spend"]
     for way in ways:
@@ -119,13 +121,15 @@ def test_a_page_cant_spend_its_visitors_money(mesh: Mesh, site: Website) -> None
     assert ask(mesh, "webpage_to_markdown", {"url": site.url("/greedy"), "render": True})["markdown"].startswith("3\n")
     with mesh.http() as client:
         assert client.get("/requests?service_id=spend").json()["items"] == []
-    # Control: without the check the page does it, by each of the ways.
+    # Without the service's check the page gets there, by each of the ways, and has no key.
     check, code = "    own = _own_listeners()\n", text_of(ROOT / "library" / "webpage_to_markdown.py", ROOT / "library")
     assert code.count(check) == 1
     mesh.deploy("careless", code.replace(check, "    own: set = set()\n"))
     ask(mesh, "careless", {"url": site.url("/greedy"), "render": True})
     with mesh.http() as client:
-        assert len(client.get("/requests?service_id=spend").json()["items"]) >= len(ways)
+        assert client.get("/requests?service_id=spend").json()["items"] == []
+        client.post("/run/spend")  # control: what is spent is seen
+        assert len(client.get("/requests?service_id=spend").json()["items"]) == 1
 
 
 def test_the_vendors_own_client(mesh: Mesh, site: Website) -> None:

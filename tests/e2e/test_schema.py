@@ -5,6 +5,7 @@ least once, nothing fails by our fault, no answer is another than documented. `S
 import os
 import random
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -64,12 +65,11 @@ def fill(operation_id: str, case: Case) -> None:
 def test_no_call_is_answered_in_another_way_than_documented(mesh: Mesh) -> None:
     seed = int(os.environ.get("SEED") or random.randrange(2**32))
     print(f"SEED={seed}")
-    things = Things(mesh)
-    explorer = Explorer(mesh, things, described(mesh), seed, fill)
-    for operation in explorer.operations():
-        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-            explorer.explore(operation, mode, EXAMPLES)
-    things.close()
+    with closing(Things(mesh)) as things:
+        explorer = Explorer(mesh, things, described(mesh), seed, fill)
+        for operation in explorer.operations():
+            for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+                explorer.explore(operation, mode, EXAMPLES)
     tally = explorer.tally
     for name in sorted(tally.made):
         print(f"{name:24} {tally.made[name]:5} calls, {tally.done[name]:5} done")

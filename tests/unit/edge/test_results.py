@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -178,6 +179,19 @@ async def test_waiting_costs_no_more_than_the_limit_when_the_scheduler_is_away()
     for _ in range(6):
         await mesh.clock.advance(timedelta(seconds=1).total_seconds())
     assert (await task).status == 504
+
+
+async def test_a_time_that_is_too_short_for_a_look_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = Mesh(DONE)
+
+    async def slow(*_: object, **__: object) -> AsyncIterator[RunRecord]:
+        await mesh.clock.sleep(3600)
+        yield DONE
+
+    monkeypatch.setattr(mesh.runs, "watch", slow)
+    task = asyncio.create_task(mesh.result("timeout=0.00006"))
+    await mesh.clock.advance(0.1)
+    assert (await task).status == 200
 
 
 @pytest.mark.parametrize("written", [True, False])
