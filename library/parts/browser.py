@@ -67,6 +67,7 @@ class Browser:
         self._session = ""
         self._frame = ""
         self._pid = 0
+        self._out: Any = None
         self._loaded = asyncio.Event()
         self._idle = asyncio.Event()
         # Of the newest document of the tab itself.
@@ -145,7 +146,8 @@ class Browser:
             with suppress(OSError):
                 await asyncio.to_thread(os.waitpid, self._pid, 0)
             self._pid = 0
-            self._out.close()
+            if self._out is not None:  # it may not have come that far
+                self._out.close()
         await self._stack.aclose()
 
     def _fail(self, reason: str) -> None:
