@@ -326,7 +326,8 @@ def _told(failed: _Failed, source: bytes, python: str) -> Check:
     if line <= len(rows) and line and rows[line - 1].strip():
         detail += f"\n{line:5} | {rows[line - 1].rstrip()[:MAX_ROW]}"
     if failed.printed:  # the end of it tells most
-        detail += f"\nIt printed: {failed.printed[-max(0, MAX_DETAIL - len(detail) - 20) :]}"
+        detail += "\nIt printed: "
+        detail += failed.printed[max(0, len(failed.printed) + len(detail) - MAX_DETAIL) :]
     return Check(failed.check, passed=False, detail=_encodable(detail)[:MAX_DETAIL], line=line)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.mesh import PACKAGES, Mesh, own_address
+from tests.e2e.mesh import PACKAGES, Mesh, own_address, until
 from tests.fakes.certificates import Authority
 
 pytestmark = pytest.mark.timeout(300)
@@ -219,10 +219,15 @@ def test_the_clock_starts_where_it_stood(mesh: Mesh) -> None:
 def test_nested_calls_are_answered_too(mesh: Mesh) -> None:
     first = recorded(mesh, "taped-run/nested")
     with mesh.http() as client:
-        runs = len(client.get("/requests?service_id=luck").json()["items"])
+
+        def runs() -> list[dict[str, Any]]:
+            return list(client.get("/requests?service_id=luck").json()["items"])
+
+        until(lambda: first["id"] in [each["parentId"] for each in runs()])  # written down a moment later
+        before = len(runs())
         again, diff = replayed(mesh, first["id"])
         assert again["responseJson"] == first["responseJson"]
-        assert len(client.get("/requests?service_id=luck").json()["items"]) == runs
+        assert len(runs()) == before
     assert [item["url"] for item in diff["outbound"]["items"]] == ["http://runtime.runmesh/run/luck"]
 
 
