@@ -86,7 +86,8 @@ class Hooks:
         """And its token, which is shown this once. Errors: NotFound; Exhausted."""
         hook = Hook(new_id("hook"), organization_id, reference, kind, self._clock.now(), key_id, budget)
         token = PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
-        sealed = self._seal.seal(organization_id, place_of(hook.id), json.dumps([proof.secret, proof.verify_token]))
+        proven = json.dumps([proof.secret, proof.verify_token])
+        sealed = self._seal.seal(organization_id, place_of(hook.id), proven, bound=bound_of(kind, reference))
         told = {"kind": kind, "service_id": reference}
         entry = done(hook.created_at, Actor(key_id, organization_id), "hook.created", hook.id, organization_id, told)
         if not await self._store.add(hook, self._hash(token), sealed, entry, MOST_HOOKS):
@@ -117,9 +118,15 @@ class Hooks:
         if found is None:
             raise NotFound("no such hook: it was deleted, or this address is not whole")
         hook, sealed = found
-        return hook, Proof(*json.loads(self._seal.open(hook.organization_id, place_of(hook.id), sealed)))
+        bound = bound_of(hook.kind, hook.reference)
+        return hook, Proof(*json.loads(self._seal.open(hook.organization_id, place_of(hook.id), sealed, bound=bound)))
 
 
 def place_of(hook_id: str) -> str:
     """In the seal's eyes: no secret of an organization can have this name."""
     return f"hook/{hook_id}"
+
+
+def bound_of(kind: str, reference: str) -> str:
+    """What its proof is only good with: another kind would ask for less, another workflow do something else."""
+    return f"{kind} {reference}"

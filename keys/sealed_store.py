@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Column, LargeBinary, and_, func, select, tuple_, update
 
 from keys.hook_store import hooks
-from keys.hooks import place_of
+from keys.hooks import bound_of, place_of
 from keys.model import SYSTEM_ORGANIZATION
 from keys.receipt_store import receipt_keys
 from keys.receipts import receipt_key_place
@@ -37,7 +37,9 @@ SEALED = (
     SealedColumn(secrets.c.sealed, lambda row: (row.organization_id, row.name, row.hosts)),
     SealedColumn(webhook_secrets.c.current, lambda row: (row.organization_id, PLACE, "")),
     SealedColumn(webhook_secrets.c.previous, lambda row: (row.organization_id, PLACE, "")),
-    SealedColumn(hooks.c.sealed, lambda row: (row.organization_id, place_of(row.id), "")),
+    SealedColumn(
+        hooks.c.sealed, lambda row: (row.organization_id, place_of(row.id), bound_of(row.kind, row.reference))
+    ),
     SealedColumn(receipt_keys.c.sealed, lambda row: (SYSTEM_ORGANIZATION, receipt_key_place(row.id), "")),
 )
 

@@ -2,7 +2,7 @@
 
 It speaks through a pipe (https://chromedevtools.github.io/devtools-protocol/): nothing listens, nothing is installed.
 Its own sandbox needs namespaces, which ours doesn't allow; it is left out inside of ours, where a run that begins and
-ends with this call is all that a page could break out into (docs/decisions/0026).
+ends with this call is all that a page could break out into (docs/decisions/0024).
 """
 
 import asyncio

@@ -12,13 +12,15 @@ from sqlalchemy import LargeBinary, delete, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from keys.audit import PLATFORM
+from keys.hook_store import SqlHookStore, hooks
+from keys.hooks import Hooks, Proof
 from keys.keks import Keks
 from keys.model import Organization, Resolved
 from keys.receipt_store import SqlReceiptKeyStore, receipt_keys
 from keys.receipts import Receipts
 from keys.rewrap import Box, Rewrap, opened, unneeded
 from keys.sealed_store import SEALED, SqlSealedRows
-from keys.sealing import FORMAT, OLD_FORMAT, Envelope, Tampered, UnknownKek, kek_id, shown
+from keys.sealing import FORMAT, OLD_FORMAT, Envelope, PepperedHash, Tampered, UnknownKek, kek_id, shown
 from keys.store import SqlKeyStore, SqlSecretStore, metadata, secrets
 from keys.vault import Vault
 from keys.version_store import sealed_versions
@@ -48,6 +50,7 @@ class Rig:
         self.vault = Vault(SqlSecretStore(self.db), self.envelope, self.clock)
         self.webhooks = Webhooks(SqlWebhookStore(self.db), self.envelope, self.clock)
         self.receipts = Receipts(SqlReceiptKeyStore(self.db), self.envelope, self.clock)
+        self.hooks = Hooks(SqlHookStore(self.db), PepperedHash(b"p" * 32), self.envelope, self.clock)
 
     def rewrap(self) -> Rewrap:
         return Rewrap(self.envelope, Keks(Path("/"), None, (NEW, OLD)), self.rows, self.clock)
@@ -232,6 +235,20 @@ async def test_a_new_kek_reaches_everything_and_the_old_one_can_go(rig: Rig) -> 
     rig.seal_with(NEW)
     assert await rig.reads() == before
     assert await rig.rewrap().once() == 0
+
+
+async def test_a_new_kek_reaches_hooks_and_their_rows_cant_be_changed(rig: Rig) -> None:
+    made, token = await rig.hooks.create("org_a", "greet", "slack", Proof("signed by"), "key_1", None)
+    rig.seal_with(NEW, OLD)
+    assert await rig.rewrap().once() == 1
+    rig.seal_with(NEW)
+    assert await rig.hooks.open(token) == (made, Proof("signed by"))
+    for changed in ({"kind": "github"}, {"reference": "other"}):
+        async with rig.db.write() as tx:
+            await tx.execute(update(hooks).values(kind="slack", reference="greet"))
+            await tx.execute(update(hooks).values(**changed))
+        with pytest.raises(Tampered):
+            await rig.hooks.open(token)
 
 
 async def test_boxes_of_earlier_releases_are_read_and_made_anew(rig: Rig) -> None:

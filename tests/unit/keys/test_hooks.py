@@ -1,6 +1,8 @@
 """keys.hooks: tokens, and what lies sealed behind them."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -55,6 +57,20 @@ async def test_the_proof_lies_sealed_and_opens_in_its_place_only() -> None:
     await rig.store.add(first, rig.hash(one), found[1], (await rig.store.noted())[0], 10)
     with pytest.raises(Tampered):
         await rig.hooks.open(one)
+
+
+@pytest.mark.parametrize("change", [{"kind": "github"}, {"reference": "other"}])
+async def test_the_proof_is_for_that_kind_and_that_workflow_only(change: dict[str, str]) -> None:
+    rig = Rig()
+    hook, token = await rig.hooks.create("org_a", "greet", "slack", Proof("s"), "", None)
+    found = await rig.store.by_hash(rig.hash(token))
+    assert found is not None
+    (entry,) = await rig.store.noted()
+    await rig.store.delete("org_a", hook.id, entry)
+    changed: Any = change
+    await rig.store.add(replace(hook, **changed), rig.hash(token), found[1], entry, 10)
+    with pytest.raises(Tampered):
+        await rig.hooks.open(token)
 
 
 async def test_there_are_so_many_of_an_organization() -> None:
