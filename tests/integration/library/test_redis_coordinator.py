@@ -28,8 +28,10 @@ ODD: list[Any] = [
     [1, {"a": None}],
     {"a": "5"},
 ]
-# A TLS connection that the other side has ended isn't always closed by redis-py before it is collected.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+# A connection was collected unclosed, once in some twenty runs; whose it is wasn't found. All else is an error.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*(socket|Transport|StreamWriter):pytest.PytestUnraisableExceptionWarning"
+)
 
 
 @pytest.fixture(scope="module")
