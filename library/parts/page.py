@@ -70,7 +70,9 @@ async def fetch(
             return await _fetch(url, seconds, dict(headers or {}), verify)
     except (TimeoutError, httpx.TimeoutException):
         raise Refused(504, "page_timeout", f"{url[:200]} didn't answer within {seconds:g} s") from None
-    except httpx.HTTPError as error:
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise Refused(400, "bad_url", f"{url[:200]!r} leads to what is no address of a web page: {error}") from None
+    except (httpx.HTTPError, OSError) as error:
         raise _unreached(url, error) from None
 
 
@@ -110,7 +112,7 @@ async def _read(answer: httpx.Response) -> Page:
     )
 
 
-def _unreached(url: str, error: httpx.HTTPError) -> Refused:
+def _unreached(url: str, error: Exception) -> Refused:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLError):

@@ -74,6 +74,8 @@ async def test_a_redirect_is_followed_and_credentials_stay(site: Website) -> Non
     [
         ("ftp://a.example/", 400, "bad_url"),
         ("nothing", 400, "bad_url"),
+        ("http://127.0.0.1:9/\x01", 400, "bad_url"),
+        ("/go?to=http://127.0.0.1:9/\x01", 400, "bad_url"),
         ("http://unknown.invalid/", 424, "no_such_host"),
         ("http://127.0.0.1:9/", 424, "unreachable"),
         ("/loop", 424, "too_many_redirects"),
