@@ -19,7 +19,8 @@ from typing import Any, Literal
 import uvicorn
 from pydantic import BaseModel, ConfigDict, Field
 
-from library.apis.client import Answer, Provider, Refused, api
+from library.parts.client import Answer, Provider, api
+from library.parts.refusals import Refused
 
 MOST_FOUND = 1000  # GitHub shows no more of what a search finds
 OWNER = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
@@ -36,7 +37,7 @@ def refusal(answer: Answer) -> Refused | None:
     reset = answer.headers.get("x-ratelimit-reset", "")
     wait = int(reset) - time.time() if spent and "retry-after" not in answer.headers and reset.isdigit() else None
     refused = github.too_often(answer, wait)
-    refused.headers.setdefault("Retry-After", "60")
+    refused.retry_after = refused.retry_after or 60
     return refused
 
 

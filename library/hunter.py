@@ -17,7 +17,8 @@ from typing import Any
 import uvicorn
 from pydantic import BaseModel, ConfigDict, Field
 
-from library.apis.client import Answer, Provider, Refused, api
+from library.parts.client import Answer, Provider, api
+from library.parts.refusals import Refused
 
 KEY = os.environ["RUNMESH_HUNTER_API_KEY"]
 # While hunter.io still looks (202) it is asked again: so often, after so many seconds.

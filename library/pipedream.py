@@ -22,7 +22,8 @@ import uvicorn
 from fastapi import Depends, Header
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from library.apis.client import Answer, ClientCredentials, Provider, Refused, api
+from library.parts.client import Answer, ClientCredentials, Provider, api
+from library.parts.refusals import Refused
 
 CREDENTIALS = {name: os.environ[f"RUNMESH_PIPEDREAM_{name.upper()}"] for name in ("client_id", "client_secret")}
 PROJECT = f"/v1/connect/{os.environ['RUNMESH_PIPEDREAM_PROJECT_ID']}"

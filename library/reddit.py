@@ -21,7 +21,8 @@ from typing import Any, Literal
 import uvicorn
 from pydantic import BaseModel, ConfigDict, Field
 
-from library.apis.client import Answer, ClientCredentials, Provider, Refused, api
+from library.parts.client import Answer, ClientCredentials, Provider, api
+from library.parts.refusals import Refused
 
 CREDENTIALS = (os.environ["RUNMESH_REDDIT_CLIENT_ID"], os.environ["RUNMESH_REDDIT_CLIENT_SECRET"])
 AGENT = {"User-Agent": os.environ["RUNMESH_REDDIT_USER_AGENT"]}

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import uvicorn
 from pydantic import BaseModel, ConfigDict, Field
 
-from library.apis.client import Provider, Refused, api
+from library.parts.client import Provider, api
+from library.parts.refusals import Refused
 
 KEY = os.environ["RUNMESH_SEARCHAPI_API_KEY"]
 MOST = 100

@@ -18,7 +18,8 @@ from typing import Any
 import uvicorn
 from pydantic import BaseModel, ConfigDict, Field
 
-from library.apis.client import Answer, Provider, Refused, api
+from library.parts.client import Answer, Provider, api
+from library.parts.refusals import Refused
 
 # Slack's words for a token that is none, or may not do this.
 NO_TOKEN = {"invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired", "missing_scope"}

@@ -21,7 +21,8 @@ from typing import Any
 import uvicorn
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from library.apis.client import Answer, Provider, Refused, api
+from library.parts.client import Answer, Provider, api
+from library.parts.refusals import Refused
 
 # Of the Graph API: the token is none or may not do this; too often; who may not be written to.
 NO_TOKEN, TOO_OFTEN = {0, 3, 10, 190, 200}, {4, 80007, 130429, 131048, 131056}

@@ -1,6 +1,7 @@
 """Who asks a service, and what is told in place of an answer: written into each (scheduler/library.py)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -9,12 +10,13 @@ from fastapi.responses import JSONResponse
 
 @dataclass(eq=False)
 class Refused(Exception):
-    """What the caller is told. `retry_after`: in seconds."""
+    """What the caller is told, `more` fields besides. `retry_after`: in seconds."""
 
     status: int
     code: str
     message: str
     retry_after: int = 0
+    more: dict[str, Any] = field(default_factory=dict)
 
 
 def organization_of(request: Request) -> str:
@@ -28,20 +30,23 @@ def organization_of(request: Request) -> str:
     return organization
 
 
-def tells_refusals(app: FastAPI) -> None:
-    """{"success": false, "detail", "code"}, whatever is wrong."""
-    app.add_exception_handler(Refused, _refused)
-    app.add_exception_handler(RequestValidationError, _invalid)
+def tells_refusals(app: FastAPI, *, success: bool = True, invalid: int = 400) -> None:
+    """{"detail", "code"}, whatever is wrong; with `success`, {"success": false} besides, as good answers have it, too.
+    `invalid`: the status of inputs that don't fit.
+    """
+    always = {"success": False} if success else {}
 
+    async def refused(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, Refused)
+        headers = {"retry-after": str(error.retry_after)} if error.retry_after else None
+        told = {**always, "detail": error.message, "code": error.code, **error.more}
+        return JSONResponse(told, error.status, headers)
 
-async def _refused(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, Refused)
-    headers = {"retry-after": str(error.retry_after)} if error.retry_after else None
-    return JSONResponse({"success": False, "detail": error.message, "code": error.code}, error.status, headers)
+    async def unfit(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        faults = [f"{'.'.join(map(str, each['loc'][1:])) or 'body'}: {each['msg']}" for each in error.errors()]
+        told = "; ".join(faults)[:1000].encode("utf-8", "replace").decode()  # half a character of JSON's is none
+        return JSONResponse({**always, "detail": told, "code": "bad_request"}, invalid)
 
-
-async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    faults = [f"{'.'.join(map(str, each['loc'][1:])) or 'body'}: {each['msg']}" for each in error.errors()]
-    told = "; ".join(faults)[:1000].encode("utf-8", "replace").decode()  # half a character of JSON's is none
-    return JSONResponse({"success": False, "detail": told, "code": "bad_request"}, 400)
+    app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(RequestValidationError, unfit)

@@ -146,7 +146,7 @@ def free_port() -> int:
 def library_of(directory: Path, *names: str) -> Path:
     """`directory`, with these services of the library, what they share, and the templates: deploying all takes long."""
     directory.chmod(0o755)
-    for name in (*(f"{each}.py" for each in names), "apis", "models", "parts", "prompts", "templates"):
+    for name in (*(f"{each}.py" for each in names), "models", "parts", "prompts", "templates"):
         if (LIBRARY / name).exists():
             (directory / name).symlink_to(LIBRARY / name)
     return directory

@@ -12,23 +12,13 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+
+from library.parts.refusals import Refused, tells_refusals
 
 MOST_BYTES = 8 * 1024 * 1024
 LONGEST_WAIT = 7 * 86400
 TLS = ssl.create_default_context()  # once: reading the authorities takes 20 ms
-
-
-@dataclass(eq=False)
-class Refused(Exception):
-    """What the caller is told: {"detail", "code", …`more`}."""
-
-    status: int
-    code: str
-    detail: str
-    headers: dict[str, str] = field(default_factory=dict)
-    more: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,8 +108,8 @@ class Provider:
     def too_often(self, answer: Answer, seconds: float | None = None) -> Refused:
         """429, to be tried again after `seconds`, or what the answer says."""
         seconds = wait_of(answer) if seconds is None else seconds
-        headers = {} if seconds is None else {"Retry-After": str(max(1, round(seconds)))}
-        return Refused(429, "rate_limited", f"{self.name} was asked too often{self.why(answer)}", headers)
+        wait = 0 if seconds is None else max(1, round(seconds))
+        return Refused(429, "rate_limited", f"{self.name} was asked too often{self.why(answer)}", wait)
 
     def why(self, answer: Answer) -> str:
         """Its own words, to put behind ours."""
@@ -169,16 +159,7 @@ def api(title: str, description: str | None) -> FastAPI:
     """An app that tells its refusals, inputs and a provider's answers that don't fit, as {"detail", "code"}."""
     made = FastAPI(title=title, description=(description or "").strip())
 
-    @made.exception_handler(Refused)
-    async def refuse(request: Request, refused: Refused) -> JSONResponse:
-        told = {"detail": refused.detail, "code": refused.code, **refused.more}
-        return JSONResponse(told, refused.status, refused.headers)
-
-    @made.exception_handler(RequestValidationError)
-    async def unfit(request: Request, error: RequestValidationError) -> JSONResponse:
-        problems = [(".".join(map(str, each["loc"][1:])), each["msg"]) for each in error.errors()]
-        detail = "; ".join(f"{where}: {what}" if where else what for where, what in problems)
-        return JSONResponse({"detail": detail[:1000], "code": "bad_request"}, 422)
+    tells_refusals(made, success=False, invalid=422)
 
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         logging.getLogger(title).error("an answer that nobody expected", exc_info=error)
