@@ -76,7 +76,7 @@ async def test_a_version_that_isnt_there(workflows: Workflows) -> None:
 async def test_an_unpublished_workflow_is_there_but_doesnt_run(workflows: Workflows) -> None:
     await workflows.deploy(publish=False)
     assert (await workflows.catalog.get("org_a", "svc"))[0].version == 0
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, match="a draft is called as svc@VERSION"):
         await workflows.catalog.resolve("org_a", "svc")
     assert (await workflows.catalog.resolve("org_a", "svc@1"))[1].number == 1
 
