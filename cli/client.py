@@ -61,6 +61,7 @@ class Api:
         body: Any = None,
         *,
         params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
         seconds: float | None = None,
     ) -> Any:
         """The answer's JSON."""
@@ -70,7 +71,9 @@ class Api:
         if body is not None:
             options["json"] = body
         with self._reached():
-            answer = self._client.request(method, path, params=dict(params) if params else None, **options)
+            answer = self._client.request(
+                method, path, params=dict(params) if params else None, headers=dict(headers or {}), **options
+            )
         return self.json_of(answer)
 
     def pages(self, path: str, limit: int, **params: Any) -> tuple[list[dict[str, Any]], str | None]:

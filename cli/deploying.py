@@ -1,6 +1,7 @@
 """`runmesh validate` and `runmesh deploy`."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ from cli.api import DEPLOY_SECONDS, connect
 from cli.problem import FAILED, Misuse, Problem, Refused, clean
 from cli.profiles import Profile
 from cli.show import AsJson, progress, show_json
+from cli.steps import steps
 
 if TYPE_CHECKING:
     from cli.client import Api
@@ -26,8 +28,8 @@ def validate(file: File, *, as_json: AsJson = False, profile: Profile = None) ->
     Exits 0 if all passed, 1 if not. A secret that isn't set yet keeps nothing from being deployed, only from running.
     """
     code = source(file)
-    with connect(profile) as api, progress(f"checking {file.name}"):
-        told = checked(api, code)
+    with connect(profile) as api, progress(f"checking {file.name}") as tell:
+        told = checked(api, code, tell)
     if as_json:
         show_json(told)
     else:
@@ -75,9 +77,10 @@ def source(file: Path) -> str:
         raise Misuse(f"{file} isn't UTF-8 (byte {error.start})") from error
 
 
-def checked(api: "Api", code: str) -> dict[str, Any]:
-    """What /validate answers."""
-    told: dict[str, Any] = api.ask("POST", "/validate", {"code": code}, seconds=DEPLOY_SECONDS)
+def checked(api: "Api", code: str, tell: Callable[[str], None]) -> dict[str, Any]:
+    """What /validate answers. `tell` takes its steps."""
+    with steps(api, tell) as headers:
+        told: dict[str, Any] = api.ask("POST", "/validate", {"code": code}, headers=headers, seconds=DEPLOY_SECONDS)
     return told
 
 
@@ -88,8 +91,10 @@ def deployed(
     wish = {"code": code, "name": name} | ({"service_id": service_id} if service_id else {})
     params = {"publish": "false"} if draft else None
     try:
-        with progress(f"deploying {name}; new dependencies are installed first"):
-            told: dict[str, Any] = api.ask("POST", "/deploy", wish, params=params, seconds=DEPLOY_SECONDS)
+        with progress(f"deploying {name}") as tell, steps(api, tell) as headers:
+            told: dict[str, Any] = api.ask(
+                "POST", "/deploy", wish, params=params, headers=headers, seconds=DEPLOY_SECONDS
+            )
         return told
     except Refused as refused:
         raise refusal(file, refused) from refused

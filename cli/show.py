@@ -75,19 +75,21 @@ def pairs(values: dict[str, Any]) -> None:
 
 
 @contextmanager
-def progress(text: str) -> Iterator[None]:
-    """A spinner with the seconds that have passed, while the block runs; a plain line where nobody watches."""
+def progress(text: str) -> Iterator[Callable[[str], None]]:
+    """A spinner with the seconds that have passed, while the block runs, and what the block tells of its steps; plain
+    lines where nobody watches.
+    """
     if not sys.stderr.isatty():
         note(f"{text} …")
-        yield
+        yield lambda step: note(f"{step} …")
         return
     from rich.console import Console  # noqa: PLC0415  # takes a while
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        shown.add_task(clean(text), total=None)
-        yield
+        task = shown.add_task(clean(text), total=None)
+        yield lambda step: shown.update(task, description=clean(f"{text}: {step}"))
 
 
 def sure(question: str, *, yes: bool) -> None:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from cli.client import Api
 
 Calls = dict[str, list[dict[str, Any]]]  # by the run that made them
-# The history has no filter for a trace: so many pages of a thousand are looked through, newest first.
-MOST_PAGES = 20
+# A trace that a caller began may have any number of runs.
+MOST = 20_000
 
 
 def trace(
@@ -44,7 +44,7 @@ def trace(
     if not complete:
         note("the run that began it isn't visible to this key")
     if not whole:
-        note(f"there may be more: only the newest {MOST_PAGES * 1000:,} runs were looked at")
+        note(f"there are more: only its newest {MOST:,} runs are shown")
     note("spans: where `runmesh up` has OTEL_EXPORTER_OTLP_ENDPOINT, look for this trace id in that backend")
 
 
@@ -62,16 +62,9 @@ def root_of(api: "Api", request_id: str) -> tuple[dict[str, Any], bool]:
 
 
 def below(api: "Api", root: dict[str, Any]) -> tuple[list[dict[str, Any]], bool]:
-    """All runs of the same trace, the oldest first, and whether all pages were looked at."""
-    found: list[dict[str, Any]] = []
-    after = None
-    for _ in range(MOST_PAGES):
-        page = api.get("/requests", limit=1000, after=after)
-        found += [run for run in page["items"] if run["traceId"] == root["traceId"] and run["id"] != root["id"]]
-        after = page["next"]
-        if not after or page["items"][-1]["createdAt"] < root["createdAt"]:
-            return found[::-1], True
-    return found[::-1], False
+    """The other runs of the same trace, the oldest first, and whether these are all."""
+    found, following = api.pages("/requests", MOST, trace_id=root["traceId"])
+    return [run for run in reversed(found) if run["id"] != root["id"]], not following
 
 
 def nested(run: dict[str, Any], calls: Calls) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class Calls:
         """
         who, reference = request.who, request.params["service_id"]
         who.check_run(reference)
-        provisioned_id = _provisioned_id(request)
+        provisioned_id = provisioned_id_of(request)
         continues = _continues(request, provisioned=bool(provisioned_id))
         receiver_url, correlation_id = callback_url(request), correlation_id_of(request)
         if not REFERENCE.fullmatch(reference):
@@ -242,7 +242,8 @@ def _spec(request: Request, target: Target, **said: Any) -> RunSpec:
     )
 
 
-def _provisioned_id(request: Request) -> str:
+def provisioned_id_of(request: Request) -> str:
+    """Empty: there is none. Errors: NotFound for one that can't be."""
     text = request.header("x-provisioned-request-id")
     if text and not is_id(text, "run"):
         raise unknown_request()

@@ -108,13 +108,13 @@ class CatalogueClient:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = workflows_pb2_grpc.WorkflowsStub(channel)
 
-    async def validate(self, organization_id: str, code: str) -> tuple[bool, Sequence[Check]]:
-        request = workflows_pb2.ValidateRequest(organization_id=organization_id, code=code)
+    async def validate(self, organization_id: str, code: str, log_id: str) -> tuple[bool, Sequence[Check]]:
+        request = workflows_pb2.ValidateRequest(organization_id=organization_id, code=code, log_id=log_id)
         reply = await unary(self._stub.Validate, request, timeout=DEPLOY_SECONDS)
         return reply.all_passed, [wire.from_check(check) for check in reply.report]
 
     async def deploy(
-        self, organization_id: str, source: str | Prompt, name: str, service_id: str, publish: bool
+        self, organization_id: str, source: str | Prompt, name: str, service_id: str, publish: bool, log_id: str
     ) -> tuple[Workflow, int, Sequence[Check]]:
         request = workflows_pb2.DeployRequest(
             organization_id=organization_id,
@@ -123,6 +123,7 @@ class CatalogueClient:
             service_id=service_id,
             publish=publish,
             prompt=None if isinstance(source, str) else wire.to_prompt(source),
+            log_id=log_id,
         )
         reply = await unary(self._stub.Deploy, request, timeout=DEPLOY_SECONDS)
         return wire.from_workflow(reply.workflow), reply.version, [wire.from_check(check) for check in reply.report]

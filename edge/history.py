@@ -1,5 +1,6 @@
 """GET /requests and DELETE /request: an organization's runs, and stopping one."""
 
+import re
 from typing import Protocol
 
 from edge.calls import asker
@@ -11,13 +12,14 @@ from kit.errors import Denied, Invalid
 from kit.names import is_id
 
 _STATUSES = {status.text: status for status in Status}
+_TRACE_ID = re.compile("[0-9a-f]{32}")
 
 
 class Runs(Protocol):
     """The scheduler's history."""
 
     async def list(
-        self, organization_id: str, *, service_id: str, status: Status | None, limit: int, after: str
+        self, organization_id: str, *, service_id: str, status: Status | None, trace_id: str, limit: int, after: str
     ) -> tuple[list[RunRecord], str]:
         """(newest first, where to go on: empty on the last page)."""
 
@@ -36,8 +38,11 @@ class History:
         """Records without content, newest first. Errors: Invalid; Denied for a key of other services."""
         who, (limit, after) = request.who, request.page()
         service_id, status = request.parameter("service_id") or "", request.parameter("status")
+        trace_id = request.parameter("trace_id") or ""
         if status and status not in _STATUSES:
             raise Invalid(f"status is {status[:40]!r}; it must be one of {', '.join(_STATUSES)}")
+        if trace_id and not _TRACE_ID.fullmatch(trace_id):
+            raise Invalid(f"trace_id is {trace_id[:40]!r}; it must be 32 hexadecimal digits, as in a `traceparent`")
         if after and not is_id(after, "run"):
             raise Invalid(f"after is {after[:40]!r}; it must be the `next` of the page before")
         if "run" not in who.scopes:
@@ -48,6 +53,7 @@ class History:
             who.organization_id,
             service_id=service_id,
             status=_STATUSES[status] if status else None,
+            trace_id=trace_id,
             limit=limit,
             after=after,
         )

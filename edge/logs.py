@@ -3,24 +3,25 @@
 import hashlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import replace
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Protocol
 
+from edge.calls import provisioned_id_of
 from edge.http import Answer, Request
 from edge.loglines import Entry, Form, Start, archived, entry, form, start
 from edge.model import Principal
 from edge.reading import Reading, sees_logs
 from edge.run_model import Blobs, LogLine, RunRecord, Status
 from kit.clock import Clock
-from kit.errors import NotFound, Problem
+from kit.errors import Conflict, NotFound, Problem
 from kit.names import is_id
 from kit.telemetry import log
 
 KEEP_ALIVE_SECONDS = 10.0
 # What is left on the bus of a run that is over comes at once.
 REST_SECONDS = 0.5
-REFUSED = "refused"
+# Ends what was said in the log of a provisioned id that has no run yet.
+NO_RUN = "no run"
 # The digest of a log without a line, which nobody stores.
 NOTHING = hashlib.sha256(b"").hexdigest()
 PRIVATE = "the lines of this log are for the organization whose secrets the run uses"
@@ -69,9 +70,30 @@ class Logs:
                 data=json.dumps({"code": problem.code}),
             )
             await self._bus.say(provisioned_id, line)
-            await self._bus.say(provisioned_id, replace(line, message=REFUSED, data="", end=True))
+            await self._end(provisioned_id)
         except Problem as failed:
             log().warning("log.end_failed", request_id=provisioned_id, reason=failed.message)
+
+    @asynccontextmanager
+    async def steps(self, request: Request) -> AsyncIterator[str]:
+        """The provisioned id that a request names for what isn't a run: its log tells what is done, and ends with the
+        block. Empty where it names none. Errors: NotFound, Conflict.
+        """
+        provisioned_id = provisioned_id_of(request)
+        if not provisioned_id:
+            yield ""
+            return
+        record = await self._reading.again(request.who, provisioned_id)
+        if record.status is not Status.PROVISIONED:
+            raise Conflict(f"{provisioned_id} is a run's already: provision another id")
+        try:
+            yield provisioned_id
+        finally:
+            await self._end(provisioned_id)
+
+    async def _end(self, provisioned_id: str) -> None:
+        """Of a log without a run. Errors: Unavailable."""
+        await self._bus.say(provisioned_id, LogLine(self._clock.now(), message=NO_RUN, end=True))
 
     async def _entries(self, who: Principal, record: RunRecord, since: Start) -> AsyncGenerator[Entry | None, None]:
         """None stands for a silence."""
@@ -152,9 +174,9 @@ class Logs:
 
 
 def _stale(line: LogLine, record: RunRecord) -> bool:
-    """Left of a refused attempt to start what has started since: its words (number 0), and its end."""
-    of_refusal = line.message == REFUSED if line.end else line.seq == 0
-    return of_refusal and record.status is not Status.PROVISIONED
+    """Said of an id before its run, which has started since: words (number 0), and their end."""
+    before = line.message == NO_RUN if line.end else line.seq == 0
+    return before and record.status is not Status.PROVISIONED
 
 
 async def _written(entries: AsyncGenerator[Entry | None, None], form: Form) -> AsyncGenerator[bytes, None]:

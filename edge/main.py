@@ -56,7 +56,11 @@ async def build(
         runs=runs,
         keys=KeyHandlers(KeysClient(channels["keys"])),
         workflows=WorkflowHandlers(
-            CatalogueClient(channels["scheduler"]), templates, settings.public_url, admission.targets.forget
+            CatalogueClient(channels["scheduler"]),
+            templates,
+            settings.public_url,
+            admission.targets.forget,
+            runs.steps,
         ),
         templates=TemplateHandlers(templates),
         serving=ServingHandlers(ServingClient(channels["scheduler"]), settings.public_url, admission.targets.forget),

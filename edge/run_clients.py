@@ -93,12 +93,13 @@ class RunsClient:
                 yield wire.from_record(reply.run)
 
     async def list(
-        self, organization_id: str, *, service_id: str, status: Status | None, limit: int, after: str
+        self, organization_id: str, *, service_id: str, status: Status | None, trace_id: str, limit: int, after: str
     ) -> tuple[list[RunRecord], str]:
         request = runs_pb2.ListRunsRequest(
             organization_id=organization_id,
             service_id=service_id,
             status=_status(status) if status else run_pb2.RUN_STATUS_UNSPECIFIED,
+            trace_id=trace_id,
             limit=limit,
             after=after,
         )

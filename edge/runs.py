@@ -31,8 +31,8 @@ class Provisioning(Protocol):
 
 
 class RunHandlers:
-    """run, run_async, accepted, provision, result, request_get, request_delete, requests, logs, egress, replay, diff;
-    `published` has those of /api/v1.
+    """run, run_async, accepted, provision, result, request_get, request_delete, requests, logs, steps, egress, replay,
+    diff; `published` has those of /api/v1.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class RunHandlers:
         self.requests = history.requests
         self.request_delete = history.cancel
         self.logs = logs.logs
+        self.steps = logs.steps
         self.egress = contacts.egress
         self.replay = replays.replay
         self.diff = diffs.diff

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from edge.fields import Fields
@@ -19,15 +20,15 @@ MAX_COUNT = (1 << 31) - 1
 class Workflows(Protocol):
     """The scheduler's catalogue."""
 
-    async def validate(self, organization_id: str, code: str) -> tuple[bool, Sequence[Check]]:
-        """Whether all checks passed, and the report."""
+    async def validate(self, organization_id: str, code: str, log_id: str) -> tuple[bool, Sequence[Check]]:
+        """Whether all checks passed, and the report. What is done is told in the log `log_id`, unless that is empty."""
         ...
 
     async def deploy(
-        self, organization_id: str, source: str | Prompt, name: str, service_id: str, publish: bool
+        self, organization_id: str, source: str | Prompt, name: str, service_id: str, publish: bool, log_id: str
     ) -> tuple[Workflow, int, Sequence[Check]]:
-        """The workflow, the number of the new version, the report. Errors: Invalid (invalid_workflow), NotFound,
-        Conflict.
+        """The workflow, the number of the new version, the report. `log_id` as of validate. Errors: Invalid
+        (invalid_workflow), NotFound, Conflict.
         """
         ...
 
@@ -60,24 +61,31 @@ class Workflows(Protocol):
         ...
 
 
+# The id of the log that tells what is done for a request, while it is done; empty where it asks for none. Errors:
+# NotFound, Conflict.
+Steps = Callable[[Request], AbstractAsyncContextManager[str]]
+
+
 class WorkflowHandlers:
     """Handlers of mesh.edge.v1.Workflows. `public_url` has no slash at its end. `changed` is called before an answer
     tells of a change: the next call of its caller is of what there is by then.
     """
 
     def __init__(
-        self, workflows: Workflows, templates: Templates, public_url: str, changed: Callable[[], None]
+        self, workflows: Workflows, templates: Templates, public_url: str, changed: Callable[[], None], steps: Steps
     ) -> None:
         self._workflows = workflows
         self._templates = templates
         self._public_url = public_url
         self._changed = changed
+        self._steps = steps
 
     async def validate(self, request: Request) -> Answer:
         fields = await _fields(request)
         code = _code(fields)
         fields.done()
-        all_passed, report = await self._workflows.validate(request.who.organization_id, code)
+        async with self._steps(request) as log_id:
+            all_passed, report = await self._workflows.validate(request.who.organization_id, code, log_id)
         return json_answer({"all_passed": all_passed, "report": [_line(check) for check in report]})
 
     async def deploy(self, request: Request) -> Answer:
@@ -97,9 +105,10 @@ class WorkflowHandlers:
         if not name:
             raise Invalid("name is missing")
         publish = _flag(request, "publish")
-        workflow, version, report = await self._workflows.deploy(
-            request.who.organization_id, source, name, service_id, publish
-        )
+        async with self._steps(request) as log_id:
+            workflow, version, report = await self._workflows.deploy(
+                request.who.organization_id, source, name, service_id, publish, log_id
+            )
         self._changed()
         return json_answer(
             {

@@ -21,6 +21,7 @@ from executor.runs import Runs
 from executor.sandboxes import Sandboxes, open_sandboxes
 from executor.settings import Settings
 from executor.spawner_client import Launched
+from executor.steps import Steps
 from executor.variables import FreshSecrets, Variables
 from executor.versions import Versions
 from executor.warm import Warm
@@ -90,8 +91,9 @@ async def build(
     runs, warm = Runs(host), Warm(host, sandboxes.templates)
     for other in (background(runs.forget_old()), forgetting(bus, secrets, versions), lease.kept(runs.lose)):
         await enter(other)
-    servicer, add = ExecutorServicer(runs, filestore, sandboxes.validate, warm), add_ExecutorServicer_to_server
-    server = RpcServer(address, grace=SERVER_GRACE_SECONDS).add(add, servicer, "mesh.executor.v1.Executor")
+    servicer = ExecutorServicer(runs, filestore, sandboxes.validate, Steps(host.lines, clock), warm)
+    server = RpcServer(address, grace=SERVER_GRACE_SECONDS)
+    server.add(add_ExecutorServicer_to_server, servicer, "mesh.executor.v1.Executor")
     server.needs(lambda: lease.held and metering.ready)
     await enter(server)
     stack.push_async_callback(runs.drain, settings.drain_seconds)

@@ -9,6 +9,7 @@ from mesh.runs.v1 import run_pb2
 
 from executor import wire
 from executor.runs import Runs
+from executor.steps import Steps
 from executor.validate import Validate
 from executor.versions import SourceStore
 from executor.warm import Warm
@@ -18,10 +19,11 @@ from kit.errors import Invalid
 class ExecutorServicer(executor_pb2_grpc.ExecutorServicer):
     """Runs of this host."""
 
-    def __init__(self, runs: Runs, blobs: SourceStore, validate: Validate, warm: Warm) -> None:
+    def __init__(self, runs: Runs, blobs: SourceStore, validate: Validate, steps: Steps, warm: Warm) -> None:
         self._runs = runs
         self._blobs = blobs
         self._validate = validate
+        self._steps = steps
         self._warm = warm
 
     async def Run(
@@ -55,7 +57,11 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServicer):
     async def Validate(self, request: executor_pb2.ValidateRequest, context: Any) -> executor_pb2.ValidateResponse:
         file_name = request.file_name or "workflow.py"
         report = await self._validate(
-            request.organization_id, request.code.encode(), file_name, preload=request.preload
+            request.organization_id,
+            request.code.encode(),
+            file_name,
+            preload=request.preload,
+            tell=self._steps.told_in(request.log_id),
         )
         return wire.to_validation(report)
 

@@ -5,7 +5,7 @@ Also gives what a version needs besides its source: interpreter, lock, declared 
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import NamedTuple, Protocol
@@ -23,6 +23,9 @@ IMPORT_SECONDS = 60.0
 MAX_DETAIL = 6000
 MAX_CAUSE = 2500
 MAX_ROW = 200  # characters of a line of the source
+MAX_NAMES = 200  # characters of the names of packages
+# Takes a sentence about what is done now, which may take a while.
+Tell = Callable[[str], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,10 @@ class _Failed(Exception):
         self.printed = printed
 
 
+async def _nobody(_told: str) -> None:
+    """Where nobody listens."""
+
+
 class Validate:
     """Errors: Unavailable when the package index or the host can't; what is wrong with the source is in the report.
 
@@ -190,20 +197,25 @@ class Validate:
         self._default = default
         self._most = most
 
-    async def __call__(self, organization_id: str, source: bytes, file_name: str, *, preload: bool = False) -> Report:
+    async def __call__(
+        self, organization_id: str, source: bytes, file_name: str, *, preload: bool = False, tell: Tell = _nobody
+    ) -> Report:
         """Checks `source` as `organization_id` would run it; with `preload` its first call finds it loaded."""
         report = Report()
         try:
             header = await self._read(report, source)
-            environment = await self._build(report, header)
+            environment = await self._build(report, header, tell)
             env, missing, values = await self._declared(report, organization_id, header)
             filled = any(secret.hosts for secret in values)
             redact = Redaction(secret.value for secret in values)
             limits = header.options.limits.over(self._default)
             candidate = _Candidate(organization_id, environment, source, file_name, env, limits, header.options.egress)
             keep = preload and not filled and header.options.isolation != "cold"
-            async with self._turns.setdefault(organization_id, asyncio.Lock()):
-                await self._import(report, candidate, missing, header.options.isolation, redact, keep=keep)
+            turn = self._turns.setdefault(organization_id, asyncio.Lock())
+            if turn.locked():
+                await tell("waiting for another check of the organization's to end")
+            async with turn:
+                await self._import(report, candidate, missing, header.options.isolation, redact, tell, keep=keep)
         except _Failed as failed:
             return Report([*report.checks, _told(failed, source, report.python)])
         report.env_vars = header.env_vars
@@ -241,13 +253,17 @@ class Validate:
         _pass(report, "interpreter", f"Python {report.python}")
         return header
 
-    async def _build(self, report: Report, header: Header) -> Environment:
+    async def _build(self, report: Report, header: Header, tell: Tell) -> Environment:
         try:
+            if header.dependencies:
+                await tell(f"resolving {_counted(len(header.dependencies), 'dependency', 'dependencies')}")
             report.lock = await self._builds.resolve(report.python, list(header.dependencies))
+            if report.lock:
+                await tell(f"getting {_packages(report.lock)} ready")
             environment = await self._builds.ensure(report.python, report.lock)
         except Invalid as error:
             raise _Failed("dependencies", error.message, _line_named(header, error.message)) from None
-        _pass(report, "dependencies", f"{len(report.lock.splitlines())} packages")
+        _pass(report, "dependencies", _counted(len(report.lock.splitlines()), "package", "packages"))
         return environment
 
     async def _declared(
@@ -277,6 +293,7 @@ class Validate:
         missing: list[str],
         isolation: str,
         redact: Redaction,
+        tell: Tell,
         *,
         keep: bool,
     ) -> None:
@@ -284,6 +301,7 @@ class Validate:
             detail = f"not run: secret {', '.join(missing)} is missing. Whether it starts can be told once that is set."
             report.checks.append(Check("imports", passed=False, detail=detail, advisory=True))
             return
+        await tell("starting the script")
         found = await self._preloading(*candidate, isolation or "run") if keep and self._preloading else None
         if found is None:
             _, environment, source, file_name, env, limits, egress = candidate
@@ -345,6 +363,18 @@ def _sentences(cause: str, advice: str) -> str:
 def _encodable(text: str) -> str:
     """Nor may it move a terminal's cursor."""
     return clean(text)
+
+
+def _counted(count: int, one: str, several: str) -> str:
+    return f"{count} {one if count == 1 else several}"
+
+
+def _packages(lock: str) -> str:
+    """`2 packages (fastapi 0.115.0, …)`"""
+    rows = lock.splitlines()
+    names = ", ".join(" ".join(row.split(" ", 1)[0].split("==")) for row in rows)
+    names = names if len(names) <= MAX_NAMES else names[:MAX_NAMES].rsplit(", ", 1)[0] + ", …"
+    return f"{_counted(len(rows), 'package', 'packages')} ({names})"
 
 
 def _line_named(header: Header, message: str) -> int:

@@ -65,10 +65,12 @@ class Executors:
         request = wire.stop_request(run_id, outcome)
         await self._call((await self._stub(address)).Stop, request, STOP_SECONDS, retry=True)
 
-    async def validate(self, organization_id: str, code: str, name: str, *, preload: bool = False) -> Report:
+    async def validate(
+        self, organization_id: str, code: str, name: str, *, preload: bool = False, log_id: str = ""
+    ) -> Report:
         """What an executor finds out about a source; it may build an environment for that. Errors: Unavailable."""
         request = executor_pb2.ValidateRequest(
-            organization_id=organization_id, code=code, file_name=name, preload=preload
+            organization_id=organization_id, code=code, file_name=name, preload=preload, log_id=log_id
         )
         stub = await self._stub(self._choose())
         return workflow_wire.report(await self._call(stub.Validate, request, self._validate_seconds))

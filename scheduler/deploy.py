@@ -49,8 +49,12 @@ class Journal(Protocol):
 class Validator(Protocol):
     """An executor's side of it."""
 
-    async def validate(self, organization_id: str, code: str, name: str, *, preload: bool = False) -> Report:
-        """`name` is the script's file name; `preload`: it is about to be called. Errors: Unavailable."""
+    async def validate(
+        self, organization_id: str, code: str, name: str, *, preload: bool = False, log_id: str = ""
+    ) -> Report:
+        """`name` is the script's file name; `preload`: it is about to be called; `log_id`: of the log that tells what
+        is done. Errors: Unavailable.
+        """
         ...
 
 
@@ -76,6 +80,8 @@ class Deployment:
     # Whether it is about to be called: an executor then keeps what it has loaded for its checks.
     preload: bool = True
     prompt: Prompt | None = None
+    # Of the log that tells what is done; empty: none does.
+    log_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,10 +102,10 @@ class Deploy:
         self._blobs = blobs
         self._clock = clock
 
-    async def validate(self, organization_id: str, code: str) -> Report:
+    async def validate(self, organization_id: str, code: str, log_id: str = "") -> Report:
         """Only the checks. Errors: Invalid (too_large); Unavailable."""
         _bounded(organization_id, code)
-        return await self._validator.validate(organization_id, code, "workflow.py")
+        return await self._validator.validate(organization_id, code, "workflow.py", log_id=log_id)
 
     async def __call__(self, deployment: Deployment) -> Deployed:
         """Errors: Invalid (invalid_workflow with the failed checks, too_large, bad_request); NotFound for a prompt that
@@ -112,7 +118,11 @@ class Deploy:
         content = _bounded(organization, deployment.code)
         service_id = _named(deployment)
         report = await self._validator.validate(
-            organization, deployment.code, file_name(service_id), preload=deployment.preload
+            organization,
+            deployment.code,
+            file_name(service_id),
+            preload=deployment.preload,
+            log_id=deployment.log_id,
         )
         if prompt is not None:
             report = judged(report)

@@ -354,13 +354,16 @@ class Asker:
 
 @dataclass(frozen=True)
 class History:
-    """A page of an organization's runs. Empty `service_id`, None: all; `after`: the id of the run before it."""
+    """A page of an organization's runs. Empty `service_id` and `trace_id`, None: all; `after`: the id of the run before
+    it.
+    """
 
     organization_id: str
     service_id: str = ""
     status: Status | None = None
     limit: int = 100
     after: str = ""
+    trace_id: str = ""
 
 
 @dataclass(frozen=True)

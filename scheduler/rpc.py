@@ -114,7 +114,7 @@ class Workflows(workflows_pb2_grpc.WorkflowsServicer):
         return workflow_wire.deployed(await self._deploy(workflow_wire.deployment(request)))
 
     async def Validate(self, request: workflows_pb2.ValidateRequest, _context: Any) -> workflows_pb2.ValidateResponse:
-        report = await self._deploy.validate(request.organization_id, request.code)
+        report = await self._deploy.validate(request.organization_id, request.code, request.log_id)
         checks = workflow_wire.checks(report.checks)
         return workflows_pb2.ValidateResponse(all_passed=report.all_passed, report=checks)
 

@@ -271,7 +271,14 @@ def history_query(request: runs_pb2.ListRunsRequest) -> History:
     if request.status not in {0, *map(int, Status)}:
         raise Invalid("status is none that a run can have")
     status = Status(request.status) if request.status else None
-    return History(request.organization_id, request.service_id, status, page_limit(request.limit), request.after)
+    return History(
+        request.organization_id,
+        request.service_id,
+        status,
+        page_limit(request.limit),
+        request.after,
+        request.trace_id,
+    )
 
 
 def record(run: Run | Provision, waiting: Waiting | None = None, nested: int = 0) -> runs_pb2.RunRecord:

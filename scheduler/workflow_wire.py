@@ -23,6 +23,7 @@ def deployment(request: workflows_pb2.DeployRequest) -> Deployment:
         request.service_id,
         publish=request.publish,
         prompt=_prompt(request.prompt) if request.HasField("prompt") else None,
+        log_id=request.log_id,
     )
 
 

@@ -83,7 +83,13 @@ RUNS: Mapping[str, Described] = {
     "Runs.ReadRequest": Described(gives=gives(RECORD), tells=NOT_STORED, codes=("not_found",)),
     "Runs.CancelRequest": Described(gives=gives(STARTED), codes=("not_found",)),
     "Runs.ListRequests": Described(
-        gives=gives(page_of(SUMMARY)), query={"service_id": said(TEXT, "of this service"), "status": STATUS, **PAGE}
+        gives=gives(page_of(SUMMARY)),
+        query={
+            "service_id": said(TEXT, "of this service"),
+            "status": STATUS,
+            "trace_id": said(text(pattern="^[0-9a-f]{32}$"), "of this trace, as in a `traceparent`"),
+            **PAGE,
+        },
     ),
     "Runs.ReadEgress": Described(gives=gives(CONTACTS), codes=_PENDING),
     "Runs.ListDeliveries": Described(gives=gives(DELIVERIES), codes=("not_found",)),

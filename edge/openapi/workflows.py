@@ -14,6 +14,7 @@ from edge.openapi.shapes import (
     TEXT,
     TIME,
     TRUTH,
+    Shape,
     an_id,
     given,
     list_of,
@@ -103,16 +104,24 @@ _COPY = taken(
 )
 _LIMITS = {name: whole(1, MAX_COUNT) for name in LIMITS}
 _DELETED = given(service_id=TEXT, deleted={"const": True})
+_STEPS: Mapping[str, Shape] = {
+    "X-Provisioned-Request-Id": said(
+        an_id("run"), "an id of `POST /provision-request`, whose log (`GET /logs/{request_id}`) tells what is done"
+    )
+}
 
 WORKFLOWS: Mapping[str, Described] = {
     "Workflows.Validate": Described(
         gives=gives(given("Report", all_passed=TRUTH, report=list_of(CHECK))),
         takes=takes(taken(needed={"code": _CODE}, example={"code": _EXAMPLE})),
+        headers=_STEPS,
+        codes=("conflict", "not_found"),
     ),
     "Workflows.Deploy": Described(
         gives=gives(given("Deployed", service_id=TEXT, version=NUMBER, url=ADDRESS, report=list_of(CHECK))),
         takes=takes({"anyOf": [_SOURCE, _PROMPT, _COPY]}),
         query={"publish": said(one_of("true", "false"), "whether it is served at once", default="true")},
+        headers=_STEPS,
         codes=("invalid_workflow", "conflict", "not_found"),
     ),
     "Workflows.ListWorkflows": Described(

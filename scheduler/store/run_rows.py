@@ -293,8 +293,12 @@ def _half(asked: History, mine: ColumnElement[bool], start: Row[*tuple[Any, ...]
         half = half.where(runs.c.created_at <= start.created_at, or_(runs.c.created_at < start.created_at, earlier))
     if asked.service_id:
         half = half.where(runs.c.service_id == asked.service_id)
+    if asked.trace_id:
+        half = half.where(runs.c.trace_id == asked.trace_id)
     if asked.status is not None:
         half = half.where(runs.c.status == int(asked.status))
+        if asked.status is not Status.SUCCEEDED:
+            half = half.where(runs.c.status != literal(Status.SUCCEEDED))  # as the index of these has it
     return half.order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(asked.limit)
 
 

@@ -191,6 +191,34 @@ Index("runs_tree", runs.c.root_id, **_only("status < 4"))
 # What was called by whom: costs are summed along it.
 Index("runs_caller", runs.c.caller_id, runs.c.created_at, runs.c.id)
 Index("runs_acting", runs.c.acting_id, runs.c.created_at, runs.c.id, **_only("acting_id <> caller_id"))
+# What lists are filtered by. Of those that have succeeded, which most have, some are always near.
+Index("runs_service", runs.c.caller_id, runs.c.service_id, runs.c.created_at, runs.c.id)
+Index(
+    "runs_acting_service",
+    runs.c.acting_id,
+    runs.c.service_id,
+    runs.c.created_at,
+    runs.c.id,
+    **_only("acting_id <> caller_id"),
+)
+Index("runs_status", runs.c.caller_id, runs.c.status, runs.c.created_at, runs.c.id, **_only("status <> 4"))
+Index(
+    "runs_acting_status",
+    runs.c.acting_id,
+    runs.c.status,
+    runs.c.created_at,
+    runs.c.id,
+    **_only("acting_id <> caller_id AND status <> 4"),
+)
+Index("runs_trace", runs.c.caller_id, runs.c.trace_id, runs.c.created_at, runs.c.id)
+Index(
+    "runs_acting_trace",
+    runs.c.acting_id,
+    runs.c.trace_id,
+    runs.c.created_at,
+    runs.c.id,
+    **_only("acting_id <> caller_id"),
+)
 Index(
     "runs_provision",
     runs.c.provision_id,

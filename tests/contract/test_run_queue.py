@@ -166,6 +166,12 @@ async def test_what_has_ended_costs_the_queue_and_look_ups_nothing(
             ("runs_provision (provision_id=?)", lambda: store.find_run(ME, "run_1")),
             ("runs_caller (caller_id=?)", lambda: store.history(History("org_caller"))),
             ("runs_acting (acting_id=?)", lambda: store.history(History("org_caller"))),
+            ("runs_service (caller_id=? AND service_id=?)", lambda: store.history(History("a", "b"))),
+            ("runs_acting_service (acting_id=? AND service_id=?)", lambda: store.history(History("a", "b"))),
+            ("runs_trace (caller_id=? AND trace_id=?)", lambda: store.history(History("a", trace_id="b"))),
+            ("runs_acting_trace (acting_id=? AND trace_id=?)", lambda: store.history(History("a", trace_id="b"))),
+            ("runs_status (caller_id=? AND status=?)", lambda: store.history(History("a", status=Status.DEAD))),
+            ("runs_acting_status (acting_id=?", lambda: store.history(History("a", status=Status.DEAD))),
         ]
         for index, call in calls:
             plans.clear()

@@ -189,6 +189,13 @@ async def test_history_is_filtered(rig: Rig) -> None:
     found = await rig.store.history(History("org_caller", status=Status.SUCCEEDED))
     assert [run.id for run in found] == [done.id]
     assert found[0].answer.content == b""
+    traced = a_run(trace_id="0" * 31 + "1")
+    theirs = replace(traced, id="run_theirs", caller_id="org_b", acting_id="org_b")
+    await rig.store.write(lambda tx: tx.insert([traced, theirs]))
+    assert [run.id for run in await rig.store.history(History("org_caller", trace_id=traced.trace_id))] == [traced.id]
+    for status in Status:
+        for run in await rig.store.history(History("org_caller", status=status)):
+            assert run.status is status
     assert await rig.store.history(History("org_nobody")) == []
 
 

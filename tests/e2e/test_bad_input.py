@@ -56,8 +56,14 @@ def test_validate_reports_without_deploying(mesh: Mesh) -> None:
         assert bad["all_passed"] is False
         failed = [check for check in bad["report"] if not check["passed"]]
         assert (failed[0]["check"], failed[0]["line"]) == ("syntax", 1)
-        good = client.post("/validate", json={"code": HEADER + APP + MAIN}, timeout=120).json()
+        log_id = client.post("/provision-request").json()["request_id"]
+        code, naming = {"code": HEADER + APP + MAIN}, {"X-Provisioned-Request-Id": log_id}
+        good = client.post("/validate", json=code, headers=naming, timeout=120).json()
         assert good["all_passed"] is True, good
+        lines = [json.loads(line) for line in client.get(f"/logs/{log_id}").text.splitlines()]
+        assert [line["stream"] for line in lines] == ["system"] * len(lines)
+        assert [line["message"].split()[0] for line in lines] == ["resolving", "getting", "starting"]
+        assert client.post("/validate", json=code, headers={"X-Provisioned-Request-Id": "run_x"}).status_code == 404
 
 
 @pytest.mark.parametrize(

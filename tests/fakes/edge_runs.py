@@ -208,7 +208,7 @@ class FakeRuns:
                 await changed.wait()
 
     async def list(
-        self, organization_id: str, *, service_id: str, status: Status | None, limit: int, after: str
+        self, organization_id: str, *, service_id: str, status: Status | None, trace_id: str, limit: int, after: str
     ) -> tuple[list[RunRecord], str]:
         found = [
             record
@@ -216,6 +216,7 @@ class FakeRuns:
             if organization_id in {record.caller_id, record.acting_id}
             and service_id in {"", record.service_id}
             and status in {None, record.status}
+            and trace_id in {"", record.trace_id}
             and (not after or record.id < after)
         ]
         return found[:limit], found[limit - 1].id if len(found) > limit else ""

@@ -354,6 +354,7 @@ class MemoryStore:
                 asked.organization_id in {run.caller_id, run.acting_id}
                 and asked.service_id in {"", run.service_id}
                 and asked.status in {None, run.status}
+                and asked.trace_id in {"", run.trace_id}
             )
 
         rows = sorted(self.state.run_rows.values(), key=lambda run: (run.created_at, run.id), reverse=True)

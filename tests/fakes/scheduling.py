@@ -104,8 +104,11 @@ class FakeExecutors:
         self.probed.append(address)
         return address in self.living
 
-    async def validate(self, organization_id: str, code: str, name: str, *, preload: bool = False) -> Report:
+    async def validate(
+        self, organization_id: str, code: str, name: str, *, preload: bool = False, log_id: str = ""
+    ) -> Report:
         self.validated.append((organization_id, name))
+        self.told_in = log_id
         return self.report
 
     async def warm(self, version_id: str, organization_id: str) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -221,6 +222,38 @@ def test_a_failed_deploy_names_file_and_line(runmesh: Runmesh, api: ApiServer, n
     told = runmesh("deploy", "greet.py")
     assert told.exit_code == 1
     assert "error: greet.py:1: imports: ModuleNotFoundError: nothing" in told.stderr
+
+
+def test_the_steps_of_a_deploy_are_told_while_it_lasts(runmesh: Runmesh, api: ApiServer, nowhere: Path) -> None:
+    (nowhere / "greet.py").write_text("app = 1\n")
+    lines = ({"createdAt": f"2030-01-01T00:00:0{n}.000Z", "stream": "system", "message": f"step {n}"} for n in (1, 2))
+    told = Event()
+
+    def log(_asked: Asked) -> Reply:
+        told.set()
+        return Reply(200, chunks=tuple(json.dumps(line).encode() + b"\n" for line in lines))
+
+    def deploy(_asked: Asked) -> Reply:
+        assert told.wait(10)
+        return Reply(200, {"service_id": "greet", "version": 1, "url": "http://x/run/greet", "report": []})
+
+    api.says("POST /provision-request", {"request_id": "run_1"})
+    api.answers |= {"GET /logs/run_1": log, "POST /deploy": deploy}
+    done = runmesh("deploy", "greet.py", "--json")
+    assert done.stderr == "deploying greet …\nstep 1 …\nstep 2 …\n"
+    assert json.loads(done.stdout)["version"] == 1
+    assert api.last("POST /deploy").headers["x-provisioned-request-id"] == "run_1"
+
+
+def test_a_key_that_may_start_no_runs_deploys_without_being_told_the_steps(
+    runmesh: Runmesh, api: ApiServer, nowhere: Path
+) -> None:
+    (nowhere / "greet.py").write_text("app = 1\n")
+    api.refuses("POST /provision-request", 403, "forbidden")
+    api.says("POST /validate", {"all_passed": True, "report": []})
+    done = runmesh("validate", "greet.py")
+    assert (done.exit_code, done.stderr) == (0, "checking greet.py …\n")
+    assert "x-provisioned-request-id" not in api.last("POST /validate").headers
 
 
 @pytest.mark.parametrize("content", [[1], "text", {"other": 1}, {"items": [{"other": 1}], "next": None}, {"items": []}])

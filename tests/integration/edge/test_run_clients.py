@@ -275,7 +275,8 @@ async def test_the_scheduler(mesh: Mesh) -> None:
     assert (found.id, found.cost_open) == ("run_g", True)
     watched = [record.status async for record in runs.watch(asker, "run_w", LONG, exact=True)]
     assert watched == [Status.QUEUED, Status.SUCCEEDED]
-    listed, following = await runs.list("org_1", service_id="greet", status=Status.FAILED, limit=5, after="run_a")
+    narrowed: Any = {"service_id": "greet", "status": Status.FAILED, "trace_id": "a1"}
+    listed, following = await runs.list("org_1", **narrowed, limit=5, after="run_a")
     assert ([record.id for record in listed], following) == (["run_l"], "run_l")
     await runs.cancel("org_1", "run_c", Status.TIMED_OUT, "late")
     provision, submit, get, watch, history, cancel = mesh.runs.asked

@@ -21,7 +21,7 @@ from executor.model import Limits
 from executor.sandbox import AnswerEnd, Event, Finished, Head
 from executor.sandboxes import Sandboxes
 from executor.settings import Settings
-from executor.validate import Check, Report, Validate
+from executor.validate import Check, Report, Tell, Validate
 from kit.bus import open_bus
 from kit.errors import Exhausted, Invalid, NotFound, Unavailable
 from kit.rpc_client import connect, stream, unary
@@ -44,7 +44,11 @@ def driver() -> FakeDriver:
     return FakeDriver()
 
 
-async def fake_validate(organization_id: str, source: bytes, file_name: str, *, preload: bool = False) -> Report:
+async def fake_validate(
+    organization_id: str, source: bytes, file_name: str, *, preload: bool = False, tell: Tell
+) -> Report:
+    await tell("looking")
+    await tell(f"reading \x1b[31m{file_name}")
     return Report([Check("syntax", passed=False, detail=f"{organization_id} {source.decode()} {file_name}", line=3)])
 
 
@@ -357,8 +361,21 @@ async def test_no_version_gets_more_than_this_host_gives(mesh: Mesh) -> None:
 
 
 async def test_validate(mesh: Mesh) -> None:
-    request = executor_pb2.ValidateRequest(organization_id="org_1", code="x = 1", file_name="a.py")
-    reply = await unary(mesh.stub.Validate, request)
+    request = executor_pb2.ValidateRequest(organization_id="org_1", code="x = 1", file_name="a.py", log_id="run_1")
+    told: list[events_pb2.LogLine] = []
+
+    async def follow(_subject: str, payload: bytes) -> None:
+        told.append(events_pb2.LogLine.FromString(payload))
+
+    async with open_bus(mesh.settings.nats_url, "test") as bus, bus.subscribed("log.>", follow):
+        await unary(mesh.stub.Validate, executor_pb2.ValidateRequest(code="x = 1"))  # tells nobody
+        reply = await unary(mesh.stub.Validate, request)
+        await until(lambda: len(told) == 2)
+    assert [(line.seq, line.stream, line.message) for line in told] == [
+        (0, "system", "looking"),
+        (0, "system", "reading a.py"),
+    ]
+    assert told[0].created_at.ToMilliseconds() < told[1].created_at.ToMilliseconds()
     assert [(check.check, check.passed, check.line) for check in reply.report] == [("syntax", False, 3)]
     assert reply.report[0].detail == "org_1 x = 1 a.py"
 

@@ -18,7 +18,7 @@ from tests.databases import alembic_on, with_connection
 from tests.postgres import PASSWORD, Server, elsewhere
 
 ROOT = Path(__file__).parent.parent.parent.parent
-HEADS = {"filestore": "filestore_0003", "keys": "keys_0010", "scheduler": "scheduler_0013"}
+HEADS = {"filestore": "filestore_0003", "keys": "keys_0010", "scheduler": "scheduler_0014"}
 
 
 def migrating(url: str, home: Path) -> "subprocess.Popen[str]":

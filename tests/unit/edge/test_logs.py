@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -16,7 +17,7 @@ from edge.model import Principal
 from edge.reading import Reading
 from edge.run_model import LogLine, RunRecord, Status
 from kit.clock import FakeClock
-from kit.errors import NotFound
+from kit.errors import Conflict, Invalid, NotFound
 from kit.names import new_id
 from tests.fakes.edge_runs import (
     CALLER,
@@ -276,6 +277,43 @@ async def test_nobody_ends_a_log_that_is_not_theirs_or_has_begun(who: Principal)
         mesh.start()
     await mesh.logs.refuse(who, mesh.record.id, NotFound("no"))
     await mesh.logs.refuse(who, "log.>", NotFound("no"))
+    assert mesh.bus.lines == {}
+
+
+def naming(provisioned_id: str, who: Principal = OWN_KEY) -> Request:
+    """A request, not for a run, that wants its steps told."""
+    return a_request(who=who, headers={"x-provisioned-request-id": provisioned_id})
+
+
+async def test_steps_are_told_under_a_provisioned_id_and_end() -> None:
+    mesh = Provisioned()
+    for told in ("once", "again"):
+        with pytest.raises(Invalid) if told == "again" else nullcontext():
+            async with mesh.logs.steps(naming(mesh.record.id)) as log_id:
+                assert log_id == mesh.record.id
+                await mesh.bus.say(log_id, replace(line(0, told), stream="system"))
+                if told == "again":
+                    raise Invalid("it isn't deployed")
+        assert mesh.bus.lines[mesh.record.id][-1].end
+    assert messages(await mesh.read()) == ["once"]
+    mesh.start()
+    await mesh.say(line(1), END)
+    assert messages(await mesh.read()) == ["line 1"]
+    async with mesh.logs.steps(naming("")) as log_id:
+        assert log_id == ""
+
+
+@pytest.mark.parametrize(("who", "started"), [(KEY, False), (OWN_KEY, True)])
+async def test_steps_are_told_under_no_id_that_is_not_theirs_or_has_its_run(who: Principal, started: bool) -> None:
+    mesh = Provisioned()
+    if started:
+        mesh.start()
+    with pytest.raises(Conflict if started else NotFound):
+        async with mesh.logs.steps(naming(mesh.record.id, who)):
+            raise AssertionError
+    with pytest.raises(NotFound):
+        async with mesh.logs.steps(naming("log.>")):
+            raise AssertionError
     assert mesh.bus.lines == {}
 
 

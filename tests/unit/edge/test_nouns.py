@@ -248,7 +248,7 @@ class FakeWorkflows:
     def note_change(self) -> None:
         self.changes.append(len(self.calls))
 
-    async def validate(self, organization_id: str, code: str) -> tuple[bool, Sequence[Check]]:
+    async def validate(self, organization_id: str, code: str, log_id: str) -> tuple[bool, Sequence[Check]]:
         return False, [Check("syntax", False, "bad", 3), Check("header", True, "", 0)]
 
     async def deploy(self, *arguments: Any) -> tuple[Workflow, int, Sequence[Check]]:
@@ -287,7 +287,9 @@ def catalogue() -> FakeWorkflows:
 
 @pytest.fixture
 def workflows(catalogue: FakeWorkflows) -> WorkflowHandlers:
-    return WorkflowHandlers(catalogue, MemoryTemplates(), "https://mesh.example", catalogue.note_change)
+    return WorkflowHandlers(
+        catalogue, MemoryTemplates(), "https://mesh.example", catalogue.note_change, lambda _: nullcontext("")
+    )
 
 
 async def test_validating(workflows: WorkflowHandlers) -> None:
@@ -308,8 +310,8 @@ async def test_deploying_a_prompt(workflows: WorkflowHandlers, catalogue: FakeWo
     more = {"parameters": {"system": "é"}, "web_search": True, "service_id": "wf_1"}
     await workflows.deploy(request({**PROMPT, **more}, query="publish=false"))
     assert catalogue.calls == [
-        ("org_1", Prompt("{{ x }}", "openai/m"), "n", "", True),
-        ("org_1", Prompt("{{ x }}", "openai/m", '{"system": "é"}', web_search=True), "n", "wf_1", False),
+        ("org_1", Prompt("{{ x }}", "openai/m"), "n", "", True, ""),
+        ("org_1", Prompt("{{ x }}", "openai/m", '{"system": "é"}', web_search=True), "n", "wf_1", False, ""),
     ]
     wrong: tuple[dict[str, Any], ...] = (
         {"template": ""}, {"template": None}, {"template": 1}, {"template": "x" * 1_048_577}, {"model": None},
@@ -376,7 +378,7 @@ async def test_deploying(workflows: WorkflowHandlers, catalogue: FakeWorkflows) 
     answer = await workflows.deploy(request({"code": "x", "name": "n", "service_id": None}, query="publish=false"))
     assert body(answer) == {"service_id": "s", "version": 7, "url": "https://mesh.example/run/org_1.s", "report": []}
     await workflows.deploy(request({"code": "x", "service_id": "s", "kind": "code"}))
-    assert catalogue.calls == [("org_1", "x", "n", "", False), ("org_1", "x", "s", "s", True)]
+    assert catalogue.calls == [("org_1", "x", "n", "", False, ""), ("org_1", "x", "s", "s", True, "")]
 
 
 @pytest.mark.parametrize(

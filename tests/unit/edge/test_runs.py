@@ -183,9 +183,12 @@ async def test_history_can_be_narrowed(mesh: Mesh) -> None:
     mesh.runs.put(a_record(Status.FAILED, service_id="other"))
     body = told(await mesh.handlers.requests(a_request(query="status=failed&service_id=greet")))
     assert [item["id"] for item in body["items"]] == [failed.id]
+    traced = mesh.runs.put(a_record(trace_id="0af7651916cd43dd8448eb211c80319c"))
+    body = told(await mesh.handlers.requests(a_request(query="trace_id=0af7651916cd43dd8448eb211c80319c")))
+    assert [item["id"] for item in body["items"]] == [traced.id]
 
 
-@pytest.mark.parametrize("query", ["status=lost", "after=nowhere", "limit=0", "limit=1001", "limit=x"])
+@pytest.mark.parametrize("query", ["trace_id=1", "status=lost", "after=nowhere", "limit=0", "limit=1001", "limit=x"])
 async def test_a_bad_question_about_history(mesh: Mesh, query: str) -> None:
     with pytest.raises(Invalid):
         await mesh.handlers.requests(a_request(query=query))

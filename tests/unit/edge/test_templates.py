@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -55,16 +56,22 @@ async def test_they_are_listed_and_read() -> None:
 
 async def test_deploying_one() -> None:
     catalogue = Deployed()
-    workflows: Any = WorkflowHandlers(catalogue, MemoryTemplates(), "https://mesh.example", lambda: None)  # type: ignore[arg-type]
+    workflows: Any = WorkflowHandlers(
+        catalogue,  # type: ignore[arg-type]
+        MemoryTemplates(),
+        "https://mesh.example",
+        lambda: None,
+        lambda _: nullcontext(""),
+    )
     await workflows.deploy(request({"template_id": "finder"}))
     await workflows.deploy(request({"template_id": "finder", "name": "My finder"}, query="publish=false"))
     await workflows.deploy(request({"template_id": "finder", "service_id": "mine"}))
     await workflows.deploy(request({"template_id": "asking"}))
     assert catalogue.calls == [
-        ("org_1", "the code", "Finder", "finder", True),
-        ("org_1", "the code", "My finder", "", False),
-        ("org_1", "the code", "mine", "mine", True),
-        ("org_1", Prompt("Tell of {{ x }}", "openai/m"), "Finder", "", True),
+        ("org_1", "the code", "Finder", "finder", True, ""),
+        ("org_1", "the code", "My finder", "", False, ""),
+        ("org_1", "the code", "mine", "mine", True, ""),
+        ("org_1", Prompt("Tell of {{ x }}", "openai/m"), "Finder", "", True, ""),
     ]
     with pytest.raises(NotFound):
         await workflows.deploy(request({"template_id": "nothing"}))

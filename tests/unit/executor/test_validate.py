@@ -48,6 +48,7 @@ class World:
     loaded: ImportReport | None = None
     preloaded: list[tuple[str, str]] = field(default_factory=list)
     found: ImportReport = field(default_factory=lambda: ImportReport(ok=True, openapi='{"openapi": "3.1.0"}'))
+    steps: list[str] = field(default_factory=list)
     compiled_by: str = "?"
     imported_with: dict[str, str] | None = None
     imported_within: Limits | None = None
@@ -90,7 +91,10 @@ class World:
         self, source: bytes = SOURCE, organization_id: str = "org_a", *, preload: bool = False
     ) -> Report:
         validate = Validate(self, self.syntax, self, self.start, default=DEFAULT, most=MOST, preloading=self.preload)
-        return await validate(organization_id, source, "workflow.py", preload=preload)
+        return await validate(organization_id, source, "workflow.py", preload=preload, tell=self.tell)
+
+    async def tell(self, step: str) -> None:
+        self.steps.append(step)
 
     async def preload(
         self,
@@ -131,6 +135,17 @@ async def test_a_good_workflow() -> None:
     assert report.env_vars == (EnvVar("TOKEN"), EnvVar("REGION", "eu"))
     assert report.openapi == '{"openapi": "3.1.0"}'
     assert world.compiled_by == "3.12"
+    assert world.steps == [
+        "resolving 2 dependencies",
+        "getting 2 packages (fastapi 1, fastapi 1) ready",
+        "starting the script",
+    ]
+
+
+async def test_what_there_is_not_to_do_is_no_step() -> None:
+    world = World()
+    await world.validate(PLAIN)
+    assert world.steps == ["starting the script"]
 
 
 async def test_the_import_sees_declared_variables_only_and_a_secret_wins_over_a_default() -> None:

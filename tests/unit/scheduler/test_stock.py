@@ -113,7 +113,7 @@ async def test_one_that_fails_doesnt_stop_the_others(library: Library, monkeypat
     library.write("a", "app = 3\n")
     validate = library.executors.validate
 
-    async def some(organization_id: str, code: str, name: str, *, preload: bool = False) -> Report:
+    async def some(organization_id: str, code: str, name: str, *, preload: bool = False, log_id: str = "") -> Report:
         if name == "a.py":
             raise RuntimeError("a bug")
         return await validate(organization_id, code, name, preload=preload)

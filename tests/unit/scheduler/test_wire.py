@@ -194,7 +194,8 @@ def test_questions() -> None:
     asked = runs_pb2.GetRunRequest(organization_id="org_a", one_time_key_id="key_1", exact=True)
     assert wire.asker(asked) == Asker("org_a", "key_1", exact=True)
     query = wire.history_query(runs_pb2.ListRunsRequest(organization_id="org_a", status=run_pb2.RUN_STATUS_FAILED))
-    assert (query.limit, query.status) == (100, Status.FAILED)
+    assert (query.limit, query.status, query.trace_id) == (100, Status.FAILED, "")
+    assert wire.history_query(runs_pb2.ListRunsRequest(organization_id="org_a", trace_id="a1")).trace_id == "a1"
     with pytest.raises(Invalid):
         wire.history_query(runs_pb2.ListRunsRequest(status=run_pb2.RunStatus.ValueType(77)))
     for limit in (-1, 1001):

@@ -238,12 +238,15 @@ class ValidateRequest(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     FILE_NAME_FIELD_NUMBER: _builtins.int
     PRELOAD_FIELD_NUMBER: _builtins.int
+    LOG_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Whose secrets the import sees."""
     code: _builtins.str
     file_name: _builtins.str
     preload: _builtins.bool
     """It is about to be deployed: what was loaded for the check is kept for its first call."""
+    log_id: _builtins.str
+    """Of a run that isn't there: what is done is told in its log. Empty: nowhere."""
     def __init__(
         self,
         *,
@@ -251,10 +254,11 @@ class ValidateRequest(_message.Message):
         code: _builtins.str = ...,
         file_name: _builtins.str = ...,
         preload: _builtins.bool = ...,
+        log_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "file_name", b"file_name", "organization_id", b"organization_id", "preload", b"preload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "file_name", b"file_name", "log_id", b"log_id", "organization_id", b"organization_id", "preload", b"preload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -455,11 +455,14 @@ class ListRunsRequest(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     service_id: _builtins.str
     status: _run_pb2.RunStatus.ValueType
     limit: _builtins.int
     after: _builtins.str
+    trace_id: _builtins.str
+    """Of this trace; empty: of all."""
     def __init__(
         self,
         *,
@@ -468,10 +471,11 @@ class ListRunsRequest(_message.Message):
         status: _run_pb2.RunStatus.ValueType = ...,
         limit: _builtins.int = ...,
         after: _builtins.str = ...,
+        trace_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit", "organization_id", b"organization_id", "service_id", b"service_id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit", "organization_id", b"organization_id", "service_id", b"service_id", "status", b"status", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

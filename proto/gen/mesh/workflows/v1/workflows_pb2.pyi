@@ -398,12 +398,15 @@ class DeployRequest(_message.Message):
     SERVICE_ID_FIELD_NUMBER: _builtins.int
     PUBLISH_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
+    LOG_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     code: _builtins.str
     name: _builtins.str
     service_id: _builtins.str
     """Empty: a slug of the name."""
     publish: _builtins.bool
+    log_id: _builtins.str
+    """Of a run that isn't there: what the checks do is told in its log. Empty: nowhere."""
     @_builtins.property
     def prompt(self) -> Global___Prompt:
         """In place of `code`."""
@@ -417,10 +420,11 @@ class DeployRequest(_message.Message):
         service_id: _builtins.str = ...,
         publish: _builtins.bool = ...,
         prompt: Global___Prompt | None = ...,
+        log_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "name", b"name", "organization_id", b"organization_id", "prompt", b"prompt", "publish", b"publish", "service_id", b"service_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "log_id", b"log_id", "name", b"name", "organization_id", b"organization_id", "prompt", b"prompt", "publish", b"publish", "service_id", b"service_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -459,17 +463,21 @@ class ValidateRequest(_message.Message):
 
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
+    LOG_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     code: _builtins.str
+    log_id: _builtins.str
+    """As of DeployRequest."""
     def __init__(
         self,
         *,
         organization_id: _builtins.str = ...,
         code: _builtins.str = ...,
+        log_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "organization_id", b"organization_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "log_id", b"log_id", "organization_id", b"organization_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
