@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from runmesh.errors import NotConfigured, RunmeshError, told_by
-from runmesh.model import Check, Deployment, Integration, Secret, SecretsResult, Validation, WorkflowOutput
+from runmesh.model import Deployment, Integration, Secret, SecretsResult, Validation, WorkflowOutput, checks
 
 DEPLOY_SECONDS = 900.0
 # A run that goes on: after so long without a line, or with new ones only, there are no more so far.
@@ -60,7 +60,7 @@ def validate(code: str | Path) -> Call:
 
 def validation(told: Any) -> Validation:
     """Its answer."""
-    return Validation(bool(told["all_passed"]), _report(told["report"]))
+    return Validation(bool(told["all_passed"]), checks(told["report"]))
 
 
 def deploy(code: str | Path, name: str, service_id: str | None, *, publish: bool) -> Call:
@@ -71,7 +71,7 @@ def deploy(code: str | Path, name: str, service_id: str | None, *, publish: bool
 
 def deployment(told: Any) -> Deployment:
     """Its answer."""
-    return Deployment(told["service_id"], told["version"], told["url"], _report(told["report"]))
+    return Deployment(told["service_id"], told["version"], told["url"], checks(told["report"]))
 
 
 def secrets(operation: str, name: str, value: str | None, hosts: Sequence[str]) -> Call:
@@ -168,7 +168,3 @@ def _secret(name: str) -> str:
 
 def _code(code: str | Path) -> str:
     return code.read_text(encoding="utf-8") if isinstance(code, Path) else code
-
-
-def _report(told: Sequence[Any]) -> tuple[Check, ...]:
-    return tuple(Check(line["check"], line["passed"], line["detail"], line["line"]) for line in told)

@@ -116,3 +116,12 @@ def test_an_output_tells_whether_it_succeeded() -> None:
     assert calls.output(record | {"responseJson": {"a": 1}}).output == {"a": 1}
     assert not calls.output(record | {"responseStatus": 400}).succeeded
     assert not calls.output(record | {"status": "timed_out", "responseStatus": None}).succeeded
+
+
+def test_why_a_deploy_was_refused_is_told_check_by_check() -> None:
+    told = {"detail": "the workflow wasn't deployed", "code": "invalid_workflow"}
+    failed = {"check": "syntax", "passed": False, "detail": "no Python", "line": 3}
+    error = errors.refused(answer(422, told | {"report": [failed]}))
+    assert isinstance(error, errors.InvalidWorkflow)
+    assert [(check.check, check.line) for check in error.report] == [("syntax", 3)]
+    assert errors.refused(answer(422, told)).code == "invalid_workflow"  # a server of before there was that
