@@ -154,7 +154,8 @@ def refusal(answer: httpx.Response, server: str = "") -> Problem:
         return _stranger(answer, server)
     code, request_id = (str(told.get(name) or "") for name in ("code", "request_id"))
     wait = answer.headers.get("retry-after", "")
-    return Refused(answer.status_code, told["detail"], code, request_id, server, wait)
+    report = told.get("report") or ()
+    return Refused(answer.status_code, told["detail"], code, request_id, server, wait, report)
 
 
 def _stranger(answer: httpx.Response, server: str) -> Problem:

@@ -1,6 +1,5 @@
 """`runmesh validate` and `runmesh deploy`."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from cli.client import Api
 
 MAX_CODE_BYTES = 1 << 20
-# The `detail` of 422 invalid_workflow.
-_REFUSAL = re.compile(r"the workflow wasn't deployed\. (\w+)(?: \(line (\d+)\))?: (.*)", re.DOTALL)
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The workflow: one Python file.")]
 
 
@@ -102,11 +99,10 @@ def deployed(
 
 def refusal(file: Path, refused: Refused) -> Problem:
     """Why a deploy was refused, as editors know how to open it: `file.py:12: imports: …`."""
-    match = _REFUSAL.fullmatch(str(refused))
-    if match is None:
+    failed = [check for check in refused.report if not check["passed"]]
+    if not failed:
         return refused
-    check, line, detail = match.groups()
-    return Problem(f"{file}{f':{line}' if line else ''}: {check}: {detail}", FAILED, ("nothing was deployed",))
+    return Problem("\n".join(report_line(file, check) for check in failed), FAILED, ("nothing was deployed",))
 
 
 def show_report(file: Path, report: list[dict[str, Any]]) -> None:

@@ -6,7 +6,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -88,10 +89,11 @@ def lines(api: "Api", request_id: str, *, live: bool = True) -> Iterator[dict[st
     silence = _SILENCE_SECONDS
     if not live and api.get(f"/request/{segment(request_id)}")["status"] not in _OVER:
         silence = _SO_FAR_SECONDS
+    so_far = silence == _SO_FAR_SECONDS
     after, waits = "", iter(_AGAIN_SECONDS)
     while True:
         try:
-            for line in _connection(api, path, after, silence):
+            for line in _connection(api, path, after, silence, so_far=so_far):
                 after, waits = line.get("createdAt", after), iter(_AGAIN_SECONDS)
                 yield line
             return
@@ -106,8 +108,8 @@ def lines(api: "Api", request_id: str, *, live: bool = True) -> Iterator[dict[st
             time.sleep(pause)
 
 
-def _connection(api: "Api", path: str, after: str, silence: float) -> Iterator[dict[str, Any]]:
-    """One answer's lines."""
+def _connection(api: "Api", path: str, after: str, silence: float, *, so_far: bool = False) -> Iterator[dict[str, Any]]:
+    """One answer's lines; `so_far`: it doesn't go on with what the run prints from then on."""
     headers = {"Accept": "application/x-ndjson"}
     with api.stream(
         "GET", path, headers=headers, params={"after": after} if after else None, silence=silence
@@ -115,12 +117,25 @@ def _connection(api: "Api", path: str, after: str, silence: float) -> Iterator[d
         if answer.status_code != 200:
             answer.read()
             api.check(answer)
+        until, began = _begun(answer.headers.get("date", "")) if so_far else "", time.monotonic()
         for text in answer.iter_lines():
             if text.strip():
                 try:
-                    yield json.loads(text)
+                    line = json.loads(text)
                 except ValueError:
                     raise Problem("the log isn't what a Runmesh sends", UNREACHABLE) from None
+                new = until and line.get("createdAt", "") >= until
+                if new and time.monotonic() > began + _SO_FAR_SECONDS:  # a run that is never silent
+                    return
+                yield line
+
+
+def _begun(date: str) -> str:
+    """When an answer had begun for sure, by its `Date`, as lines tell times; empty where it bears none."""
+    try:
+        return (parsedate_to_datetime(date) + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    except ValueError:
+        return ""
 
 
 def pretty(line: dict[str, Any]) -> str:

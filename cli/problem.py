@@ -1,6 +1,8 @@
 """What ends a command with another status than 0, and what is told of it. docs/cli.md has the statuses for users."""
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 FAILED, USAGE, REFUSED, UNREACHABLE, PENDING = 1, 2, 3, 4, 5
 # Of runs: the platform tells them, but it is the workflow that failed.
@@ -34,7 +36,7 @@ class Misuse(Problem):
 
 class Refused(Problem):
     """An error that the server answered: its `detail`, `code`, `request_id` and the seconds of `Retry-After`, which may
-    be empty.
+    be empty; the `report` of a deploy.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Refused(Problem):
         request_id: str = "",
         server: str = "",
         retry_after: str = "",
+        report: Sequence[dict[str, Any]] = (),
     ) -> None:
         notes = [f"code: {code}"] if code else []
         notes += [f"request_id: {request_id}"] if request_id else []
@@ -54,6 +57,7 @@ class Refused(Problem):
         self.http_status = http_status
         self.code = code
         self.request_id = request_id
+        self.report = report
 
 
 def status_of(http_status: int) -> int:

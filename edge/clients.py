@@ -11,7 +11,19 @@ from mesh.telemetry.v1 import telemetry_pb2, telemetry_pb2_grpc
 from mesh.workflows.v1 import workflows_pb2, workflows_pb2_grpc
 
 from edge import wire
-from edge.model import ApiKey, Check, KeyWish, Principal, Prompt, Rates, SecretInfo, Upload, Version, Workflow
+from edge.model import (
+    ApiKey,
+    Check,
+    FailedChecks,
+    KeyWish,
+    Principal,
+    Prompt,
+    Rates,
+    SecretInfo,
+    Upload,
+    Version,
+    Workflow,
+)
 from kit.errors import Problem
 from kit.rpc_client import unary
 
@@ -124,9 +136,13 @@ class CatalogueClient:
             publish=publish,
             prompt=None if isinstance(source, str) else wire.to_prompt(source),
             log_id=log_id,
+            tell_refusal=True,
         )
         reply = await unary(self._stub.Deploy, request, timeout=DEPLOY_SECONDS)
-        return wire.from_workflow(reply.workflow), reply.version, [wire.from_check(check) for check in reply.report]
+        report = [wire.from_check(check) for check in reply.report]
+        if reply.refusal:
+            raise FailedChecks(reply.refusal, report)
+        return wire.from_workflow(reply.workflow), reply.version, report
 
     async def get(self, organization_id: str, reference: str) -> Workflow:
         request = workflows_pb2.GetWorkflowRequest(organization_id=organization_id, reference=reference)

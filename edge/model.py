@@ -1,10 +1,11 @@
 """Who speaks, and what they may do. Standard library only, with kit.errors."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 
-from kit.errors import Denied
+from kit.errors import Denied, Invalid
 
 SYSTEM = "org_system"
 """Owns the library services."""
@@ -284,6 +285,16 @@ class Check:
     passed: bool
     detail: str
     line: int
+
+
+class FailedChecks(Invalid):
+    """A deploy was refused; the report says why."""
+
+    default_code = "invalid_workflow"
+
+    def __init__(self, message: str, report: Sequence[Check]) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 @dataclass(frozen=True)

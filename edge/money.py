@@ -127,9 +127,15 @@ class MoneyHandlers:
         found, following = await self._books.usage(request.who.organization_id, group_by, span, limit, after)
         return _page([vars(each) for each in found], following)
 
-    async def prices(self, _request: Request) -> Answer:
-        """All that are or will be valid."""
-        return _page([_shown(price) for price in await self._books.prices()], "")
+    async def prices(self, request: Request) -> Answer:
+        """Those that are or will be valid, by meter."""
+        limit, after = request.page()
+        found = sorted(await self._books.prices(), key=_place)
+        if after:
+            meter, _, since = after.rpartition("@")
+            found = [price for price in found if _place(price) > (meter, since)]
+        following = "@".join(_place(found[limit - 1])) if len(found) > limit else ""
+        return _page([_shown(price) for price in found[:limit]], following)
 
     async def set_price(self, request: Request) -> Answer:
         fields = Fields(await request.json())
@@ -149,6 +155,11 @@ class MoneyHandlers:
 
 def _page(items: list[dict[str, Any]], following: str) -> Answer:
     return json_answer({"items": items, "next": following or None})
+
+
+def _place(price: Price) -> tuple[str, str]:
+    """In the list."""
+    return price.meter, iso(price.valid_from) or ""
 
 
 def _shown(price: Price) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from edge.fields import Fields
 from edge.http import MAX_JSON_BYTES, Answer, Request, json_answer
-from edge.model import LIMITS, VISIBILITIES, Check, Prompt, Workflow, iso
+from edge.model import LIMITS, VISIBILITIES, Check, FailedChecks, Prompt, Workflow, iso
+from edge.problems import failure
 from edge.templates import Templates
 from kit.errors import Invalid, NotFound
 
@@ -27,8 +28,8 @@ class Workflows(Protocol):
     async def deploy(
         self, organization_id: str, source: str | Prompt, name: str, service_id: str, publish: bool, log_id: str
     ) -> tuple[Workflow, int, Sequence[Check]]:
-        """The workflow, the number of the new version, the report. `log_id` as of validate. Errors: Invalid
-        (invalid_workflow), NotFound, Conflict.
+        """The workflow, the number of the new version, the report. `log_id` as of validate. Errors: FailedChecks,
+        Invalid, NotFound, Conflict.
         """
         ...
 
@@ -105,10 +106,13 @@ class WorkflowHandlers:
         if not name:
             raise Invalid("name is missing")
         publish = _flag(request, "publish")
-        async with self._steps(request) as log_id:
-            workflow, version, report = await self._workflows.deploy(
-                request.who.organization_id, source, name, service_id, publish, log_id
-            )
+        try:
+            async with self._steps(request) as log_id:
+                workflow, version, report = await self._workflows.deploy(
+                    request.who.organization_id, source, name, service_id, publish, log_id
+                )
+        except FailedChecks as failed:
+            return failure(failed.code, failed.message, more={"report": [_line(check) for check in failed.report]})
         self._changed()
         return json_answer(
             {

@@ -20,6 +20,8 @@ NEWEST = 0.1
 STARTING_SECONDS = 3.0
 # How long a call that may not wait for its turn waits all the same.
 CLEARING_SECONDS = 1.0
+# So many runs for each place of the host may wait for their turn without one: they take some memory.
+MOST_LENT = 10
 
 
 def allow_descriptors() -> None:
@@ -37,12 +39,27 @@ class Place:
         self._nested = nested
         self._taken_at = capacity.now()
         self._given_back = False
+        self._lent = False
 
     def give_back(self) -> None:
         """Idempotent."""
+        self.retake()
         if not self._given_back:
             self._given_back = True
             self._capacity.leave(self._caller_id, self._capacity.now() - self._taken_at, nested=self._nested)
+
+    def lend(self) -> None:
+        """Others may have it while the run only waits, unless too many do. Idempotent."""
+        if not self._lent and self._capacity.lends(1):
+            self._lent = True
+            self._capacity.count(-1, self._caller_id, nested=self._nested)
+
+    def retake(self) -> None:
+        """The run goes on, also where others have all places by now. Idempotent."""
+        if self._lent:
+            self._lent = False
+            self._capacity.lends(-1)
+            self._capacity.count(1, self._caller_id, nested=self._nested)
 
 
 class _Turns:
@@ -76,6 +93,7 @@ class Capacity:
         self.draining = False
         self._nested_limit = nested_runs
         self._running = 0
+        self._lent = 0
         self._nested = 0
         self._starts = asyncio.Semaphore(starts)
         self._turns: dict[str, _Turns] = {}
@@ -115,7 +133,7 @@ class Capacity:
                 code="too_many_runs",
                 retry_after=wait,
             )
-        self._count(1, caller_id, nested=nested)
+        self.count(1, caller_id, nested=nested)
         return Place(self, caller_id, nested=nested)
 
     def _until_one_ends(self, running: int) -> timedelta:
@@ -125,13 +143,14 @@ class Capacity:
     def leave(self, caller_id: str, seconds: float, *, nested: bool) -> None:
         """Called by a Place, which was held so long."""
         self._usual += (seconds - self._usual) * NEWEST
-        self._count(-1, caller_id, nested=nested)
+        self.count(-1, caller_id, nested=nested)
 
     @asynccontextmanager
-    async def turn(self, workflow_id: str, limit: int, *, wait: bool) -> AsyncIterator[None]:
+    async def turn(self, workflow_id: str, limit: int, place: Place, *, wait: bool) -> AsyncIterator[None]:
         """One of the `limit` runs that a workflow may have at once on this host (0: any number). Who may `wait` gets
-        its turn in order; who may not, if one is over in a moment: a run that has answered is still being cleared away.
-        Errors: Exhausted (too_many_runs).
+        its turn in order, and lends its place meanwhile: else those that wait, which cost nothing, would keep everybody
+        out. It goes on when another one is over, whose place it has then. Who may not wait gets a turn if one is over
+        in a moment: a run that has answered is still being cleared away. Errors: Exhausted (too_many_runs).
         """
         if not limit:
             yield
@@ -140,9 +159,12 @@ class Capacity:
         async with turns.changed:
             turns.here += 1
             try:
+                if wait and turns.busy >= limit:
+                    place.lend()
                 async with asyncio.timeout(None if wait else CLEARING_SECONDS):
                     await turns.changed.wait_for(lambda: turns.busy < limit)
                 turns.busy += 1
+                place.retake()
             except TimeoutError:
                 raise Exhausted(
                     f"this workflow runs at most {limit} at once; try again, or use /run_async, which waits its turn",
@@ -179,7 +201,15 @@ class Capacity:
             late.cancel()
             give_back()
 
-    def _count(self, by: int, caller_id: str, *, nested: bool) -> None:
+    def lends(self, by: int) -> bool:
+        """Called by a Place: whether one more may be lent."""
+        if self._lent + by > MOST_LENT * self.limit:
+            return False
+        self._lent += by
+        return True
+
+    def count(self, by: int, caller_id: str, *, nested: bool) -> None:
+        """Called by a Place."""
         if nested:
             self._nested += by
             return

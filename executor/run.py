@@ -179,7 +179,7 @@ class Run:
         self._limits = limits = version.limits.over(host.limits)
         self._bounds = bounds_of(limits)
         await self.tab.open(limits)
-        turn = host.capacity.turn(version.workflow_id, version.concurrency, wait=not spec.synchronous)
+        turn = host.capacity.turn(version.workflow_id, version.concurrency, self._place, wait=not spec.synchronous)
         await stack.enter_async_context(turn)
         self._output = self._log()
         intercepted = spec.record or bool(spec.offline_digest)

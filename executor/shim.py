@@ -194,7 +194,6 @@ class Handover:
         self.taken = False  # some Server.serve has begun
         self.ended = False  # and has served
         self.is_template = False  # and no slot of one
-        self.is_slot = False
         self.has_time = False  # to warm up: nobody waits for this slot yet
         self.is_asked = False  # whether it could be a template
         self.obstacle = OWN_LOOP
@@ -235,7 +234,7 @@ class Handover:
 
         order = shim_template.Template(self.control).serve(lambda content: self.control.send(b"R", content), answer)
         self.has_time = order.get("warm", False)
-        self.is_template, self.is_slot = False, True
+        self.is_template = False
         refusal = no_rights()
         if refusal:
             self.fail("refused", refusal)

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     delete,
+    func,
     select,
     text,
     update,
@@ -32,7 +33,7 @@ from keys.audit_store import note
 from keys.limits import Binding, Budget, Rates
 from keys.model import SYSTEM_ORGANIZATION, Key, KeyKind, KnownKey, Organization, SecretInfo
 from keys.money import organization_account
-from keys.vault import SealedSecret, Sealing
+from keys.vault import MOST_SECRETS, SealedSecret, Sealing
 from keys.version_store import next_version, sealed_versions
 from keys.wire import key_revoked, secret_changed
 from kit.db import Database, UtcDateTime, emit, outbox_table
@@ -179,10 +180,14 @@ class SqlSecretStore:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def put(self, organization_id: str, secret: SecretInfo, seal: Sealing, entry: Entry) -> None:
+    async def put(
+        self, organization_id: str, secret: SecretInfo, seal: Sealing, entry: Entry, most: int = MOST_SECRETS
+    ) -> bool:
         """Errors: NotFound for an organization that there is not."""
         hosts = json.dumps(secret.hosts)
         async with self._db.write() as tx:
+            if not await _has_room(tx, organization_id, secret.name, most):
+                return False
             insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
             with _known_organization():
                 sealed = seal(await next_version(tx, organization_id, secret.name), hosts)
@@ -191,6 +196,7 @@ class SqlSecretStore:
                 await tx.execute(row.on_conflict_do_update(index_elements=["organization_id", "name"], set_=values))
             await emit(tx, outbox, secret_changed(organization_id, secret.name))
             await note(tx, entry)
+        return True
 
     async def delete(self, organization_id: str, name: str, entry: Entry) -> bool:
         mine = (secrets.c.organization_id == organization_id) & (secrets.c.name == name)
@@ -220,6 +226,17 @@ class SqlSecretStore:
                 row.name: SealedSecret(row.sealed, row.version or 0, tuple(json.loads(row.hosts)), row.hosts)
                 for row in rows
             }
+
+
+async def _has_room(tx: AsyncConnection, organization_id: str, name: str, most: int) -> bool:
+    """For a secret of this name: one that is there keeps its place."""
+    mine = secrets.c.organization_id == organization_id
+    if (await tx.execute(select(secrets.c.name).where(mine, secrets.c.name == name))).first():
+        return True
+    # Its row is locked: two at once would pass the limit together.
+    whose = select(organizations.c.id).where(organizations.c.id == organization_id)
+    await tx.execute(whose.with_for_update(key_share=True))
+    return int((await tx.execute(select(func.count()).select_from(secrets).where(mine))).scalar_one()) < most
 
 
 def _spread(thing: Key | Organization) -> dict[str, Any]:

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 from keys.audit import Entry
 from keys.model import Page, Resolved, SecretInfo, check_hosts, check_secret_name, check_secret_value, page_size
 from kit.clock import Clock
-from kit.errors import Invalid, NotFound
+from kit.errors import Exhausted, Invalid, NotFound
 
 MAX_NAMES = 1000
+# Of one organization: each has up to 64 KiB in the database that everybody's keys are in.
+MOST_SECRETS = 1000
 
 
 class Seal(Protocol):
@@ -41,7 +44,11 @@ Sealing = Callable[[int, str], bytes]
 class SecretStore(Protocol):
     """Sealed secrets. What changes one also tells everybody that it changed, and enters `entry` in the audit log."""
 
-    async def put(self, organization_id: str, secret: SecretInfo, seal: Sealing, entry: Entry) -> None: ...
+    async def put(
+        self, organization_id: str, secret: SecretInfo, seal: Sealing, entry: Entry, most: int = MOST_SECRETS
+    ) -> bool:
+        """False when it would be a new one and its organization has `most` already."""
+        ...
 
     async def delete(self, organization_id: str, name: str, entry: Entry) -> bool:
         """Whether there was one. Its version counts as used."""
@@ -66,7 +73,7 @@ class Vault:
 
     async def put(self, organization_id: str, name: str, value: str, hosts: Sequence[str], actor_key_id: str) -> None:
         """Makes or replaces it. Errors: Invalid for a bad or reserved name, a bad host, a value over 64 KiB or, with
-        hosts, one that is unfit for a header.
+        hosts, one that is unfit for a header; Exhausted.
         """
         secret = SecretInfo(check_secret_name(name), check_hosts(hosts), self._clock.now())
         checked = check_secret_value(value, secret.hosts)
@@ -76,7 +83,12 @@ class Vault:
 
         told = {"hosts": list(secret.hosts)} if secret.hosts else {}
         entry = Entry(secret.updated_at, "secret.put", name, organization_id, actor_key_id, organization_id, told)
-        await self._secrets.put(organization_id, secret, sealing, entry)
+        if not await self._secrets.put(organization_id, secret, sealing, entry):
+            raise Exhausted(
+                f"an organization has at most {MOST_SECRETS} secrets: delete one (DELETE /secrets/NAME) before another"
+                " is made",
+                retry_after=timedelta(hours=1),
+            )
 
     async def delete(self, organization_id: str, name: str, actor_key_id: str) -> None:
         """Errors: NotFound."""

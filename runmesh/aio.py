@@ -121,9 +121,13 @@ async def _so_far(client: Any, request_id: str) -> AsyncIterator[dict[str, Any]]
         if answer.status_code >= 300:
             await answer.aread()
             raise errors.refused(answer)
+        so_far = calls.SoFar(answer.headers.get("date", ""))
         try:
             async for line in answer.aiter_lines():
                 if line.strip():
-                    yield calls.log_line(json.loads(line))
+                    told = calls.log_line(json.loads(line))
+                    if so_far.passed(told):
+                        return
+                    yield told
         except httpx.ReadTimeout:
             return

@@ -12,9 +12,12 @@ RunmeshError
 └── RateLimited        429; `retry_after`, in seconds
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
+
+from runmesh.model import checks
 
 
 class RunmeshError(Exception):
@@ -60,7 +63,11 @@ class NotFound(RunmeshError):
 
 
 class InvalidWorkflow(RunmeshError):
-    """A check failed: nothing was deployed. `validate_workflow` tells the line."""
+    """Nothing was deployed; where checks failed, `report` has them all, as `validate_workflow` tells them."""
+
+    def __init__(self, detail: str, *, report: Sequence[Any] = (), **told: Any) -> None:
+        super().__init__(detail, **told)
+        self.report = checks(report)
 
 
 class MissingSecret(RunmeshError):
@@ -75,7 +82,7 @@ class RateLimited(RunmeshError):
         self.retry_after = retry_after
 
 
-_BY_STATUS = {401: Unauthenticated, 403: Denied, 404: NotFound, 408: Pending, 422: InvalidWorkflow, 424: MissingSecret}
+_BY_STATUS = {401: Unauthenticated, 403: Denied, 404: NotFound, 408: Pending, 424: MissingSecret}
 
 
 def refused(answer: httpx.Response) -> RunmeshError:
@@ -98,6 +105,8 @@ def told_by(told: dict[str, Any], status: int = 0, headers: "httpx.Headers | Non
     if status == 429 or (not status and known["code"] in {"rate_limited", "too_many_runs"}):
         wait = "" if headers is None else headers.get("retry-after", "")
         return RateLimited(detail, retry_after=float(wait) if wait.isdigit() else 0.0, status=status, **known)
+    if status == 422:
+        return InvalidWorkflow(detail, report=told.get("report") or (), status=status, **known)
     return _BY_STATUS.get(status or _status(known["code"]), RunmeshError)(detail, status=status, **known)
 
 

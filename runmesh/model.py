@@ -1,5 +1,6 @@
 """What the functions give."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,11 @@ class Check:
     passed: bool
     detail: str = ""
     line: int | None = None
+
+
+def checks(told: Sequence[Any]) -> tuple[Check, ...]:
+    """Of the lines that a server tells."""
+    return tuple(Check(line["check"], line["passed"], line["detail"], line["line"]) for line in told)
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,16 @@ class Deployed:
     report: Report
 
 
+class FailedChecks(Invalid):
+    """The report says why nothing was deployed."""
+
+    default_code = "invalid_workflow"
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(refusal(report.checks))
+        self.report = report
+
+
 class Deploy:
     """Checks and deploys sources."""
 
@@ -108,7 +118,7 @@ class Deploy:
         return await self._validator.validate(organization_id, code, "workflow.py", log_id=log_id)
 
     async def __call__(self, deployment: Deployment) -> Deployed:
-        """Errors: Invalid (invalid_workflow with the failed checks, too_large, bad_request); NotFound for a prompt that
+        """Errors: FailedChecks; Invalid (also invalid_workflow, too_large); NotFound for a prompt that
         is to be the next of one that isn't there; Unavailable.
         """
         organization, prompt = deployment.organization_id, deployment.prompt
@@ -127,7 +137,7 @@ class Deploy:
         if prompt is not None:
             report = judged(report)
         if not report.deployable:
-            raise Invalid(refusal(report.checks), code="invalid_workflow")
+            raise FailedChecks(report)
         if prompt is not None:
             deployment = replace(deployment, prompt=described(prompt, report))
         digest = await self._blobs.put(content)

@@ -24,7 +24,10 @@ _LIBRARY = Path(__file__).parent.parent / "library"
 _PROGRAM = _LIBRARY / "prompts" / "workflow.py"
 # The one line of the program that differs from prompt to prompt.
 _LINE = re.compile(r"^PROMPT: dict\[str, Any\] = .*$", re.MULTILINE)
-_FAULT = re.compile(r"InvalidTemplate: (?:line (?P<line>\d{1,6}): )?(?P<why>[^\n]*)")
+# As the executor tells an exception. What it advises besides is for who wrote the program, not for the prompt's author.
+_FAULT = re.compile(
+    r"InvalidTemplate: (?:line (?P<line>\d{1,6}): )?(?P<why>[^\n]*?)(?:\. It is raised while the file is imported|\n|$)"
+)
 
 
 def check(prompt: Prompt) -> None:

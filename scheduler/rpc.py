@@ -8,11 +8,12 @@ import prometheus_client
 from mesh.runs.v1 import runs_pb2, runs_pb2_grpc
 from mesh.workflows.v1 import workflows_pb2, workflows_pb2_grpc
 
+from kit.errors import Invalid
 from kit.telemetry import current_traceparent, log, span
 from scheduler import wire, workflow_wire
 from scheduler.cancel import Cancel
 from scheduler.catalog import Catalog
-from scheduler.deploy import Deploy
+from scheduler.deploy import Deploy, FailedChecks
 from scheduler.estimate import Estimate
 from scheduler.model import Asker, Run
 from scheduler.recall import Recall
@@ -111,7 +112,13 @@ class Workflows(workflows_pb2_grpc.WorkflowsServicer):
         self._serve = serve
 
     async def Deploy(self, request: workflows_pb2.DeployRequest, _context: Any) -> workflows_pb2.DeployResponse:
-        return workflow_wire.deployed(await self._deploy(workflow_wire.deployment(request)))
+        try:
+            return workflow_wire.deployed(await self._deploy(workflow_wire.deployment(request)))
+        except FailedChecks as failed:
+            if not request.tell_refusal:  # an edge of before there was that
+                raise Invalid(failed.message, code=failed.code) from None
+            report = workflow_wire.checks(failed.report.checks)
+            return workflows_pb2.DeployResponse(refusal=failed.message, report=report)
 
     async def Validate(self, request: workflows_pb2.ValidateRequest, _context: Any) -> workflows_pb2.ValidateResponse:
         report = await self._deploy.validate(request.organization_id, request.code, request.log_id)

@@ -293,4 +293,8 @@ def no_version(reference: Reference) -> NotFound:
     """Of a workflow that whoever asks may call. Number 0: it is about the one that is served."""
     if reference.number:
         return NotFound(f"workflow {reference.service_id!r} has no version {reference.number}")
-    return NotFound(f"workflow {reference.service_id!r} serves no version yet")
+    name = reference.service_id
+    return NotFound(
+        f"workflow {name!r} serves no version yet: a draft is called as {name}@VERSION, and served by "
+        f"PUT /workflows/{name}/traffic"
+    )

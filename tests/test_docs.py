@@ -1,4 +1,4 @@
-"""Links of the documentation lead somewhere."""
+"""Links of the documentation lead somewhere; settings that are read are described, those described are read."""
 
 import re
 from collections.abc import Iterator
@@ -40,3 +40,28 @@ def test_each_page_is_named_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     missing = [page.name for page in ROOT.glob("docs/*.md") if f"(docs/{page.name})" not in readme]
     assert missing == []
+
+
+CODE = [
+    file
+    for part in ("kit", "edge", "keys", "scheduler", "executor", "filestore", "cli")
+    for file in ROOT.glob(f"{part}/**/*.py")
+]
+
+
+def described() -> str:
+    return "".join(page.read_text() for page in PAGES if page.parent.name != "decisions")
+
+
+def test_each_setting_is_described() -> None:
+    """By its whole name: `RUNMESH_MAX_…` tells nobody what there is."""
+    read = {name for file in CODE for name in re.findall(r'\benv\(\s*"([A-Z0-9_]+)"', file.read_text())}
+    assert len(read) > 40
+    assert sorted(read - set(re.findall(r"[A-Z0-9_]+", described()))) == []
+
+
+def test_each_setting_that_is_described_is_read() -> None:
+    files = [*CODE, *ROOT.glob("library/**/*.py"), *ROOT.glob("deploy/*")]
+    code = "".join(file.read_text() for file in files if file.is_file())
+    names = set(re.findall(r"RUNMESH_[A-Z0-9_]*[A-Z0-9]\b(?!_)", described()))
+    assert sorted(name for name in names if name not in code) == []

@@ -3,7 +3,20 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from edge.openapi.shapes import ANYTHING, COUNT, NUMBER, TEXT, Shape, given, one_of, or_null, said, whole
+from edge.openapi.shapes import (
+    ANYTHING,
+    COUNT,
+    NUMBER,
+    TEXT,
+    TRUTH,
+    Shape,
+    given,
+    list_of,
+    one_of,
+    or_null,
+    said,
+    whole,
+)
 from edge.problems import STATUS
 
 WHEN: Mapping[str, str] = {
@@ -16,7 +29,7 @@ WHEN: Mapping[str, str] = {
     "pending": "It isn't over yet: ask again after `Retry-After`.",
     "conflict": "It can't be done as things stand; the detail says why.",
     "too_large": "The body, what it holds, or all headers together are over a limit.",
-    "invalid_workflow": "The deploy is refused; the detail says why.",
+    "invalid_workflow": "The deploy is refused; the detail, and the report where checks failed, say why.",
     "missing_secret": "A declared variable has no default and no secret; it is named.",
     "rate_limited": "More calls than may be made: try again after `Retry-After`.",
     "too_many_runs": "More runs at once, or deeper, than an organization may have.",
@@ -67,6 +80,8 @@ _QUEUE = given(
     position=said(whole(1, 1_000_000_000), "among your organization's runs"),
     wait_seconds=said(or_null(NUMBER), "an estimate; `null` where nothing has started lately"),
 )
+CHECK = given("Check", check=TEXT, passed=TRUTH, detail=TEXT, line=said(or_null(COUNT), "of the source"))
+_REPORT = said(list_of(CHECK), "of a deploy whose checks failed")
 
 
 def error_shape(codes: list[str], *, api: bool = False) -> Shape:
@@ -77,6 +92,8 @@ def error_shape(codes: list[str], *, api: bool = False) -> Shape:
     sometimes: dict[str, Shape] = {"request_id": _RUN}
     if "pending" in codes:
         sometimes["queue"] = said(_QUEUE, "of a run that waits")
+    if "invalid_workflow" in codes:
+        sometimes["report"] = _REPORT
     return given(sometimes=sometimes, **always)
 
 
@@ -89,6 +106,7 @@ ANY_ERROR = given(
     sometimes={
         "request_id": _RUN,
         "queue": said(_QUEUE, "of a run that waits"),
+        "report": _REPORT,
         "success": said({"const": False}, "under /api/v1/"),
         "error": said(ANYTHING, "the detail, under /api/v1/; or as the SDK of a vendor expects it, under its paths"),
         "type": said({"const": "error"}, "as Anthropic's SDK expects it"),

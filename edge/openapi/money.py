@@ -76,7 +76,7 @@ MONEY: Mapping[str, Described] = {
             **PAGE,
         },
     ),
-    "Money.ListPrices": Described(gives=gives(page_of(_PRICE))),
+    "Money.ListPrices": Described(gives=gives(page_of(_PRICE)), query=PAGE),
     "Money.SetPrice": Described(
         gives=gives(_PRICE),
         takes=takes(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from edge.model import LIMITS, VISIBILITIES
 from edge.openapi.described import PAGE, Described, gives, takes
+from edge.openapi.errors import CHECK
 from edge.openapi.records import RUN_ID
 from edge.openapi.shapes import (
     ADDRESS,
@@ -49,7 +50,6 @@ if __name__ == "__main__":
     uvicorn.run(app)
 """
 NUMBER = whole(1, MOST_NUMBER)
-CHECK = given("Check", check=TEXT, passed=TRUTH, detail=TEXT, line=said(or_null(COUNT), "of the source"))
 TRAFFIC = said(map_of(whole(0, 100), "^[1-9][0-9]*$"), "per cent of the calls by version")
 _ITEM = {
     "service_id": TEXT,

@@ -1,5 +1,6 @@
 """The ports of keys/issue.py, organizations.py, verify.py and vault.py: on the fakes and on SQL."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -244,6 +245,18 @@ async def test_secrets_are_put_replaced_read_and_deleted(secret_store: Secrets) 
     # The version that was deleted counts as used.
     await secret_store.put("org_a", a_secret("A"), sealing(b"5"), an_entry())
     assert await sealed(secret_store, "org_a", "A") == {"A": (b"5", 3, ())}
+
+
+async def test_an_organization_has_so_many_secrets(secret_store: Secrets) -> None:
+    for name in ("A", "B"):
+        assert await secret_store.put("org_a", a_secret(name), sealing(b"1"), an_entry(), 2)
+    assert not await secret_store.put("org_a", a_secret("C"), sealing(b"1"), an_entry(), 2)
+    assert await secret_store.put("org_a", a_secret("B"), sealing(b"2"), an_entry(), 2)
+    assert await secret_store.put("org_b", a_secret("C"), sealing(b"1"), an_entry(), 2)
+    at_once = [secret_store.put("org_b", a_secret(name), sealing(b"1"), an_entry(), 2) for name in "DEF"]
+    assert sorted(await asyncio.gather(*at_once)) == [False, False, True]
+    assert [one.name for one in await secret_store.page("org_a", 9, "")] == ["A", "B"]
+    assert len(await secret_store.noted()) == 5
 
 
 async def test_every_change_of_a_secret_is_told(secret_store: Secrets) -> None:

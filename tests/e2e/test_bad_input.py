@@ -48,6 +48,9 @@ def test_a_bad_workflow_is_refused_with_its_cause(mesh: Mesh, code: str, says: s
     answer = refused(mesh, code)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_workflow"), answer.text
     assert says in answer.json()["detail"]
+    last = answer.json()["report"][-1]
+    assert not last["passed"]
+    assert says in last["detail"] or says == f"line {last['line']}"
 
 
 def test_validate_reports_without_deploying(mesh: Mesh) -> None:

@@ -9,7 +9,7 @@ from keys.hooks import Hook
 from keys.limits import Rates
 from keys.model import SYSTEM_ORGANIZATION, Key, KnownKey, Organization, SecretInfo
 from keys.receipts import ReceiptKey
-from keys.vault import SealedSecret, Sealing
+from keys.vault import MOST_SECRETS, SealedSecret, Sealing
 from keys.webhooks import SealedPair
 from kit.errors import NotFound
 
@@ -110,14 +110,19 @@ class MemorySecretStore:
         self._changed: list[tuple[str, str]] = []
         self._noted: list[Entry] = []
 
-    async def put(self, organization_id: str, secret: SecretInfo, seal: Sealing, entry: Entry) -> None:
+    async def put(
+        self, organization_id: str, secret: SecretInfo, seal: Sealing, entry: Entry, most: int = MOST_SECRETS
+    ) -> bool:
         if organization_id not in self._organizations:
             raise NotFound("no such organization")
         place = (organization_id, secret.name)
+        if place not in self._rows and sum(owner == organization_id for owner, _ in self._rows) >= most:
+            return False
         self._versions[place] = self._versions.get(place, 0) + 1
         self._rows[place] = (secret, seal(self._versions[place], repr(secret.hosts)))
         self._changed.append((organization_id, secret.name))
         self._noted.append(entry)
+        return True
 
     async def delete(self, organization_id: str, name: str, entry: Entry) -> bool:
         there = self._rows.pop((organization_id, name), None) is not None

@@ -73,8 +73,8 @@ def deploys(api: ApiServer) -> None:
 
     def deploy(asked: Asked) -> Reply:
         if "bad" in asked.json["code"]:
-            detail = "the workflow wasn't deployed. syntax (line 1): SyntaxError: invalid syntax"
-            return Reply(422, {"detail": detail, "code": "invalid_workflow"})
+            failed = {"check": "syntax", "passed": False, "detail": "SyntaxError: invalid syntax", "line": 1}
+            return Reply(422, {"detail": "it wasn't deployed", "code": "invalid_workflow", "report": [failed]})
         warning = {"check": "secrets", "passed": False, "detail": "no secret is set for A", "line": 4}
         told = {"service_id": "my-flow-dev", "version": next(versions), "url": f"{api.url}/run/org.my-flow-dev"}
         return Reply(200, told | {"report": [warning]})

@@ -217,11 +217,16 @@ def test_an_answer_that_breaks_off_is_no_success(runmesh: Runmesh, api: ApiServe
 
 def test_a_failed_deploy_names_file_and_line(runmesh: Runmesh, api: ApiServer, nowhere: Path) -> None:
     (nowhere / "greet.py").write_text("import nothing\n")
-    detail = "the workflow wasn't deployed. imports (line 1): ModuleNotFoundError: nothing"
-    api.refuses("POST /deploy", 422, "invalid_workflow", detail)
+    checks = [("syntax", True, "", None), ("imports", False, "ModuleNotFoundError: nothing", 1)]
+    report = [dict(zip(("check", "passed", "detail", "line"), check, strict=True)) for check in checks]
+    refusal = {"detail": "it wasn't deployed", "code": "invalid_workflow"}
+    api.says("POST /deploy", refusal | {"report": report}, 422)
     told = runmesh("deploy", "greet.py")
     assert told.exit_code == 1
-    assert "error: greet.py:1: imports: ModuleNotFoundError: nothing" in told.stderr
+    assert "error: greet.py:1: imports: ModuleNotFoundError: nothing\n  nothing was deployed" in told.stderr
+    api.says("POST /deploy", refusal, 422)  # of no check's: a template that is none, say
+    told = runmesh("deploy", "greet.py")
+    assert (told.exit_code, "error: it wasn't deployed\n  code: invalid_workflow" in told.stderr) == (1, True)
 
 
 def test_the_steps_of_a_deploy_are_told_while_it_lasts(runmesh: Runmesh, api: ApiServer, nowhere: Path) -> None:

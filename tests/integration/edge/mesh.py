@@ -14,7 +14,7 @@ from mesh.schedules.v1 import schedules_pb2, schedules_pb2_grpc
 from mesh.workflows.v1 import workflows_pb2, workflows_pb2_grpc
 
 from edge.settings import Settings
-from kit.errors import Denied, Invalid, NotFound, Unauthenticated
+from kit.errors import Denied, NotFound, Unauthenticated
 from kit.rpc_server import RpcServer
 from tests.integration.edge.books import FakeAudit, FakeLedger, FakePrices
 
@@ -121,7 +121,9 @@ class FakeWorkflows(workflows_pb2_grpc.WorkflowsServicer):
     async def Deploy(self, request: Any, context: Any) -> workflows_pb2.DeployResponse:
         self._asked.requests["Deploy"] = request
         if "import" not in request.code and not request.HasField("prompt"):
-            raise Invalid("syntax: line 1: nothing there", code="invalid_workflow")
+            assert request.tell_refusal
+            failed = workflows_pb2.Check(check="syntax", passed=False, detail="nothing there", line=1)
+            return workflows_pb2.DeployResponse(refusal="syntax: line 1: nothing there", report=[failed])
         return workflows_pb2.DeployResponse(workflow=self._workflow, version=3)
 
     async def Resolve(self, request: Any, context: Any) -> workflows_pb2.ResolveResponse:

@@ -66,6 +66,8 @@ async def test_errors_of_other_services_keep_their_meaning(world: World) -> None
         reply = await world.client.request(method, path, json=body, headers=AUTHORIZED)
         assert (reply.status_code, reply.json()["code"]) == (status, code)
         assert reply.headers["error-origin"] == "runtime"
+        failed = [{"check": "syntax", "passed": False, "detail": "nothing there", "line": 1}]
+        assert reply.json().get("report") == (failed if status == 422 else None)
 
 
 async def test_workflows(world: World) -> None:

@@ -89,6 +89,12 @@ async def test_a_workflow_that_fails_its_checks_isnt_deployed(service: Service) 
     with pytest.raises(Invalid, match=r"syntax \(line 2\): invalid syntax") as refused:
         await service.deploy()
     assert refused.value.code == "invalid_workflow"
+    told = await unary(
+        service.workflows.Deploy,
+        workflows_pb2.DeployRequest(organization_id="org_a", code="x", name="x", publish=True, tell_refusal=True),
+    )
+    assert (list(told.report), told.version) == (service.neighbours.checks, 0)
+    assert told.refusal == refused.value.message
     request = workflows_pb2.ValidateRequest(organization_id="org_a", code="x")
     response = await unary(service.workflows.Validate, request)
     assert not response.all_passed

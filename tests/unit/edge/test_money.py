@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -20,6 +22,7 @@ PRICE = Price("run", 100_000_000, NOW, None)
 class FakeBooks:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
+        self.listed = [PRICE]
 
     async def balance(self, organization_id: str) -> Balance:
         self.calls.append((organization_id,))
@@ -34,7 +37,7 @@ class FakeBooks:
         return [Used("greet", 1, 2, 3, 4, 5, 6)], "more"
 
     async def prices(self) -> list[Price]:
-        return [PRICE]
+        return self.listed
 
     async def set_price(self, *arguments: Any) -> Price:
         self.calls.append(arguments)
@@ -141,6 +144,22 @@ async def test_prices(books: FakeBooks) -> None:
     assert told(await MoneyHandlers(books).set_price(request(given))) == shown
     await MoneyHandlers(books).set_price(request(given | {"valid_from": "2031-01-01"}))
     assert books.calls == [(WHO, "run", 0, None), (WHO, "run", 0, datetime(2031, 1, 1, tzinfo=UTC))]
+
+
+async def test_prices_come_in_pages(books: FakeBooks) -> None:
+    later = NOW.replace(year=2031)
+    books.listed = [
+        replace(PRICE, meter=meter, valid_from=at) for meter, at in (("b@", later), ("c", NOW), ("b@", NOW))
+    ]
+    found, after = list[tuple[str, str]](), ""
+    for last in (False, False, True):
+        page = told(await MoneyHandlers(books).prices(request(query=f"limit=1&after={quote(after or '')}")))
+        found += [(item["meter"], item["valid_from"][:4]) for item in page["items"]]
+        after = page["next"]
+        assert (after is None) is last
+    assert found == [("b@", "2030"), ("b@", "2031"), ("c", "2030")]
+    with pytest.raises(Invalid):
+        await MoneyHandlers(books).prices(request(query="limit=0"))
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ async def test_a_workflow_has_so_many_turns_at_once(monkeypatch: pytest.MonkeyPa
     gate = asyncio.Event()
 
     async def run(number: int) -> None:
-        async with capacity.turn("wfl_1", 2, wait=True):
+        async with capacity.turn("wfl_1", 2, capacity.take(nested=False), wait=True):
             order.append(number)
             await gate.wait()
 
@@ -112,15 +112,18 @@ async def test_a_workflow_has_so_many_turns_at_once(monkeypatch: pytest.MonkeyPa
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     with pytest.raises(Exhausted) as refused:
-        async with capacity.turn("wfl_1", 2, wait=False):
+        async with capacity.turn("wfl_1", 2, capacity.take(nested=False), wait=False):
             pass
     assert (refused.value.code, order) == ("too_many_runs", [0, 1])
-    async with capacity.turn("wfl_2", 2, wait=False), capacity.turn("wfl_1", 0, wait=False):
+    async with (
+        capacity.turn("wfl_2", 2, capacity.take(nested=False), wait=False),
+        capacity.turn("wfl_1", 0, capacity.take(nested=False), wait=False),
+    ):
         pass  # another workflow, and no limit
     gate.set()
     await asyncio.gather(*runs)
     assert order == [0, 1, 2]
-    async with capacity.turn("wfl_1", 1, wait=False):
+    async with capacity.turn("wfl_1", 1, capacity.take(nested=False), wait=False):
         pass
 
 
@@ -129,12 +132,50 @@ async def test_a_turn_that_is_over_in_a_moment_is_waited_for() -> None:
     over = asyncio.Event()
 
     async def clearing() -> None:
-        async with capacity.turn("wfl_1", 1, wait=False):
+        async with capacity.turn("wfl_1", 1, capacity.take(nested=False), wait=False):
             await over.wait()
 
     before = asyncio.create_task(clearing())
     await asyncio.sleep(0)
     asyncio.get_running_loop().call_later(0.05, over.set)
-    async with capacity.turn("wfl_1", 1, wait=False):
+    async with capacity.turn("wfl_1", 1, capacity.take(nested=False), wait=False):
         assert over.is_set()
     await before
+
+
+async def test_who_waits_for_a_turn_keeps_nobody_out() -> None:
+    capacity = Capacity(3, 1, 1, organization_runs=3)
+    gate = asyncio.Event()
+
+    async def run() -> None:
+        place = capacity.take("org_a", nested=False)
+        try:
+            async with capacity.turn("wfl_1", 1, place, wait=True):
+                await gate.wait()
+        finally:
+            place.give_back()
+
+    runs = [asyncio.create_task(run()) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    assert capacity.running == 1  # there are three of them
+    for organization_id in ("org_b", "org_a"):
+        capacity.take(organization_id, nested=False)
+    runs[1].cancel()
+    gate.set()
+    await asyncio.gather(*runs, return_exceptions=True)
+    assert runs[1].cancelled()
+    assert capacity.running == 2
+    assert capacity.beat("life", first=False).running == 2
+
+
+async def test_no_more_may_wait_without_a_place_than_memory_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("executor.capacity.MOST_LENT", 1)
+    capacity = Capacity(1, 1, 1)
+    first = capacity.take(nested=False)
+    first.lend()
+    second = capacity.take(nested=False)
+    second.lend()
+    assert capacity.running == 1
+    first.retake()
+    second.lend()
+    assert capacity.running == 1

@@ -1,10 +1,12 @@
+from functools import partialmethod
+
 import pytest
 
 from keys.model import PLATFORM_NAMES, Resolved
 from keys.sealing import Envelope
 from keys.vault import Vault
 from kit.clock import FakeClock
-from kit.errors import Invalid, NotFound
+from kit.errors import Exhausted, Invalid, NotFound
 from tests.fakes.memory_keys import MemorySecretStore
 
 SEAL = Envelope(b"k" * 32)
@@ -106,3 +108,11 @@ async def test_a_value_with_hosts_must_fit_a_header(vault: Vault, value: str) ->
 async def test_too_many_names_at_once_are_refused(vault: Vault) -> None:
     with pytest.raises(Invalid):
         await vault.resolve("org_a", [f"A{n}" for n in range(1001)])
+
+
+async def test_no_organization_fills_the_database(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    await vault.put("org_a", "TOKEN", "1", (), "key_1")
+    monkeypatch.setattr(MemorySecretStore, "put", partialmethod(MemorySecretStore.put, most=1))
+    with pytest.raises(Exhausted, match="at most 1000 secrets"):
+        await vault.put("org_a", "ANOTHER", "1", (), "key_1")
+    await vault.put("org_a", "TOKEN", "2", (), "key_1")

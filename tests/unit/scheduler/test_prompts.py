@@ -83,7 +83,9 @@ async def test_an_id_is_of_one_kind(workflows: Workflows) -> None:
 
 
 async def test_a_template_that_doesnt_parse_is_told_with_its_line(workflows: Workflows) -> None:
-    detail = "InvalidTemplate: line 3: unexpected '}'\nIt printed: Traceback"
+    detail = (
+        "InvalidTemplate: line 3: unexpected '}'. It is raised while the file is imported: try.\nIt printed: Traceback"
+    )
     workflows.executors.report = Report((Check("syntax", True), Check("imports", False, detail, line=500)))
     with pytest.raises(Invalid, match=r"template \(line 3\): unexpected '}'$") as refused:
         await workflows.deploy()

@@ -6,7 +6,7 @@ from kit.clock import FakeClock
 from kit.errors import Invalid, NotFound
 from kit.settings import BadSettings, load
 from scheduler.catalog import Catalog, Change
-from scheduler.deploy import Deploy, Deployed, Deployment
+from scheduler.deploy import Deploy, Deployed, Deployment, FailedChecks
 from scheduler.model import WorkflowChanged
 from scheduler.settings import Settings
 from scheduler.workflow import RESERVED, SYSTEM, Check, Limits, Reference, Report, Visibility, name_service
@@ -76,7 +76,7 @@ async def test_a_version_that_isnt_there(workflows: Workflows) -> None:
 async def test_an_unpublished_workflow_is_there_but_doesnt_run(workflows: Workflows) -> None:
     await workflows.deploy(publish=False)
     assert (await workflows.catalog.get("org_a", "svc"))[0].version == 0
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, match="a draft is called as svc@VERSION"):
         await workflows.catalog.resolve("org_a", "svc")
     assert (await workflows.catalog.resolve("org_a", "svc@1"))[1].number == 1
 
@@ -84,9 +84,9 @@ async def test_an_unpublished_workflow_is_there_but_doesnt_run(workflows: Workfl
 async def test_a_failed_check_refuses_the_deploy(workflows: Workflows) -> None:
     checks = (Check("syntax", passed=False, detail="invalid syntax", line=3), Check("secrets", False, "X", 0, True))
     workflows.executors.report = Report(checks)
-    with pytest.raises(Invalid, match=r"syntax \(line 3\): invalid syntax$") as refused:
+    with pytest.raises(FailedChecks, match=r"syntax \(line 3\): invalid syntax$") as refused:
         await workflows.deploy()
-    assert refused.value.code == "invalid_workflow"
+    assert (refused.value.code, refused.value.report.checks) == ("invalid_workflow", checks)
     assert workflows.blobs.blobs == {}
     assert workflows.state.state.workflows == {}
     workflows.executors.report = Report(checks[1:])

@@ -399,6 +399,7 @@ class DeployRequest(_message.Message):
     PUBLISH_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     LOG_ID_FIELD_NUMBER: _builtins.int
+    TELL_REFUSAL_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     code: _builtins.str
     name: _builtins.str
@@ -407,6 +408,8 @@ class DeployRequest(_message.Message):
     publish: _builtins.bool
     log_id: _builtins.str
     """Of a run that isn't there: what the checks do is told in its log. Empty: nowhere."""
+    tell_refusal: _builtins.bool
+    """Checks that fail are answered by `refusal`, with the report, in place of an error."""
     @_builtins.property
     def prompt(self) -> Global___Prompt:
         """In place of `code`."""
@@ -421,10 +424,11 @@ class DeployRequest(_message.Message):
         publish: _builtins.bool = ...,
         prompt: Global___Prompt | None = ...,
         log_id: _builtins.str = ...,
+        tell_refusal: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "log_id", b"log_id", "name", b"name", "organization_id", b"organization_id", "prompt", b"prompt", "publish", b"publish", "service_id", b"service_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "log_id", b"log_id", "name", b"name", "organization_id", b"organization_id", "prompt", b"prompt", "publish", b"publish", "service_id", b"service_id", "tell_refusal", b"tell_refusal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -437,7 +441,10 @@ class DeployResponse(_message.Message):
     WORKFLOW_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
     version: _builtins.int
+    refusal: _builtins.str
+    """Why it wasn't deployed; empty where it was."""
     @_builtins.property
     def workflow(self) -> Global___Workflow: ...
     @_builtins.property
@@ -448,10 +455,11 @@ class DeployResponse(_message.Message):
         workflow: Global___Workflow | None = ...,
         version: _builtins.int = ...,
         report: _abc.Iterable[Global___Check] | None = ...,
+        refusal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["workflow", b"workflow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report", "version", b"version", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal", "report", b"report", "version", b"version", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -103,7 +103,7 @@ class WorkflowsServicer:
 
     def Deploy(self, request, context):
         """Checks the code on an executor, stores the source by digest, makes the next version and serves it.
-        Errors: Invalid (invalid_workflow) with the report as its detail; Conflict for a reserved name.
+        Errors: Invalid (invalid_workflow) with the failed checks as its detail; Conflict for a reserved name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

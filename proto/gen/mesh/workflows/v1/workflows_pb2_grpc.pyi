@@ -35,7 +35,7 @@ class WorkflowsStub:
     def __new__(cls, channel: _aio.Channel) -> WorkflowsAsyncStub: ...
     Deploy: _grpc.UnaryUnaryMultiCallable[_workflows_pb2.DeployRequest, _workflows_pb2.DeployResponse]
     """Checks the code on an executor, stores the source by digest, makes the next version and serves it.
-    Errors: Invalid (invalid_workflow) with the report as its detail; Conflict for a reserved name.
+    Errors: Invalid (invalid_workflow) with the failed checks as its detail; Conflict for a reserved name.
     """
     Validate: _grpc.UnaryUnaryMultiCallable[_workflows_pb2.ValidateRequest, _workflows_pb2.ValidateResponse]
     Resolve: _grpc.UnaryUnaryMultiCallable[_workflows_pb2.ResolveRequest, _workflows_pb2.ResolveResponse]
@@ -62,7 +62,7 @@ class WorkflowsAsyncStub(WorkflowsStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Deploy: _aio.UnaryUnaryMultiCallable[_workflows_pb2.DeployRequest, _workflows_pb2.DeployResponse]  # type: ignore[assignment]
     """Checks the code on an executor, stores the source by digest, makes the next version and serves it.
-    Errors: Invalid (invalid_workflow) with the report as its detail; Conflict for a reserved name.
+    Errors: Invalid (invalid_workflow) with the failed checks as its detail; Conflict for a reserved name.
     """
     Validate: _aio.UnaryUnaryMultiCallable[_workflows_pb2.ValidateRequest, _workflows_pb2.ValidateResponse]  # type: ignore[assignment]
     Resolve: _aio.UnaryUnaryMultiCallable[_workflows_pb2.ResolveRequest, _workflows_pb2.ResolveResponse]  # type: ignore[assignment]
@@ -92,7 +92,7 @@ class WorkflowsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_workflows_pb2.DeployResponse, _abc.Awaitable[_workflows_pb2.DeployResponse]]:
         """Checks the code on an executor, stores the source by digest, makes the next version and serves it.
-        Errors: Invalid (invalid_workflow) with the report as its detail; Conflict for a reserved name.
+        Errors: Invalid (invalid_workflow) with the failed checks as its detail; Conflict for a reserved name.
         """
 
     @_abc_1.abstractmethod
