@@ -109,9 +109,10 @@ async def watch(wanted: Watch) -> Prices:
             lines.append(f"{now.name}: {now.price:g} {now.currency}, was {now.last:g}: {now.url}")
     if lines and wanted.alert_to:
         await call("send_email", {"to": wanted.alert_to, "subject": "News of prices", "body": "\n".join(lines)})
-    # Only now: what couldn't be mailed is news to the next look.
-    kept |= {price.url: price.price for price in found if not price.problem}
-    await call("redis_coordinator", {"operation": "set", "key": key, "value": kept})
+    # Only now: what couldn't be mailed is news to the next look. What isn't watched any more makes room.
+    seen = {price.url: price.price for price in found if not price.problem}
+    kept = {url: price for url, price in kept.items() if url not in seen} | seen
+    await call("redis_coordinator", {"operation": "set", "key": key, "value": dict(list(kept.items())[-100:])})
     return Prices(products=found, mailed=bool(lines and wanted.alert_to))
 
 

@@ -14,7 +14,6 @@ can't be sent it stays new. Calls redis_coordinator; openai, anthropic or gemini
 
     curl $URL/run/rss_digest -H "Authorization: Bearer $KEY" -H 'Content-Type: application/json' \
       -d '{"feeds": ["https://blog.python.org/feeds/posts/default"], "email_to": "me@example.com"}'
-
 Every morning: `POST /schedules {"service_id": "rss_digest", "cron_expression": "0 7 * * *", "input_data": {…}}`.
 """
 
@@ -97,7 +96,6 @@ async def digest(wanted: Wanted) -> Digest:
     told = {url for urls in kept.values() for url in urls}
     new = {item["url"]: item for feed in feeds for item in feed if item["url"] not in told}
     items = list(new.values())[: wanted.most]
-    print(f"{len(items)} new items, {len(problems)} feeds failed")
     if not items:
         return Digest(problems=problems)
     prompt = (
@@ -112,6 +110,8 @@ async def digest(wanted: Wanted) -> Digest:
     told |= {item["url"] for item in items}
     for url, feed in zip(addresses, feeds, strict=True):
         kept[url] = kept.get(url, []) if url in problems else [item["url"] for item in feed if item["url"] in told]
+    while sum(map(len, kept.values())) > 1000:  # addresses: what isn't read any more makes room
+        kept.pop(next(url for url in kept if url not in addresses))
     await call("redis_coordinator", {"operation": "set", "key": key, "value": kept})
     return Digest(digest=text, items=items, problems=problems)
 

@@ -99,7 +99,7 @@ async def check(watch: Watch) -> Report:
     key, now = f"site_monitor:{watch.alert_to}", datetime.now(UTC).isoformat(timespec="seconds")
     kept = (await call("redis_coordinator", {"operation": "get", "key": key}))["value"] or {}
     for state in states:
-        last = kept.get(state.url, {"up": True, "since": now})
+        last = kept.pop(state.url, {"up": True, "since": now})
         state.changed = state.up != last["up"]
         state.since = now if state.changed else last["since"]
         kept[state.url] = {"up": state.up, "since": state.since}
@@ -108,8 +108,8 @@ async def check(watch: Watch) -> Report:
     ]
     if news and watch.alert_to:
         await call("send_email", {"to": watch.alert_to, "subject": news[0][:150], "body": "\n".join(news)})
-    # Only now: what couldn't be mailed is news to the next check.
-    await call("redis_coordinator", {"operation": "set", "key": key, "value": kept})
+    # Only now: what couldn't be mailed is news to the next check. What isn't watched any more makes room.
+    await call("redis_coordinator", {"operation": "set", "key": key, "value": dict(list(kept.items())[-100:])})
     return Report(sites=states, mailed=bool(news and watch.alert_to))
 
 

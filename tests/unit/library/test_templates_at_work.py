@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.fakes.library_services import RUNTIME, LibraryServices
 from tests.fakes.ready_made import Post, html
@@ -337,6 +338,29 @@ async def test_a_price_that_falls_is_mailed_once(post: Post, services: LibrarySe
     services.down["openai"] = (424, "set it")
     answer = await post("price_watch", watch)
     assert (answer.status_code, answer.json()["detail"]) == (502, "no price was found: openai: set it")
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "old"),
+    [
+        ("site_monitor", {"sites": [{"url": SITE}]}, {"up": True, "since": "2030-01-01T00:00:00+00:00"}),
+        ("price_watch", {"products": [{"url": SITE}]}, 12.5),
+        ("rss_digest", {"feeds": [SITE]}, ["https://a.example/1"] * 10),
+    ],
+)
+async def test_what_is_no_longer_watched_makes_room(
+    post: Post, services: LibraryServices, name: str, asked: dict[str, Any], old: Any
+) -> None:
+    feed = "<rss><item><title>One</title><link>https://a.example/2</link></item></rss>"
+    services.pages[SITE] = httpx.Response(200, text=feed)
+    product = {"name": "kettle", "price": 30, "currency": "EUR"}
+    services.answer = lambda _: "A digest" if name == "rss_digest" else product
+    others = [f"https://shop.example/{number}" for number in range(100)]
+    services.values[f"{name}:"] = {SITE: old} | dict.fromkeys(others, old)
+    await ok(post(name, asked))
+    kept = services.values[f"{name}:"]
+    assert SITE in kept
+    assert [url for url in kept if url != SITE] == others[1:]
 
 
 RSS = """<?xml version="1.0"?><rss xmlns:atom="http://www.w3.org/2005/Atom"><channel>
