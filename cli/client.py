@@ -11,6 +11,7 @@ import certifi
 import httpx
 
 from cli.api import CONNECT_SECONDS, is_loopback
+from cli.hints import secrets_to_set
 from cli.problem import FAILED, UNREACHABLE, Problem, Refused, Silence
 from cli.servers import HOW_TO_START, Server
 
@@ -151,7 +152,9 @@ def refusal(answer: httpx.Response, server: str = "") -> Problem:
         return _stranger(answer, server)
     code, request_id = (str(told.get(name) or "") for name in ("code", "request_id"))
     wait = answer.headers.get("retry-after", "")
-    return Refused(answer.status_code, told["detail"], code, request_id, server, wait)
+    refused = Refused(answer.status_code, told["detail"], code, request_id, server, wait)
+    refused.notes += secrets_to_set(told["detail"])
+    return refused
 
 
 def _stranger(answer: httpx.Response, server: str) -> Problem:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.api import DEPLOY_SECONDS, connect
+from cli.hints import secrets_to_set
 from cli.problem import FAILED, Misuse, Problem, Refused, clean
 from cli.profiles import Profile
-from cli.show import AsJson, progress, show_json
+from cli.show import AsJson, note, progress, show_json
 
 if TYPE_CHECKING:
     from cli.client import Api
@@ -67,6 +68,8 @@ def source(file: Path) -> str:
         code = file.read_bytes()
     except OSError as error:
         raise Misuse(f"can't read {file}: {error.strerror}") from error
+    if not code.strip():
+        raise Misuse(f"{file} is empty", "runmesh init NAME writes a workflow to start from")
     if len(code) > MAX_CODE_BYTES:
         raise Misuse(f"{file} has {len(code)} bytes; a workflow has at most {MAX_CODE_BYTES}")
     try:
@@ -99,6 +102,8 @@ def refusal(file: Path, refused: Refused) -> Problem:
     """Why a deploy was refused, as editors know how to open it: `file.py:12: imports: …`."""
     match = _REFUSAL.fullmatch(str(refused))
     if match is None:
+        if "set `service_id`" in str(refused):
+            refused.notes += ("--id gives it one",)
         return refused
     check, line, detail = match.groups()
     return Problem(f"{file}{f':{line}' if line else ''}: {check}: {detail}", FAILED, ("nothing was deployed",))
@@ -108,6 +113,8 @@ def show_report(file: Path, report: list[dict[str, Any]]) -> None:
     """A line for each check."""
     for check in report:
         print(clean(report_line(file, check)))
+        for command in secrets_to_set(check["detail"]):
+            note(f"  {command}")
 
 
 def report_line(file: Path, check: dict[str, Any]) -> str:

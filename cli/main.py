@@ -1,7 +1,9 @@
 """`runmesh`: the commands. Heavy imports wait until a command needs them."""
 
 import io
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +13,7 @@ from typer.core import TyperGroup
 from cli import files, keys, profiles, runs, schedules, secrets, workflows
 from cli.deploying import deploy, validate
 from cli.dev import dev
+from cli.group import Group
 from cli.init import init
 from cli.logs import logs
 from cli.money import credits_, usage
@@ -24,13 +27,25 @@ class Commands(TyperGroup):
     """The root: what went wrong below is told on stderr, and as an exit status."""
 
     def invoke(self, ctx: Any) -> Any:
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # closed: `>&-`
+                setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # until the end
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # what a server says may be beyond its encoding
         try:
-            return super().invoke(ctx)
+            done = super().invoke(ctx)
+            sys.stdout.flush()
+            return done
         except UnicodeEncodeError as error:
             problem: Problem = Misuse(f"what was given isn't UTF-8: {error.object[:80]!r}")
+        except BrokenPipeError:  # `| head` has enough: typer ends quietly
+            raise
+        except OSError as error:
+            problem = Misuse(f"can't write the output, or read the input: {error.strerror or error}")
+            with suppress(OSError):
+                sys.stdout.close()  # what is left in its buffer would be told at the end, too
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
         except Problem as told:
             problem = told
         note("\n".join(problem.lines()))
@@ -93,7 +108,7 @@ for group, title in (
     (keys.app, "keys"),
     (profiles.app, "profiles"),
 ):
-    app.add_typer(group, name=title, rich_help_panel=RUN if title == "runs" else MANAGE)
+    app.add_typer(group, name=title, cls=Group, rich_help_panel=RUN if title == "runs" else MANAGE)
 
 app.command("usage", rich_help_panel=MANAGE)(usage)
 app.command("credits", rich_help_panel=MANAGE)(credits_)
@@ -101,7 +116,7 @@ app.command("credits", rich_help_panel=MANAGE)(credits_)
 
 @app.command(rich_help_panel=MESH)
 def up() -> None:
-    """Run the whole mesh in the foreground until Ctrl-C or SIGTERM. Settings: RUNMESH_HOME, … (README)."""
+    """Run the whole mesh in the foreground until Ctrl-C or SIGTERM. Settings: docs/settings.md."""
     from cli.up import run  # noqa: PLC0415  # see above
 
     raise typer.Exit(run())

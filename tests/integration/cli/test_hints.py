@@ -1,0 +1,128 @@
+"""What a newcomer gets wrong: the answer names what to type next."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from cli import down
+from tests.fakes.api_server import ApiServer
+from tests.integration.cli.test_dev import deploys, dev
+
+Runmesh = Callable[..., Result]
+RUNMESH = Path(sys.executable).parent / "runmesh"
+UNKNOWN = "no such workflow: check the service id, and that it is yours, public or a library service"
+
+
+def test_a_missing_secret_is_set_by_a_command(runmesh: Runmesh, api: ApiServer, nowhere: Path) -> None:
+    lacks = "the workflow needs secrets that don't exist: A, B_2; set each by PUT /secrets/NAME"
+    api.refuses("POST /run/greet", 424, "missing_secret", lacks)
+    assert runmesh("run", "greet").stderr.splitlines()[-2:] == ["  runmesh secrets set A", "  runmesh secrets set B_2"]
+    told = "no secret is set for A: a run will fail (missing_secret) until it is. Set each by PUT /secrets/NAME."
+    report = [{"check": "secrets", "passed": False, "detail": told, "line": 5}]
+    api.says("POST /validate", {"all_passed": False, "report": report})
+    (nowhere / "greet.py").write_text("pass")
+    assert runmesh("validate", "greet.py").stderr.splitlines()[-1] == "  runmesh secrets set A"
+    api.refuses("POST /run/greet", 424, "missing_secret", "the operator hasn't configured it: set RUNMESH_A")
+    assert "secrets set" not in runmesh("run", "greet").stderr
+
+
+@pytest.mark.parametrize(
+    "argv", [("run", "greeet@2/a"), ("logs", "greeet"), ("schedules", "create", "greeet", "* * * * *")]
+)
+def test_a_name_that_is_mistyped(runmesh: Runmesh, api: ApiServer, argv: tuple[str, ...]) -> None:
+    api.says("GET /requests", {"items": [], "next": None})
+    for what in ("POST /run/greeet@2/a", "GET /workflows/greeet", "POST /schedules"):
+        api.refuses(what, 404, "not_found", UNKNOWN)
+    api.says("GET /workflows", {"items": [{"service_id": "hello"}, {"service_id": "greet"}], "next": None})
+    assert runmesh(*argv).stderr.splitlines()[-1] == "  did you mean greet?"
+    api.says("GET /workflows", {"items": [{"service_id": "other"}], "next": None})
+    assert runmesh(*argv).stderr.splitlines()[-1] == "  runmesh workflows ls lists yours"
+    api.refuses("GET /workflows", 403, "forbidden")
+    refused = runmesh(*argv)
+    assert (refused.exit_code, refused.stderr.splitlines()[0]) == (3, f"error: {UNKNOWN}")
+
+
+def test_what_is_not_there_at_a_workflows_own_path_is_no_typo(runmesh: Runmesh, api: ApiServer) -> None:
+    api.says("POST /run/greet/a", {"detail": UNKNOWN}, 404, error_origin="service")
+    assert "mean" not in runmesh("run", "greet/a").stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "asked"),
+    [
+        (("workflows", "list"), "GET /workflows"),
+        (("secrets", "delete", "A", "--yes"), "DELETE /secrets/A"),
+        (("workflows", "get", "greet"), "GET /workflows/greet"),
+    ],
+)
+def test_words_of_other_command_lines_work(runmesh: Runmesh, api: ApiServer, argv: tuple[str, ...], asked: str) -> None:
+    runmesh(*argv)
+    assert api.last(asked)
+    assert "No such command 'lost'" in runmesh("workflows", "lost").stderr
+
+
+def test_of_a_workflow_that_fails_it_says_where_the_log_is(runmesh: Runmesh, api: ApiServer) -> None:
+    api.says("POST /run/greet", "Internal Server Error", 500, error_origin="service", x_request_id="run_7")
+    assert runmesh("run", "greet").stderr.splitlines()[-1] == "its log: runmesh logs run_7"
+    api.says("POST /run/greet", {"detail": "no"}, 404, error_origin="service", x_request_id="run_8")
+    assert "its log" not in runmesh("run", "greet").stderr
+
+
+def test_a_file_with_nothing_in_it(runmesh: Runmesh, api: ApiServer, nowhere: Path) -> None:
+    (nowhere / "empty.py").write_text(" \n")
+    told = runmesh("deploy", "empty.py")
+    assert (told.exit_code, told.stderr.splitlines()[0]) == (2, "error: empty.py is empty")
+    assert not api.asked
+
+
+def test_a_name_that_gives_no_id(runmesh: Runmesh, api: ApiServer, nowhere: Path) -> None:
+    (nowhere / "日本.py").write_text("pass")
+    api.refuses("POST /deploy", 400, "bad_request", "a service_id is …: the name gives none; set `service_id`")
+    assert runmesh("deploy", "日本.py").stderr.splitlines()[-1] == "  --id gives it one"
+
+
+def test_a_key_for_a_workflow_that_is_not_there(runmesh: Runmesh, api: ApiServer) -> None:
+    made = {"id": "key_1", "key": "cwk-1", "scopes": ["run:nope"], "expires_at": None}
+    api.says("POST /keys", made)
+    assert "there is no workflow nope yet" in runmesh("keys", "create", "-w", "nope").stderr
+    api.says("GET /workflows/nope", {})
+    told = runmesh("keys", "create", "-w", "nope")
+    assert (told.stdout, "yet" in told.stderr) == ("cwk-1\n", False)
+
+
+def test_an_end_that_is_no_time(runmesh: Runmesh, api: ApiServer) -> None:
+    told = runmesh("keys", "create", "--expires", "tomorrow")
+    assert (told.exit_code, "30m, 12h, 7d or 4w" in told.stderr, api.asked) == (2, True, [])
+
+
+@pytest.mark.parametrize(("to", "status"), [("/dev/full", 2), ("&-", 0)])
+def test_an_output_that_takes_nothing_is_no_traceback(to: str, status: int) -> None:
+    ended = subprocess.run(f"{RUNMESH} init --list >{to}", shell=True, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (status, 1 if status else 0), ended.stderr
+
+
+def test_dev_with_a_port_ends_without_a_traceback(api: ApiServer, nowhere: Path) -> None:
+    deploys(api)
+    (nowhere / "my_flow.py").write_text("good")
+    with dev(api, nowhere, "my_flow.py", "--port", "0") as running:
+        running.says("version 1 is served")
+        assert running.end(signal.SIGINT) == 130
+        assert "Traceback" not in running.text()
+
+
+def test_down_says_that_it_waits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    looks = iter([os.getpid(), os.getpid(), os.getpid(), None])
+    monkeypatch.setattr(down, "owner", lambda _: next(looks))
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    monkeypatch.setattr(down, "QUIET_SECONDS", 0.0)
+    assert down.stop() == 0
+    assert [line.partition("| ")[2] for line in capsys.readouterr().out.splitlines()] == [
+        "stopping; calls and runs under way have 10 s each to end",
+        "stopped",
+    ]
