@@ -256,10 +256,9 @@ def name_service(organization_id: str, service_id: str, name: str) -> str:
         raise Invalid(f"the name has {len(name)} characters; at most {MOST_NAME} are allowed", code="too_large")
     wanted = service_id or _slug(name)
     if not _SERVICE_ID.fullmatch(wanted):
-        raise Invalid(
-            "a service_id is 1 to 100 letters, digits, `_` and `-`, and starts with a letter or digit"
-            + ("" if service_id else ": the name gives none (of its letters some have no Latin form), so set `service_id`")
-        )
+        why = "" if service_id else ": the name gives none, as its letters have no Latin form; set `service_id`"
+        told = "a service_id is 1 to 100 letters, digits, `_` and `-`, and starts with a letter or digit"
+        raise Invalid(told + why)
     if organization_id != SYSTEM and wanted.lower() in RESERVED:
         raise Invalid(f"{wanted!r} is the name of a library service: choose another service_id")
     return wanted
