@@ -56,6 +56,11 @@ def deploy(
     if as_json:
         show_json(told)
         return
+    show_deployed(file, told, draft=draft)
+
+
+def show_deployed(file: Path | str, told: dict[str, Any], *, draft: bool = False) -> None:
+    """What /deploy answered: the checks that failed, and where it is served."""
     show_report(file, [check for check in told["report"] if not check["passed"]])
     what = f"{told['service_id']} version {told['version']}"
     print(f"{what} is a draft: runmesh run {told['service_id']}@{told['version']}" if draft else f"{what} is served")
@@ -109,7 +114,7 @@ def refusal(file: Path, refused: Refused) -> Problem:
     return Problem(f"{file}{f':{line}' if line else ''}: {check}: {detail}", FAILED, ("nothing was deployed",))
 
 
-def show_report(file: Path, report: list[dict[str, Any]]) -> None:
+def show_report(file: Path | str, report: list[dict[str, Any]]) -> None:
     """A line for each check."""
     for check in report:
         print(clean(report_line(file, check)))
@@ -117,7 +122,7 @@ def show_report(file: Path, report: list[dict[str, Any]]) -> None:
             note(f"  {command}")
 
 
-def report_line(file: Path, check: dict[str, Any]) -> str:
+def report_line(file: Path | str, check: dict[str, Any]) -> str:
     """`file.py:12: dependencies: …`, as editors know how to open it; `ok` in front of what passed."""
     detail = f": {check['detail']}" if check["detail"] else ""
     if check["passed"]:

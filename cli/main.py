@@ -10,14 +10,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cli import files, keys, profiles, runs, schedules, secrets, workflows
+from cli import files, hooks, keys, profiles, runs, schedules, secrets, templates, workflows
 from cli.deploying import deploy, validate
 from cli.dev import dev
 from cli.group import Group
 from cli.init import init
 from cli.logs import logs
 from cli.money import credits_, usage
-from cli.problem import Misuse, Problem
+from cli.problem import FAILED, USAGE, Misuse, Problem
 from cli.running import call, result, run
 from cli.show import note
 from cli.trace import trace
@@ -26,26 +26,32 @@ from cli.trace import trace
 class Commands(TyperGroup):
     """The root: what went wrong below is told on stderr, and as an exit status."""
 
-    def invoke(self, ctx: Any) -> Any:
+    def main(self, *args: Any, **options: Any) -> Any:
         for name in ("stdout", "stderr"):
             if getattr(sys, name) is None:  # closed: `>&-`
                 setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # until the end
+        try:
+            try:
+                return super().main(*args, **options)
+            finally:
+                sys.stdout.flush()
+        except OSError as error:
+            with suppress(OSError):
+                sys.stdout.close()  # what is left in its buffer would be told at the end, too
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+            if isinstance(error, BrokenPipeError):  # `| head` has enough
+                raise SystemExit(FAILED) from None
+            note(f"error: can't write the output, or read the input: {error.strerror or error}")
+            raise SystemExit(USAGE) from None
+
+    def invoke(self, ctx: Any) -> Any:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # what a server says may be beyond its encoding
         try:
-            done = super().invoke(ctx)
-            sys.stdout.flush()
-            return done
+            return super().invoke(ctx)
         except UnicodeEncodeError as error:
             problem: Problem = Misuse(f"what was given isn't UTF-8: {error.object[:80]!r}")
-        except BrokenPipeError:  # `| head` has enough: typer ends quietly
-            raise
-        except OSError as error:
-            problem = Misuse(f"can't write the output, or read the input: {error.strerror or error}")
-            with suppress(OSError):
-                sys.stdout.close()  # what is left in its buffer would be told at the end, too
-            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
         except Problem as told:
             problem = told
         note("\n".join(problem.lines()))
@@ -99,11 +105,14 @@ for name, command, panel in (
 ):
     app.command(name, rich_help_panel=panel)(command)
 
+app.add_typer(templates.app, name="templates", cls=Group, rich_help_panel=WRITE)
+
 for group, title in (
     (runs.app, "runs"),
     (workflows.app, "workflows"),
     (secrets.app, "secrets"),
     (schedules.app, "schedules"),
+    (hooks.app, "hooks"),
     (files.app, "files"),
     (keys.app, "keys"),
     (profiles.app, "profiles"),
