@@ -9,7 +9,6 @@ from cli.supervise import say
 from kit.settings import BadSettings, MeshSettings, load
 
 PATIENCE_SECONDS = 60.0
-QUIET_SECONDS = 2.0
 
 
 def stop() -> int:
@@ -22,12 +21,9 @@ def stop() -> int:
             return 0
         if running:
             os.kill(running, signal.SIGTERM)
-        began, told = time.monotonic(), False
-        deadline = began + PATIENCE_SECONDS
+        say("runmesh", "stopping; calls and runs under way have 10 s each to end")
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while owner(home) is not None:
-            if not told and time.monotonic() > began + QUIET_SECONDS:
-                say("runmesh", "stopping; calls and runs under way have 10 s each to end")
-                told = True
             if time.monotonic() > deadline:
                 say("runmesh", f"process {running} did not stop within a minute; its output says what it waits for")
                 return 1

@@ -1,6 +1,5 @@
 """What a newcomer gets wrong: the answer names what to type next."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from cli import down
 from tests.fakes.api_server import ApiServer
 from tests.integration.cli.test_dev import deploys, dev
 
@@ -117,15 +115,3 @@ def test_dev_with_a_port_ends_without_a_traceback(api: ApiServer, nowhere: Path)
         running.says("version 1 is served")
         assert running.end(signal.SIGINT) == 130
         assert "Traceback" not in running.text()
-
-
-def test_down_says_that_it_waits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    looks = iter([os.getpid(), os.getpid(), os.getpid(), None])
-    monkeypatch.setattr(down, "owner", lambda _: next(looks))
-    monkeypatch.setattr(os, "kill", lambda *_: None)
-    monkeypatch.setattr(down, "QUIET_SECONDS", 0.0)
-    assert down.stop() == 0
-    assert [line.partition("| ")[2] for line in capsys.readouterr().out.splitlines()] == [
-        "stopping; calls and runs under way have 10 s each to end",
-        "stopped",
-    ]
