@@ -11,7 +11,7 @@ import certifi
 import httpx
 
 from cli.api import CONNECT_SECONDS, is_loopback
-from cli.hints import secrets_to_set
+from cli.hints import steps
 from cli.problem import FAILED, UNREACHABLE, Problem, Refused, Silence
 from cli.servers import HOW_TO_START, Server
 
@@ -153,7 +153,7 @@ def refusal(answer: httpx.Response, server: str = "") -> Problem:
     code, request_id = (str(told.get(name) or "") for name in ("code", "request_id"))
     wait = answer.headers.get("retry-after", "")
     refused = Refused(answer.status_code, told["detail"], code, request_id, server, wait)
-    refused.notes += secrets_to_set(told["detail"])
+    refused.notes += steps(told["detail"])
     return refused
 
 

@@ -14,6 +14,28 @@ if TYPE_CHECKING:
 _LACKING = re.compile(r"(?:no secret is set for|secrets that don't exist:) ([A-Za-z_]\w*(?:, [A-Za-z_]\w*)*)")
 
 
+_LISTED = {
+    "no such key": "runmesh keys ls lists their ids",
+    "no such request": "runmesh runs ls lists the newest",
+    "no such schedule": "runmesh schedules ls lists yours",
+    "no such secret": "runmesh secrets ls lists yours",
+}
+
+
+def steps(told: str) -> tuple[str, ...]:
+    """For an error of the platform's."""
+    where = next((step for beginning, step in _LISTED.items() if told.startswith(beginning)), "")
+    return (where,) if where else secrets_to_set(told)
+
+
+def of_paths(status: int, target: str) -> str:
+    """For a workflow's own 404 or 405: it may serve other paths, or other methods, than were asked for."""
+    name = re.split("[@/]", target, maxsplit=1)[0]
+    if status == 404:
+        return f"its paths: runmesh workflows show {name}"
+    return f"this was a POST; others: runmesh call GET /run/{target}" if status == 405 else ""
+
+
 def secrets_to_set(told: str) -> tuple[str, ...]:
     """A command for each secret that an answer misses."""
     lacking = _LACKING.search(told)

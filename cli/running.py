@@ -12,7 +12,7 @@ import typer
 
 from cli.api import connect, run_path, segment
 from cli.complete import workflow_names
-from cli.hints import named
+from cli.hints import named, of_paths
 from cli.inputs import Data, body, content_type, read
 from cli.logs import follow
 from cli.problem import FAILED, PENDING, Misuse, Problem, Refused, clean
@@ -62,14 +62,14 @@ def run(
                 follow(api, request_id, out=sys.stderr)
             return
         if not logs:
-            _call(api, "POST", run_path(target), sent, headers, output, raw=stream)
+            _call(api, "POST", run_path(target), sent, headers, output, raw=stream, target=target)
             return
         request_id = api.ask("POST", "/provision-request")["request_id"]
         headers |= {"X-Provisioned-Request-Id": request_id, "X-On-Timeout": "kill"}
         printing = Thread(target=_quiet_follow, args=(api, request_id), daemon=True)
         printing.start()
         try:
-            _call(api, "POST", run_path(target), sent, headers, output, raw=stream, told_where=False)
+            _call(api, "POST", run_path(target), sent, headers, output, raw=stream, target=target, logged=True)
         finally:
             printing.join(2)  # the log of a refused one ends, too
 
@@ -175,10 +175,11 @@ def _call(
     *,
     raw: bool,
     include: bool = False,
-    told_where: bool = True,
+    target: str = "",
+    logged: bool = False,
 ) -> None:
-    """One call whose answer is printed: as its bytes come (`raw`), or whole. Of a workflow that fails it says where the
-    log is (`told_where`). Errors: Refused, Problem.
+    """One call whose answer is printed: as its bytes come (`raw`), or whole. It says what to do next where a workflow
+    fails, unless its log is shown (`logged`), and where `target`, by POST, has no such path. Errors: Refused, Problem.
     """
     began = time.monotonic()
     with api.stream(method, path, content=sent, headers=headers) as answer:
@@ -197,8 +198,10 @@ def _call(
             _show(answer, output)
     if "/run" in path:
         note(_summary(request_id, status, time.monotonic() - began))
-        if status >= 500 and told_where:
+        if status >= 500 and not logged:
             note(f"its log: runmesh logs {request_id}")
+        if target and (step := of_paths(status, target)):
+            note(step)
     if status >= 400:
         raise typer.Exit(FAILED)
 

@@ -72,6 +72,32 @@ def test_of_a_workflow_that_fails_it_says_where_the_log_is(runmesh: Runmesh, api
     assert "its log" not in runmesh("run", "greet").stderr
 
 
+def test_of_a_path_that_a_workflow_has_not_it_says_where_they_are(runmesh: Runmesh, api: ApiServer) -> None:
+    for status, step in ((404, "its paths: runmesh workflows show greet"), (405, "runmesh call GET /run/greet@2/a")):
+        api.says("POST /run/greet@2/a", {"detail": "no"}, status, error_origin="service", x_request_id="run_9")
+        assert runmesh("run", "greet@2/a").stderr.splitlines()[-1].endswith(step)
+    assert runmesh("call", "POST", "/run/greet@2/a").stderr.splitlines()[-1].startswith("run_9")
+
+
+@pytest.mark.parametrize(
+    ("argv", "what", "told", "step"),
+    [
+        (("keys", "revoke", "bob", "-y"), "DELETE /keys/bob", "no such key", "runmesh keys ls lists their ids"),
+        (("result", "greet"), "GET /result/greet", "no such request: check", "runmesh runs ls lists the newest"),
+    ],
+)
+def test_what_takes_an_id_says_where_they_are(
+    runmesh: Runmesh, api: ApiServer, argv: tuple[str, ...], what: str, told: str, step: str
+) -> None:
+    api.refuses(what, 404, "not_found", told)
+    assert runmesh(*argv).stderr.splitlines()[-1] == f"  {step}"
+
+
+def test_an_address_that_leads_nowhere_is_no_download_that_broke_off(runmesh: Runmesh) -> None:
+    told = runmesh("files", "get", "http://127.0.0.1:1/files/x")
+    assert (told.exit_code, told.stderr.startswith("error: can't reach http://127.0.0.1:1/files/x: ")) == (4, True)
+
+
 def test_a_file_with_nothing_in_it(runmesh: Runmesh, api: ApiServer, nowhere: Path) -> None:
     (nowhere / "empty.py").write_text(" \n")
     told = runmesh("deploy", "empty.py")
