@@ -46,6 +46,13 @@ def test_a_name_that_is_mistyped(runmesh: Runmesh, api: ApiServer, argv: tuple[s
     assert (refused.exit_code, refused.stderr.splitlines()[0]) == (3, f"error: {UNKNOWN}")
 
 
+def test_no_runs_of_a_name_that_is_mistyped(runmesh: Runmesh, api: ApiServer) -> None:
+    api.says("GET /requests", {"items": [], "next": None})
+    api.says("GET /workflows", {"items": [{"service_id": "greet"}], "next": None})
+    assert runmesh("runs", "ls", "-w", "greeet").stderr == "no runs; did you mean greet?\n"
+    assert runmesh("runs", "ls", "-w", "greet").stderr == "no runs\n"
+
+
 def test_what_is_not_there_at_a_workflows_own_path_is_no_typo(runmesh: Runmesh, api: ApiServer) -> None:
     api.says("POST /run/greet/a", {"detail": UNKNOWN}, 404, error_origin="service")
     assert "mean" not in runmesh("run", "greet/a").stderr
