@@ -11,6 +11,7 @@ import certifi
 import httpx
 
 from cli.api import CONNECT_SECONDS, is_loopback
+from cli.hints import next_steps
 from cli.problem import FAILED, UNREACHABLE, Problem, Refused, Silence
 from cli.servers import HOW_TO_START, Server
 
@@ -155,7 +156,9 @@ def refusal(answer: httpx.Response, server: str = "") -> Problem:
     code, request_id = (str(told.get(name) or "") for name in ("code", "request_id"))
     wait = answer.headers.get("retry-after", "")
     report = told.get("report") or ()
-    return Refused(answer.status_code, told["detail"], code, request_id, server, wait, report)
+    refused = Refused(answer.status_code, told["detail"], code, request_id, server, wait, report)
+    refused.notes += next_steps(told["detail"])
+    return refused
 
 
 def _stranger(answer: httpx.Response, server: str) -> Problem:

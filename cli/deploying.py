@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.api import DEPLOY_SECONDS, connect
+from cli.hints import secrets_to_set
 from cli.problem import FAILED, Misuse, Problem, Refused, clean
 from cli.profiles import Profile
-from cli.show import AsJson, progress, show_json
+from cli.show import AsJson, note, progress, show_json
 from cli.steps import steps
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ def deploy(
     if as_json:
         show_json(told)
         return
+    show_deployed(file, told, draft=draft)
+
+
+def show_deployed(file: Path | str, told: dict[str, Any], *, draft: bool = False) -> None:
+    """What /deploy answered: the checks that failed, and where it is served."""
     show_report(file, [check for check in told["report"] if not check["passed"]])
     what = f"{told['service_id']} version {told['version']}"
     print(f"{what} is a draft: runmesh run {told['service_id']}@{told['version']}" if draft else f"{what} is served")
@@ -66,6 +72,8 @@ def source(file: Path) -> str:
         code = file.read_bytes()
     except OSError as error:
         raise Misuse(f"can't read {file}: {error.strerror}") from error
+    if not code.strip():
+        raise Misuse(f"{file} is empty", "runmesh init NAME writes a workflow to start from")
     if len(code) > MAX_CODE_BYTES:
         raise Misuse(f"{file} has {len(code)} bytes; a workflow has at most {MAX_CODE_BYTES}")
     try:
@@ -101,17 +109,21 @@ def refusal(file: Path, refused: Refused) -> Problem:
     """Why a deploy was refused, as editors know how to open it: `file.py:12: imports: …`."""
     failed = [check for check in refused.report if not check["passed"]]
     if not failed:
+        if "set `service_id`" in str(refused):
+            refused.notes += ("--id gives it one",)
         return refused
     return Problem("\n".join(report_line(file, check) for check in failed), FAILED, ("nothing was deployed",))
 
 
-def show_report(file: Path, report: list[dict[str, Any]]) -> None:
+def show_report(file: Path | str, report: list[dict[str, Any]]) -> None:
     """A line for each check."""
     for check in report:
         print(clean(report_line(file, check)))
+        for command in secrets_to_set(check["detail"]):
+            note(f"  {command}")
 
 
-def report_line(file: Path, check: dict[str, Any]) -> str:
+def report_line(file: Path | str, check: dict[str, Any]) -> str:
     """`file.py:12: dependencies: …`, as editors know how to open it; `ok` in front of what passed."""
     detail = f": {check['detail']}" if check["detail"] else ""
     if check["passed"]:

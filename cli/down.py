@@ -21,6 +21,7 @@ def stop() -> int:
             return 0
         if running:
             os.kill(running, signal.SIGTERM)
+        say("runmesh", "stopping; calls and runs under way have 10 s each to end")
         deadline = time.monotonic() + PATIENCE_SECONDS
         while owner(home) is not None:
             if time.monotonic() > deadline:

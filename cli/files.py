@@ -86,6 +86,8 @@ def get(
                     sys.stdout.buffer.write(piece)
                 return
             _keep(target, answer.iter_bytes(), force=force)
+    except httpx.ConnectError as error:
+        raise Problem(f"can't reach {uri[:100]}: {error}", UNREACHABLE) from error
     except httpx.HTTPError as error:
         raise Problem(f"the download broke off: {error!r}", UNREACHABLE) from error
     note(f"{target}: {target.stat().st_size:,} bytes")

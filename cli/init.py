@@ -62,3 +62,4 @@ def _list(known: dict[str, str], *, as_json: bool) -> None:
         show_json({"items": items, "next": None})
     else:
         table(["STARTER", "WHAT IT DOES"], list(known.items()))
+        note("whole workflows: runmesh templates ls")

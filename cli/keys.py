@@ -1,6 +1,7 @@
 """`runmesh keys`: API keys."""
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +9,7 @@ import typer
 
 from cli.api import connect, segment
 from cli.complete import workflow_names
-from cli.problem import Misuse
+from cli.problem import Misuse, Problem, Refused
 from cli.profiles import Profile
 from cli.show import After, AsJson, Limit, Yes, ago, credit, listing, note, show_json, sure
 
@@ -65,12 +66,15 @@ def create(
     wish |= {"expires_at": moment(expires) if expires else None, "budget": budget}
     with connect(profile) as api:
         made = api.ask("POST", "/keys", {name: value for name, value in wish.items() if value is not None})
+        unknown = workflow and _is_unknown(api, workflow)
     if as_json:
         show_json(made)
         return
     until = f", until {made['expires_at']}" if made["expires_at"] else ""
     note(f"{made['id']}: {' '.join(made['scopes'])}{until}. It isn't shown again")
     print(made["key"])
+    if unknown:
+        note(f"there is no workflow {workflow} yet: the key may run it once there is")
 
 
 @app.command("revoke")
@@ -105,6 +109,14 @@ def rotate(
         note(f"it was the key of {api.server.source}: put the new one in its place")
 
 
+def _is_unknown(api: "Api", workflow: str) -> bool:
+    try:
+        api.get(f"/workflows/{segment(workflow)}")
+    except Problem as problem:  # a key without the scope deploy isn't told
+        return isinstance(problem, Refused) and problem.http_status == 404
+    return False
+
+
 def _in_use(api: "Api", key_id: str) -> bool:
     """Whether it seems to be the key that we have."""
     keys, _ = api.pages("/keys", 10_000)
@@ -130,7 +142,10 @@ def duration(text: str) -> timedelta:
 
 
 def moment(text: str) -> str:
-    """A duration from now, or a point in time as it is."""
+    """A duration from now, or a point in time as it is. Errors: Misuse."""
     if not re.fullmatch(r"\d+[a-z]+", text):
-        return text
+        with suppress(ValueError):
+            datetime.fromisoformat(text)
+            return text
+        raise Misuse(f"--expires is {text!r}; it must be 30m, 12h, 7d or 4w from now, or a time: 2030-01-31T12:00:00Z")
     return (datetime.now(UTC) + duration(text)).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -15,6 +15,7 @@ import typer
 
 from cli.api import connect, segment
 from cli.complete import workflow_names
+from cli.hints import named
 from cli.problem import UNREACHABLE, Misuse, Problem, Refused, Silence, clean
 from cli.profiles import Profile
 from cli.show import note
@@ -44,7 +45,7 @@ def logs(
     """Print the log of a run. By the name of a workflow: that of its newest run, with -f those of all its runs from now
     on, until Ctrl-C.
     """
-    with connect(profile) as api:
+    with connect(profile) as api, named(api, target):
         if target.startswith("run_"):
             follow(api, target, as_json=as_json, live=live)
         elif live:

@@ -1,20 +1,23 @@
 """`runmesh`: the commands. Heavy imports wait until a command needs them."""
 
 import io
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from cli import files, keys, profiles, runs, schedules, secrets, workflows
+from cli import files, hooks, keys, profiles, runs, schedules, secrets, templates, workflows
 from cli.deploying import deploy, validate
 from cli.dev import dev
+from cli.group import Group
 from cli.init import init
 from cli.logs import logs
 from cli.money import credits_, usage
-from cli.problem import Misuse, Problem
+from cli.problem import FAILED, USAGE, Misuse, Problem
 from cli.running import call, result, run
 from cli.show import note
 from cli.trace import trace
@@ -22,6 +25,24 @@ from cli.trace import trace
 
 class Commands(TyperGroup):
     """The root: what went wrong below is told on stderr, and as an exit status."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # closed: `>&-`
+                setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # until the end
+        try:
+            try:
+                return super().main(*args, **options)
+            finally:
+                sys.stdout.flush()
+        except OSError as error:
+            with suppress(OSError):
+                sys.stdout.close()  # what is left in its buffer would be told at the end, too
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+            if isinstance(error, BrokenPipeError):  # `| head` has enough
+                raise SystemExit(FAILED) from None
+            note(f"error: can't write the output, or read the input: {error.strerror or error}")
+            raise SystemExit(USAGE) from None
 
     def invoke(self, ctx: Any) -> Any:
         for stream in (sys.stdout, sys.stderr):
@@ -84,16 +105,19 @@ for name, command, panel in (
 ):
     app.command(name, rich_help_panel=panel)(command)
 
+app.add_typer(templates.app, name="templates", cls=Group, rich_help_panel=WRITE)
+
 for group, title in (
     (runs.app, "runs"),
     (workflows.app, "workflows"),
     (secrets.app, "secrets"),
     (schedules.app, "schedules"),
+    (hooks.app, "hooks"),
     (files.app, "files"),
     (keys.app, "keys"),
     (profiles.app, "profiles"),
 ):
-    app.add_typer(group, name=title, rich_help_panel=RUN if title == "runs" else MANAGE)
+    app.add_typer(group, name=title, cls=Group, rich_help_panel=RUN if title == "runs" else MANAGE)
 
 app.command("usage", rich_help_panel=MANAGE)(usage)
 app.command("credits", rich_help_panel=MANAGE)(credits_)
@@ -101,7 +125,7 @@ app.command("credits", rich_help_panel=MANAGE)(credits_)
 
 @app.command(rich_help_panel=MESH)
 def up() -> None:
-    """Run the whole mesh in the foreground until Ctrl-C or SIGTERM. Settings: RUNMESH_HOME, … (README)."""
+    """Run the whole mesh in the foreground until Ctrl-C or SIGTERM. Settings: docs/settings.md."""
     from cli.up import run  # noqa: PLC0415  # see above
 
     raise typer.Exit(run())

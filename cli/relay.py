@@ -4,10 +4,11 @@ Whoever reaches it acts with the key: so it listens on the loopback only, and re
 a foreign name that leads here (DNS rebinding), sends.
 """
 
+import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import unquote, urlsplit
 
 import httpx
@@ -52,9 +53,17 @@ def relaying(server: Server, service_id: str, port: int) -> Iterator[str]:
     except OSError as error:
         listener.close()
         raise Misuse(f"can't listen on 127.0.0.1 port {port}: {error.strerror}; --port 0 takes a free one") from error
-    config = uvicorn.Config(application(server, service_id), log_level="error", lifespan="on", ws="none")
+    timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
+    client = httpx.AsyncClient(timeout=timeout, trust_env=not is_loopback(server.url))
+    # Without a lifespan: uvicorn leaves it open where it is forced to exit, which prints a traceback.
+    config = uvicorn.Config(application(server, service_id, client), log_level="error", lifespan="off", ws="none")
     serving = uvicorn.Server(config)
-    thread = threading.Thread(target=serving.run, kwargs={"sockets": [listener]}, daemon=True)
+
+    async def serve() -> None:
+        async with client:
+            await serving.serve(sockets=[listener])
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
@@ -64,15 +73,8 @@ def relaying(server: Server, service_id: str, port: int) -> Iterator[str]:
         listener.close()
 
 
-def application(server: Server, service_id: str) -> Starlette:
+def application(server: Server, service_id: str, client: httpx.AsyncClient) -> Starlette:
     """What is served."""
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
-        async with httpx.AsyncClient(timeout=timeout, trust_env=not is_loopback(server.url)) as client:
-            app.state.client = client
-            yield
 
     async def forward(request: Request) -> Response:
         if foreign(request):
@@ -83,21 +85,21 @@ def application(server: Server, service_id: str) -> Starlette:
             return JSONResponse({"detail": "the path has . or .. in it", "code": "bad_request"}, 400)
         target = f"{server.url}/run/{segment(service_id)}{path}"
         headers = [(name, value) for name, value in request.headers.items() if name not in _NOT_ON]
-        sent = request.app.state.client.build_request(
+        sent = client.build_request(
             request.method,
             target + (f"?{query}" if query else ""),
             headers=[*headers, ("authorization", f"Bearer {server.key}")],
             content=request.stream() if _has_body(request) else None,
         )
         try:
-            answer = await request.app.state.client.send(sent, stream=True)
+            answer = await client.send(sent, stream=True)
         except httpx.HTTPError as error:
             return JSONResponse({"detail": f"can't reach {server.url}: {error!r}", "code": "unavailable"}, 503)
         answered = StreamingResponse(answer.aiter_raw(), answer.status_code, background=BackgroundTask(answer.aclose))
         answered.raw_headers = [pair for pair in answer.headers.raw if pair[0].decode().lower() not in _NOT_ON]
         return answered
 
-    return Starlette(routes=[Route("/{path:path}", forward, methods=_METHODS)], lifespan=lifespan)
+    return Starlette(routes=[Route("/{path:path}", forward, methods=_METHODS)])
 
 
 def foreign(request: Request) -> bool:

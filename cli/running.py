@@ -12,6 +12,7 @@ import typer
 
 from cli.api import connect, run_path, segment
 from cli.complete import workflow_names
+from cli.hints import named, of_paths
 from cli.inputs import Data, body, content_type, read
 from cli.logs import follow
 from cli.problem import FAILED, PENDING, Misuse, Problem, Refused, clean
@@ -51,7 +52,7 @@ def run(
     """
     sent = body([*(data or []), *(fields or [])])
     headers = {"Content-Type": content_type(sent)} | ({"Run-As-Template": "yes"} if as_template else {})
-    with connect(profile) as api:
+    with connect(profile) as api, named(api, target):
         if later:
             with api.stream("POST", run_path(target, door="run_async"), content=sent, headers=headers) as answer:
                 answer.read()
@@ -61,14 +62,14 @@ def run(
                 follow(api, request_id, out=sys.stderr)
             return
         if not logs:
-            _call(api, "POST", run_path(target), sent, headers, output, raw=stream)
+            _call(api, "POST", run_path(target), sent, headers, output, raw=stream, target=target)
             return
         request_id = api.ask("POST", "/provision-request")["request_id"]
         headers |= {"X-Provisioned-Request-Id": request_id, "X-On-Timeout": "kill"}
         printing = Thread(target=_quiet_follow, args=(api, request_id), daemon=True)
         printing.start()
         try:
-            _call(api, "POST", run_path(target), sent, headers, output, raw=stream)
+            _call(api, "POST", run_path(target), sent, headers, output, raw=stream, target=target, logged=True)
         finally:
             printing.join(2)  # the log of a refused one ends, too
 
@@ -174,8 +175,12 @@ def _call(
     *,
     raw: bool,
     include: bool = False,
+    target: str = "",
+    logged: bool = False,
 ) -> None:
-    """One call whose answer is printed: as its bytes come (`raw`), or whole. Errors: Refused, Problem."""
+    """One call whose answer is printed: as its bytes come (`raw`), or whole. It says what to do next where a workflow
+    fails, unless its log is shown (`logged`), and where `target`, by POST, has no such path. Errors: Refused, Problem.
+    """
     began = time.monotonic()
     with api.stream(method, path, content=sent, headers=headers) as answer:
         request_id, status = answer.headers.get("x-request-id", ""), answer.status_code
@@ -193,6 +198,10 @@ def _call(
             _show(answer, output)
     if "/run" in path:
         note(_summary(request_id, status, time.monotonic() - began))
+        if status >= 500 and not logged:
+            note(f"its log: runmesh logs {request_id}")
+        if target and (step := of_paths(status, target)):
+            note(step)
     if status >= 400:
         raise typer.Exit(FAILED)
 

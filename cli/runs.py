@@ -6,6 +6,7 @@ import typer
 
 from cli.api import connect, segment
 from cli.complete import workflow_names
+from cli.hints import alike
 from cli.profiles import Profile
 from cli.show import After, AsJson, Limit, ago, credit, lasted, listing, pairs, show_json, status_of
 
@@ -31,6 +32,7 @@ def ls(
     """List runs, the newest first. A key for one workflow needs --workflow."""
     with connect(profile) as api:
         items, following = api.pages("/requests", limit, service_id=workflow, status=status, after=after)
+        close = alike(api, workflow) if workflow and not items else ""
     columns = {
         "ID": lambda run: run["id"],
         "WORKFLOW": lambda run: run["serviceId"],
@@ -41,7 +43,8 @@ def ls(
         "TOOK": lasted,
         "CREDITS": lambda run: credit(run["cost"]["total"]),
     }
-    listing(items, following, columns, as_json=as_json, nothing="no runs")
+    meant = f"; did you mean {close}?" if close and close != workflow else ""
+    listing(items, following, columns, as_json=as_json, nothing=f"no runs{meant}")
 
 
 @app.command("show")

@@ -6,6 +6,7 @@ import typer
 
 from cli.api import connect, segment
 from cli.complete import Workflow
+from cli.hints import named
 from cli.inputs import Data, json_value
 from cli.profiles import Profile
 from cli.show import After, AsJson, Limit, ago, listing, show_json
@@ -42,7 +43,7 @@ def create(
 ) -> None:
     """Run a workflow by the clock, each time with the same input."""
     wish = {"service_id": workflow, "cron_expression": cron, "input_data": json_value(data or [])}
-    with connect(profile) as api:
+    with connect(profile) as api, named(api, workflow):
         made = api.ask("POST", "/schedules", wish | ({"timezone": timezone} if timezone else {}))
     if as_json:
         show_json(made)

@@ -1,6 +1,7 @@
 """How answers are shown: tables and JSON on stdout, everything else on stderr."""
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -123,10 +124,11 @@ def ago(time: str | None, now: datetime | None = None) -> str:
         return ""
     seconds = ((now or datetime.now(UTC)) - datetime.fromisoformat(time)).total_seconds()
     tense = " ago" if seconds >= 0 else ""
+    count = math.floor if tense else round  # a key for 7 d isn't one for 6
     seconds = abs(seconds)
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:
-            return f"{'' if tense else 'in '}{seconds // size:.0f} {unit}{tense}"
+            return f"{'' if tense else 'in '}{count(seconds / size)} {unit}{tense}"
     return f"{'' if tense else 'in '}{seconds:.0f} s{tense}"
 
 

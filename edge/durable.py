@@ -194,7 +194,7 @@ class Durable:
 
     def _hung_up(self, call: Call, run_id: str) -> None:
         if not call.continues and run_id not in call.shared:
-            self._cancel_later(call, run_id, Status.CANCELLED, "the caller hung up")
+            self._cancel_later(call, run_id, Status.CANCELLED, "the caller hung up, or the runtime was stopped")
 
     def _cancel_later(self, call: Call, run_id: str, status: Status, detail: str) -> None:
         self._errands.send(self._cancel(call, run_id, status, detail))
@@ -212,7 +212,7 @@ class Durable:
         except Problem:
             return  # refused: there is no run
         if not known:
-            await self._cancel(call, run_id, Status.CANCELLED, "the caller hung up")
+            await self._cancel(call, run_id, Status.CANCELLED, "the caller hung up, or the runtime was stopped")
 
 
 def _fingerprint(call: Call, digest: str) -> str:

@@ -21,6 +21,7 @@ class LineSplitter:
 
     def __init__(self) -> None:
         self._rest = b""
+        self._shown = False  # the beginning of the line that goes on now
 
     @property
     def partial(self) -> bool:
@@ -30,6 +31,9 @@ class LineSplitter:
     def feed(self, chunk: bytes) -> list[str]:
         """The lines that `chunk` completes."""
         *whole, rest = (self._rest + chunk).split(b"\n")
+        if self._shown and whole and whole[0] in {b"", b"\r"}:  # print() writes its text, then its line break
+            del whole[0]
+        self._shown = self._shown and not chunk
         lines = [piece for line in whole for piece in _pieces(line)]
         while len(rest) > MAX_LINE_BYTES:
             cut = _character_start(rest, MAX_LINE_BYTES)
@@ -42,6 +46,7 @@ class LineSplitter:
         """What is there of an unfinished line, but for a character that is still incomplete."""
         cut = _last_whole(self._rest)
         ready, self._rest = self._rest[:cut], self._rest[cut:]
+        self._shown = self._shown or bool(ready)
         return [_decode(ready)] if ready else []
 
     def end(self) -> list[str]:

@@ -60,7 +60,7 @@ TIMED_OUT_ASYNC = Outcome(
 OURS = frozenset({"runtime_error", "unavailable"})
 # Ends that the next attempt would come to as well.
 FINAL = frozenset({"payment_required"})
-HUNG_UP = Outcome(Status.CANCELLED, "cancelled", "the caller hung up")
+HUNG_UP = Outcome(Status.CANCELLED, "cancelled", "the caller hung up, or the runtime was stopped")
 
 
 Headers = tuple[tuple[str, bytes], ...]

@@ -167,4 +167,8 @@ def _secret(name: str) -> str:
 
 
 def _code(code: str | Path) -> str:
-    return code.read_text(encoding="utf-8") if isinstance(code, Path) else code
+    if isinstance(code, Path):
+        return code.read_text(encoding="utf-8")
+    if code.endswith(".py") and "\n" not in code:
+        raise ValueError(f"code is {code!r}, the name of a file: give Path({code!r}), or its text")
+    return code

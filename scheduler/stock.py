@@ -39,9 +39,13 @@ class Stock:
     async def once(self) -> bool:
         """Whether all of it is as it should be."""
         files = sorted(self._directory.glob("*.py"))
-        return all([await self._stocked(file) for file in files])
+        waiting: dict[str, list[str]] = {}
+        done = all([await self._stocked(file, waiting) for file in files])
+        for reason, services in waiting.items():  # a line for each would fill the screen of a first start
+            log().warning("library.waiting", services=services, reason=reason)
+        return done
 
-    async def _stocked(self, file: Path) -> bool:
+    async def _stocked(self, file: Path, waiting: dict[str, list[str]]) -> bool:
         service_id = file.stem
         try:
             code = text_of(file, self._directory)
@@ -50,7 +54,7 @@ class Stock:
                 log().info("library.deployed", service_id=service_id, version=deployed.number)
             await self._share(service_id)
         except Problem as problem:
-            log().warning("library.waiting", service_id=service_id, reason=problem.message)
+            waiting.setdefault(problem.message, []).append(service_id)
             return False
         except Exception as error:  # noqa: BLE001  # another scheduler was faster, say; runs go on without the library
             log().error("library.failed", service_id=service_id, exc_info=error)

@@ -61,12 +61,12 @@ class Templates:
         file = self._directory / f"{template_id}.py"
         if _ID.fullmatch(template_id) and file.exists():
             return _of_file(file)
-        workflow, version = await self._catalog.resolve(organization_id, template_id)
+        try:
+            workflow, version = await self._catalog.resolve(organization_id, template_id)
+        except NotFound:
+            raise _not_offered(template_id) from None
         if workflow.organization_id != organization_id and workflow.visibility is not Visibility.TEMPLATE:
-            raise NotFound(
-                f"{template_id[:100]!r} isn't offered as a template: GET /templates lists those that come with the "
-                "platform, GET /workflows?visibility=template those of others"
-            )
+            raise _not_offered(template_id)
         code = "" if version.prompt else (await self._sources.get(version.source_digest)).decode()
         return Template(
             f"{workflow.organization_id}.{workflow.service_id}",
@@ -77,6 +77,13 @@ class Templates:
             code,
             version.prompt,
         )
+
+
+def _not_offered(template_id: str) -> NotFound:
+    return NotFound(
+        f"{template_id[:100]!r} isn't offered as a template: GET /templates lists those that come with the platform, "
+        "GET /workflows?visibility=template those of others"
+    )
 
 
 @cache

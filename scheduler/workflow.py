@@ -2,6 +2,7 @@
 
 import enum
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
@@ -253,15 +254,22 @@ def name_service(organization_id: str, service_id: str, name: str) -> str:
         raise Invalid("a workflow needs a name: set `name`")
     if len(name) > MOST_NAME:
         raise Invalid(f"the name has {len(name)} characters; at most {MOST_NAME} are allowed", code="too_large")
-    wanted = service_id or re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:100].rstrip("-")
+    wanted = service_id or _slug(name)
     if not _SERVICE_ID.fullmatch(wanted):
-        raise Invalid(
-            "a service_id is 1 to 100 letters, digits, `_` and `-`, and starts with a letter or digit"
-            + ("" if service_id else ": the name gives none, so set `service_id`")
-        )
+        why = "" if service_id else ": the name gives none, as its letters have no Latin form; set `service_id`"
+        told = "a service_id is 1 to 100 letters, digits, `_` and `-`, and starts with a letter or digit"
+        raise Invalid(told + why)
     if organization_id != SYSTEM and wanted.lower() in RESERVED:
         raise Invalid(f"{wanted!r} is the name of a library service: choose another service_id")
     return wanted
+
+
+def _slug(name: str) -> str:
+    """`Größe 2` is `grosse-2`; empty where letters would get lost, as other names might then give the same id."""
+    plain = "".join(each for each in unicodedata.normalize("NFKD", name.casefold()) if not unicodedata.combining(each))
+    if any(each.isalnum() and not each.isascii() for each in plain):
+        return ""
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:100].rstrip("-")
 
 
 def file_name(service_id: str) -> str:

@@ -18,7 +18,7 @@ Runmesh = Callable[..., Result]
 ROOT = Path(__file__).parents[3]
 READING = {"runs ls", "runs show", "keys ls", "secrets ls", "schedules ls", "workflows ls", "workflows show",
            "workflows versions", "usage", "credits", "trace", "result", "logs", "profiles ls", "doctor", "init",
-           "validate", "deploy"}  # fmt: skip
+           "validate", "deploy", "templates ls", "templates show", "hooks ls"}  # fmt: skip
 HEAVY = {"httpx", "starlette", "uvicorn", "jinja2", "google", "rich.progress"}
 
 
@@ -36,6 +36,7 @@ def test_all_are_there() -> None:
     wanted = (
         "up down doctor rotate-kek verify-receipt init validate deploy dev run call logs result usage credits trace "
         "runs:ls,show,cancel,replay keys:ls,create,revoke,rotate secrets:ls,set,rm schedules:ls,create,rm "
+        "templates:ls,show,deploy hooks:ls,create,rm "
         "files:put,get workflows:ls,show,rm,publish,unpublish,versions,rollback,traffic,set profiles:ls,add,use,rm"
     )
     names = set()

@@ -55,7 +55,11 @@ def test_down_stops_the_owner(
     assert down.stop() == 0
     assert other.wait(10) == -signal.SIGTERM
     assert down.stop() == 0
-    assert capsys.readouterr().out.splitlines() == ["runmesh   | stopped", f"runmesh   | nothing runs on {tmp_path}"]
+    assert capsys.readouterr().out.splitlines() == [
+        "runmesh   | stopping; calls and runs under way have 10 s each to end",
+        "runmesh   | stopped",
+        f"runmesh   | nothing runs on {tmp_path}",
+    ]
 
 
 def test_down_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,20 @@ def test_a_character_is_never_cut_by_a_flush() -> None:
     assert splitter.feed(whole[-2:] + b"\n") == ["🙂"]
 
 
+def test_the_line_break_of_what_was_flushed_is_no_line_of_its_own() -> None:
+    splitter = LineSplitter()
+    assert splitter.feed(b"one") == []
+    assert splitter.flush() == ["one"]
+    assert splitter.feed(b"\n") == []
+    assert splitter.feed(b"\n") == [""]  # an empty line that was printed
+    assert splitter.feed(b"tw") == []
+    assert splitter.flush() == ["tw"]
+    assert splitter.feed(b"o") == []
+    assert splitter.feed(b"\n\nthree") == ["o", ""]
+    assert splitter.flush() == ["three"]
+    assert splitter.feed(b"\r\nfour\n") == ["four"]
+
+
 def test_a_line_without_an_end_comes_in_pieces() -> None:
     splitter = LineSplitter()
     text = "é" * MAX_LINE_BYTES

@@ -36,6 +36,8 @@ def test_the_settings_are_those_of_the_published_client() -> None:
 def test_a_path_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("pass")
     assert calls.validate(tmp_path / "a.py").body == {"code": "pass"}
+    with pytest.raises(ValueError, match=r"give Path\('a.py'\)"):
+        calls.deploy("a.py", "A", None, publish=True)
     assert calls.deploy("pass", "A", None, publish=False).params == {"publish": "false"}
 
 

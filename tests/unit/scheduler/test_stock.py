@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from kit.clock import FakeClock
 from kit.errors import Unavailable
@@ -107,6 +108,19 @@ async def test_without_an_executor_or_an_index_it_waits(library: Library, monkey
     assert await library.version() == 1
     assert not working.done()
     working.cancel()
+
+
+async def test_what_waits_for_the_same_is_told_in_one_line(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(*_: object, **__: object) -> Report:
+        raise Unavailable("no executor is known")
+
+    library.write("a", "app = 3\n")
+    monkeypatch.setattr(library.executors, "validate", away)
+    with capture_logs() as told:
+        assert not await library.stock.once()
+    assert [(line["event"], line["services"], line["reason"]) for line in told] == [
+        ("library.waiting", ["a", "schedule_runs"], "no executor is known")
+    ]
 
 
 async def test_one_that_fails_doesnt_stop_the_others(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:

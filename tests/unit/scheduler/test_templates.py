@@ -57,6 +57,11 @@ def test_what_comes_with_the_platform(rig: Rig, tmp_path: Path) -> None:
     assert rig.templates.page(limit=1, after="bare") == ([finder], "")
 
 
+async def test_one_that_is_not_there_says_where_they_are_listed(rig: Rig) -> None:
+    with pytest.raises(NotFound, match=r"'nope' isn't offered as a template: GET /templates lists"):
+        await rig.templates.get("org_a", "nope")
+
+
 async def test_one_is_read_with_its_code(rig: Rig, tmp_path: Path) -> None:
     (tmp_path / "person_finder.py").write_text(CODE)
     (tmp_path.parent / "secret.py").write_text("SECRET = 1")

@@ -118,7 +118,12 @@ async def test_what_cant_be_deployed(workflows: Workflows, changes: dict[str, st
 
 
 def test_names() -> None:
-    assert name_service("org_a", "", "Ünï  Service, the 2nd!") == "n-service-the-2nd"
+    assert name_service("org_a", "", "Ünï  Service, the 2nd!") == "uni-service-the-2nd"
+    # Not both "gr-e": the second deploy would be the first one's next version.
+    assert [name_service("org_a", "", name) for name in ("Größe", "grüße ☃")] == ["grosse", "grusse"]
+    for lossy in ("日本 1", "Łódź 1", "नमस्ते"):
+        with pytest.raises(Invalid, match="set `service_id`"):
+            name_service("org_a", "", lossy)
     assert name_service("org_a", "My_Svc-1", "x") == "My_Svc-1"
     assert len(RESERVED) == 21
     assert name_service(SYSTEM, "openai", "x") == "openai"
