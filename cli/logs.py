@@ -6,8 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -16,21 +15,18 @@ import typer
 from cli.api import connect, segment
 from cli.complete import workflow_names
 from cli.hints import named
-from cli.problem import UNREACHABLE, Misuse, Problem, Refused, Silence, clean
+from cli.problem import UNREACHABLE, Misuse, Problem, Refused, clean
 from cli.profiles import Profile
 from cli.show import note
 
 if TYPE_CHECKING:
     from cli.client import Api
 
-# A run that goes on: what it has printed so far is sent at once, so after this silence there is no more.
-_SO_FAR_SECONDS = 1.0
 # The server sends an empty line every 10 s.
 _SILENCE_SECONDS = 45.0
 _AGAIN_SECONDS = (0.5, 1, 2, 4, 8)
 _LOOK_SECONDS = 0.5
 _COLOURS = {"error": "red", "critical": "red", "warning": "yellow", "debug": "bright_black"}
-_OVER = {"succeeded", "failed", "timed_out", "cancelled", "dead"}
 
 
 def logs(
@@ -87,56 +83,36 @@ def follow(
 def lines(api: "Api", request_id: str, *, live: bool = True) -> Iterator[dict[str, Any]]:
     """A run's lines; a connection that breaks is made again where it broke. Errors: Refused, Problem."""
     path = f"/logs/{segment(request_id)}"
-    silence = _SILENCE_SECONDS
-    if not live and api.get(f"/request/{segment(request_id)}")["status"] not in _OVER:
-        silence = _SO_FAR_SECONDS
-    so_far = silence == _SO_FAR_SECONDS
     after, waits = "", iter(_AGAIN_SECONDS)
     while True:
         try:
-            for line in _connection(api, path, after, silence, so_far=so_far):
+            for line in _connection(api, path, after, live=live):
                 after, waits = line.get("createdAt", after), iter(_AGAIN_SECONDS)
                 yield line
             return
         except Refused:
             raise
-        except Problem as problem:
-            if isinstance(problem, Silence) and not live:
-                return
+        except Problem:
             pause = next(waits, None)
             if pause is None:
                 raise
             time.sleep(pause)
 
 
-def _connection(api: "Api", path: str, after: str, silence: float, *, so_far: bool = False) -> Iterator[dict[str, Any]]:
-    """One answer's lines; `so_far`: it doesn't go on with what the run prints from then on."""
+def _connection(api: "Api", path: str, after: str, *, live: bool) -> Iterator[dict[str, Any]]:
+    """One answer's lines."""
+    params = ({"after": after} if after else {}) | ({} if live else {"follow": "false"})
     headers = {"Accept": "application/x-ndjson"}
-    with api.stream(
-        "GET", path, headers=headers, params={"after": after} if after else None, silence=silence
-    ) as answer:
+    with api.stream("GET", path, headers=headers, params=params, silence=_SILENCE_SECONDS) as answer:
         if answer.status_code != 200:
             answer.read()
             api.check(answer)
-        until, began = _begun(answer.headers.get("date", "")) if so_far else "", time.monotonic()
         for text in answer.iter_lines():
             if text.strip():
                 try:
-                    line = json.loads(text)
+                    yield json.loads(text)
                 except ValueError:
                     raise Problem("the log isn't what a Runmesh sends", UNREACHABLE) from None
-                new = until and line.get("createdAt", "") >= until
-                if new and time.monotonic() > began + _SO_FAR_SECONDS:  # a run that is never silent
-                    return
-                yield line
-
-
-def _begun(date: str) -> str:
-    """When an answer had begun for sure, by its `Date`, as lines tell times; empty where it bears none."""
-    try:
-        return (parsedate_to_datetime(date) + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-    except ValueError:
-        return ""
 
 
 def pretty(line: dict[str, Any]) -> str:

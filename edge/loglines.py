@@ -85,6 +85,14 @@ def start(request: Request) -> Start:
     return Start(_after(request.parameter("after") or ""), int(seq or -1))
 
 
+def follows(request: Request) -> bool:
+    """Whether the caller wants a run's log to its end; with `?follow=false` what there is so far. Errors: Invalid."""
+    text = request.parameter("follow") or "true"
+    if text not in {"true", "false"}:
+        raise Invalid(f"follow is {text[:40]!r}; it must be true or false")
+    return text == "true"
+
+
 def entry(line: LogLine) -> Entry:
     """A line of the bus."""
     head = {

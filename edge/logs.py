@@ -4,11 +4,12 @@ import hashlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from datetime import datetime
 from typing import Protocol
 
 from edge.calls import provisioned_id_of
 from edge.http import Answer, Request
-from edge.loglines import Entry, Form, Start, archived, entry, form, start
+from edge.loglines import Entry, Form, Start, archived, entry, follows, form, start
 from edge.model import Principal
 from edge.reading import Reading, sees_logs
 from edge.run_model import Blobs, LogLine, RunRecord, Status
@@ -48,8 +49,9 @@ class Logs:
     async def logs(self, request: Request) -> Answer:
         """The log, in the form that the caller asks for. Errors: Invalid, NotFound."""
         written, since = form(request), start(request)
+        until = None if follows(request) else self._clock.now()
         record = await self._reading.find(request, summary=True)
-        entries = self._entries(request.who, record, since)
+        entries = self._entries(request.who, record, since, until)
         headers = [("content-type", written.content_type), ("cache-control", "no-store"), ("x-accel-buffering", "no")]
         return Answer(200, headers, _written(entries, written))
 
@@ -95,26 +97,32 @@ class Logs:
         """Of a log without a run. Errors: Unavailable."""
         await self._bus.say(provisioned_id, LogLine(self._clock.now(), message=NO_RUN, end=True))
 
-    async def _entries(self, who: Principal, record: RunRecord, since: Start) -> AsyncGenerator[Entry | None, None]:
-        """None stands for a silence."""
+    async def _entries(
+        self, who: Principal, record: RunRecord, since: Start, until: datetime | None
+    ) -> AsyncGenerator[Entry | None, None]:
+        """None stands for a silence. `until`: of a run that goes on only what was said by then."""
         if record.status is not Status.PROVISIONED and not sees_logs(who, record):
             yield self._private()
         elif record.status.over and record.log_digest:
             async for each in self._archived(record, since):
                 yield each
         else:
-            async with aclosing(self._live(who, record, since)) as entries:
+            async with aclosing(self._live(who, record, since, until)) as entries:
                 async for found in entries:
                     yield found
 
-    async def _live(self, who: Principal, record: RunRecord, since: Start) -> AsyncGenerator[Entry | None, None]:
-        async with aclosing(self._lines(who, record)) as lines:
+    async def _live(
+        self, who: Principal, record: RunRecord, since: Start, until: datetime | None
+    ) -> AsyncGenerator[Entry | None, None]:
+        async with aclosing(self._lines(who, record, REST_SECONDS if until else KEEP_ALIVE_SECONDS)) as lines:
             async for line, known in lines:
                 if known.status is not Status.PROVISIONED and not sees_logs(who, known):
                     yield self._private()
                     return
                 if line is not None:
                     found = entry(line)
+                    if until and found.created_at > until:
+                        return
                     if since.wants(found):
                         since = Start(found.created_at, since.seq)
                         yield found
@@ -122,16 +130,20 @@ class Logs:
                     # It died without a word of its end, and maybe without all of its lines on the bus.
                     async for each in self._archived(known, since):
                         yield each
+                elif until:
+                    return
                 else:
                     yield None
 
-    async def _lines(self, who: Principal, record: RunRecord) -> AsyncGenerator[tuple[LogLine | None, RunRecord], None]:
-        """Each line, or None for a silence, with the record as it is known by then. Ends with the end's marker, or
-        with None and a record that is over.
+    async def _lines(
+        self, who: Principal, record: RunRecord, silence: float
+    ) -> AsyncGenerator[tuple[LogLine | None, RunRecord], None]:
+        """Each line, or None for a `silence` (seconds), with the record as it is known by then. Ends with the end's
+        marker, or with None and a record that is over.
         """
         async with self._bus.tail(record.id) as following:
             while True:
-                line = await following(REST_SECONDS if record.status.over else KEEP_ALIVE_SECONDS)
+                line = await following(REST_SECONDS if record.status.over else silence)
                 if line is None and record.status.over:
                     yield None, record
                     return

@@ -1,11 +1,8 @@
 """What is asked, and what the answers mean: the part that sync and async code share. No I/O."""
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,8 +11,6 @@ from runmesh.errors import NotConfigured, RunmeshError, told_by
 from runmesh.model import Deployment, Integration, Secret, SecretsResult, Validation, WorkflowOutput, checks
 
 DEPLOY_SECONDS = 900.0
-# A run that goes on: after so long without a line, or with new ones only, there are no more so far.
-SO_FAR_SECONDS = 1.0
 NDJSON = "application/x-ndjson"
 _SET = {"set", "create", "update"}
 _DELETE = {"delete", "remove"}
@@ -143,23 +138,6 @@ def log_line(line: dict[str, Any]) -> dict[str, Any]:
     if "detail" in line:
         raise told_by(line)
     raise RunmeshError(f"the log broke off: {line.get('error') or line.get('rawText') or line}")
-
-
-class SoFar:
-    """Whether a line is past the log so far: printed after the answer had begun, by a run that needn't ever be silent.
-    `date`: the answer's, by the server's clock; lines that come at once are of before, whatever their time says.
-    """
-
-    def __init__(self, date: str) -> None:
-        try:
-            begun = parsedate_to_datetime(date) + timedelta(seconds=1)
-            self._until = begun.strftime("%Y-%m-%dT%H:%M:%S.000Z")
-        except ValueError:
-            self._until = ""
-        self._waited = time.monotonic() + SO_FAR_SECONDS
-
-    def passed(self, line: dict[str, Any]) -> bool:
-        return line["createdAt"] >= self._until and time.monotonic() > self._waited
 
 
 def _secret(name: str) -> str:

@@ -36,7 +36,7 @@ def get_workflow_logs(request_id: str, *, wait: bool = True, client: Any = None)
         if wait:
             server.get_request_details(request_id)  # of what is wrong with it, `get_logs` doesn't tell enough
             return [calls.log_line(line) for line in server.get_logs(request_id)]
-        return list(_so_far(server, request_id))
+        return _so_far(server, request_id)
 
 
 def get_workflow_output(request_id: str, timeout: float = 300, *, client: Any = None) -> WorkflowOutput:
@@ -113,21 +113,12 @@ def _ask(client: Any, call: calls.Call) -> Any:
     return answer.json()
 
 
-def _so_far(client: Any, request_id: str) -> Iterator[dict[str, Any]]:
+def _so_far(client: Any, request_id: str) -> list[dict[str, Any]]:
     """What there is of a log; the published client waits for its end."""
-    url, headers = f"{client.base_url}/logs/{request_id}", {"Authorization": client.api_key, "Accept": calls.NDJSON}
-    timeout = httpx.Timeout(30, read=calls.SO_FAR_SECONDS)
-    with client.client.stream("GET", url, headers=headers, timeout=timeout) as answer:
-        if answer.status_code >= 300:
-            answer.read()
-            raise errors.refused(answer)
-        so_far = calls.SoFar(answer.headers.get("date", ""))
-        try:
-            for line in answer.iter_lines():
-                if line.strip():
-                    told = calls.log_line(json.loads(line))
-                    if so_far.passed(told):
-                        return
-                    yield told
-        except httpx.ReadTimeout:
-            return
+    headers = {"Authorization": client.api_key, "Accept": calls.NDJSON}
+    answer = client.client.get(
+        f"{client.base_url}/logs/{request_id}", params={"follow": "false"}, headers=headers, timeout=60
+    )
+    if answer.status_code >= 300:
+        raise errors.refused(answer)
+    return [calls.log_line(json.loads(line)) for line in answer.text.splitlines() if line.strip()]

@@ -126,7 +126,10 @@ RUNS: Mapping[str, Described] = {
     ),
     "Runs.ReadLogs": Described(
         gives=LOG,
-        query={"after": said(TEXT, "a time: only lines that came later", format="date-time")},
+        query={
+            "after": said(TEXT, "a time: only lines that came later", format="date-time"),
+            "follow": said(one_of("true", "false"), "whether a run is followed to its end", default="true"),
+        },
         headers={"Last-Event-ID": said(whole(0, 10**18 - 1), "the `seq` of the last line that was seen")},
         tells=NOT_STORED,
         codes=("not_found",),

@@ -3,7 +3,7 @@
 import json
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,7 +33,7 @@ class Reply:
     status: int = 200
     content: Any = None
     headers: dict[str, str] = field(default_factory=dict)
-    chunks: Iterable[bytes] = ()
+    chunks: tuple[bytes, ...] = ()
     breaks: bool = False
 
 

@@ -1,8 +1,7 @@
 """`runmesh logs`: lines as they come, broken connections, runs that go on."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -57,23 +56,12 @@ def test_a_connection_that_breaks_is_made_again_where_it_broke(
     assert [one.split(" ", 1)[1] for one in told.stdout.splitlines()] == ["line 1", "line 2", "line 3"]
 
 
-def test_without_following_a_run_that_is_never_silent_ends(
-    runmesh: Runmesh, api: ApiServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logs, "_SO_FAR_SECONDS", 0.2)
-
-    def chatter() -> Iterator[bytes]:
-        """Four seconds of it: lines of before the call, then new ones."""
-        yield from ndjson(*(line(number, createdAt=f"2020-01-31T12:00:00.{number:03d}Z") for number in range(1, 4)))
-        for number in range(4, 204):
-            time.sleep(0.02)
-            yield from ndjson(line(number, createdAt=f"2199-01-31T12:00:00.{number:03d}Z"))
-
-    api.says("GET /request/run_1", {"id": "run_1", "status": "running"})
-    api.answers["GET /logs/run_1"] = Reply(200, chunks=chatter())
-    shown = [one.split(" ", 1)[1] for one in runmesh("logs", "run_1").stdout.splitlines()]
-    assert shown[:3] == ["line 1", "line 2", "line 3"]
-    assert len(shown) < 150
+def test_only_what_follows_asks_for_what_comes(runmesh: Runmesh, api: ApiServer) -> None:
+    log(api, line(1), status="running")
+    assert "line 1" in runmesh("logs", "run_1").stdout
+    assert api.last("GET /logs/run_1").query == {"follow": "false"}
+    assert "line 1" in runmesh("logs", "run_1", "-f").stdout
+    assert api.last("GET /logs/run_1").query == {}
 
 
 def test_one_that_breaks_for_good_is_told(runmesh: Runmesh, api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:

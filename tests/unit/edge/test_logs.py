@@ -95,6 +95,20 @@ async def test_a_live_log_goes_on_to_its_end_marker() -> None:
     }
 
 
+async def test_a_log_so_far_ends_with_what_there_is() -> None:
+    mesh = Mesh(a_record())
+    await mesh.clock.advance(0.005)
+    await mesh.say(line(1), line(2))
+    assert messages(await mesh.read(query="follow=false")) == ["line 1", "line 2"]
+    await mesh.say(line(6), line(7))  # a run that is never silent
+    assert messages(await mesh.read(query="follow=false")) == ["line 1", "line 2"]
+    assert messages(await mesh.read(query="follow=false&after=2030-01-31T12:00:00.124Z")) == ["line 2"]
+    mesh.change(status=Status.SUCCEEDED, log_digest=mesh.archive(line(1), line(9)))
+    assert messages(await mesh.read(query="follow=false")) == ["line 1", "line 9"]
+    with pytest.raises(Invalid):
+        await mesh.read(query="follow=no")
+
+
 async def test_a_line_is_a_chunk() -> None:
     mesh = Mesh(a_record())
     await mesh.say(*(line(number) for number in range(1, 51)), END)

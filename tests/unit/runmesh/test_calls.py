@@ -100,16 +100,6 @@ def test_a_line_that_is_none_is_what_went_wrong(line: dict[str, Any], kind: str)
     assert type(raised.value).__name__ == kind
 
 
-def test_a_log_so_far_ends_though_the_run_is_never_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    old, new = {"createdAt": "2030-01-31T12:00:00.999Z"}, {"createdAt": "2030-01-31T12:00:01.000Z"}
-    date = "Thu, 31 Jan 2030 12:00:00 GMT"
-    assert not calls.SoFar(date).passed(new)  # it came at once
-    monkeypatch.setattr(calls, "SO_FAR_SECONDS", -1)
-    assert calls.SoFar(date).passed(new)
-    assert not calls.SoFar(date).passed(old)
-    assert calls.SoFar("").passed(old)  # nobody knows when it began
-
-
 def test_an_output_tells_whether_it_succeeded() -> None:
     record = {"id": "run_1", "status": "succeeded", "responseStatus": 200, "responseJson": None, "code": None,
               "responseContent": "text", "detail": None}  # fmt: skip
