@@ -12,7 +12,7 @@ import httpx
 
 from cli.api import CONNECT_SECONDS, is_loopback
 from cli.hints import next_steps
-from cli.problem import FAILED, UNREACHABLE, Problem, Refused, Silence
+from cli.problem import FAILED, UNREACHABLE, Problem, Refused
 from cli.servers import HOW_TO_START, Server
 
 ANSWER_SECONDS = 60.0
@@ -138,7 +138,7 @@ class Api:
             how = _HOW_TO_TRUST if "CERTIFICATE" in why else HOW_TO_START
             raise Problem(f"can't reach {self.server}: {why}", UNREACHABLE, how) from error
         except httpx.TimeoutException as error:
-            raise Silence(f"{self.server} didn't answer in time", UNREACHABLE) from error
+            raise Problem(f"{self.server} didn't answer in time", UNREACHABLE) from error
         except httpx.RemoteProtocolError as error:
             raise Problem(f"the answer broke off: {error}", FAILED) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -23,10 +23,6 @@ class Problem(Exception):
         return [clean(f"error: {self}"), *(clean(f"  {note}") for note in self.notes)]
 
 
-class Silence(Problem):
-    """Nothing came for longer than it should take."""
-
-
 class Misuse(Problem):
     """The command was given what it can't work with."""
 
