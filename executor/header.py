@@ -141,7 +141,7 @@ def _find(text: str) -> _Block | None:
     first, end = blocks[0]
     plain = [row[2:] for row in rows[first:end]]
     if sum(map(len, plain)) + len(plain) > MAX_HEADER:
-        raise HeaderError(f"the header has more than {MAX_HEADER} characters", first)
+        raise HeaderError(f"the header has more than {MAX_HEADER} characters", first + 1)
     for number, row in enumerate(plain, first + 1):
         if row.count(".") > MAX_DOTS:
             raise HeaderError(f"this line has more than {MAX_DOTS} dots: break it into several", number)
