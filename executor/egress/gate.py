@@ -17,6 +17,8 @@ LOOKUP_SECONDS = 10.0
 MAX_ADDRESSES = 8
 # Of all runs together; each has a descriptor on both sides.
 MAX_CONNECTIONS = 4096
+# Of one run: the least that it gets, unless there are no more at all, and the most.
+LEAST_OF_A_RUN, MOST_OF_A_RUN = 4, 256
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -55,6 +57,13 @@ class Internet:
     connect: Connect = connect
     is_own: Callable[[Address], bool] = is_own
     connections: int = 0
+
+    @property
+    def share(self) -> int:
+        """How many connections one run may have by now: half of what is left, so that sixteen runs of one organization
+        don't have them all.
+        """
+        return min(MOST_OF_A_RUN, max(LEAST_OF_A_RUN, (MAX_CONNECTIONS - self.connections) // 2))
 
 
 @contextmanager

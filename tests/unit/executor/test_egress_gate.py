@@ -11,7 +11,7 @@ import pytest
 
 from executor.arrivals import Pace
 from executor.egress.fixed import NEAR, FixedGate
-from executor.egress.gate import MAX_CONNECTIONS, Denied, Failed, Gate
+from executor.egress.gate import LEAST_OF_A_RUN, MAX_CONNECTIONS, Denied, Failed, Gate
 from executor.egress.log import MAX_ENTRIES, Contact, EgressLog
 from executor.egress.resolve import MAX_KEPT, NoSuchName, Resolver, ask_host
 from executor.egress.rules import parse
@@ -77,6 +77,18 @@ async def test_connections_of_all_runs_are_bounded() -> None:
     with pytest.raises(Failed, match="too many"):
         await Gate(internet, parse(None)).reach("a.example", None, 80)
     assert world.connected == []
+
+
+@pytest.mark.parametrize("greedy", [16, 100])
+def test_greedy_runs_leave_some_connections_to_others(greedy: int) -> None:
+    internet = FakeInternet({}).open(FakeClock(NOW))
+    held = [0] * greedy
+    for run in range(greedy * MAX_CONNECTIONS):  # by turns
+        if held[run % greedy] < internet.share:
+            held[run % greedy] += 1
+            internet.connections += 1
+    assert internet.connections < MAX_CONNECTIONS
+    assert LEAST_OF_A_RUN < internet.share <= max(held)
 
 
 async def test_an_answer_serves_for_five_seconds_and_all_who_ask_at_once() -> None:
