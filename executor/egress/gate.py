@@ -85,6 +85,8 @@ class Gate:
     def __init__(self, internet: Internet, rules: Rules) -> None:
         self._internet = internet
         self._rules = rules
+        # Under way, also those that it doesn't wait for any more.
+        self._asking: set[asyncio.Future[Sequence[Address]]] = set()
 
     async def knows(self, name: str) -> bool:
         """Whether there is such a name. Errors: Denied when that is none of the workflow's business; Failed."""
@@ -140,10 +142,22 @@ class Gate:
         except NoSuchName:
             raise Failed("there is no such name") from None
 
+    def _ask(self, name: str) -> asyncio.Future[Sequence[Address]]:
+        """Errors: Failed."""
+        resolver = self._internet.resolver
+        if answer := resolver.known(name):
+            return answer
+        if len(self._asking) >= resolver.share:
+            raise Failed("too many names are being looked up at once")
+        answer = resolver.ask(name)
+        self._asking.add(answer)
+        answer.add_done_callback(self._asking.discard)
+        return answer
+
     async def _find(self, name: str) -> Sequence[Address]:
         try:
             async with asyncio.timeout(LOOKUP_SECONDS):
-                return await asyncio.shield(self._internet.resolver.ask(name))
+                return await asyncio.shield(self._ask(name))
         except TimeoutError:
             raise Failed("its name server doesn't answer in time") from None
         except Unresolved as error:
