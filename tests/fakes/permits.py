@@ -1,6 +1,7 @@
 """keys' buckets as the edge sees them, in memory, and no limits at all."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from edge.http import Request
 from edge.model import Principal
@@ -48,6 +49,9 @@ class _Unlimited(RateLimits):
 
     def expect(self, request: Request, who: Principal) -> None:
         pass
+
+    def place(self, request: Request) -> AbstractContextManager[None]:
+        return nullcontext()
 
     async def admit(self, request: Request) -> None:
         pass
