@@ -1,7 +1,7 @@
 """keys' buckets as the edge sees them, in memory, and no limits at all."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from edge.http import Request
 from edge.model import Principal
@@ -50,8 +50,9 @@ class _Unlimited(RateLimits):
     def expect(self, request: Request, who: Principal) -> None:
         pass
 
-    def place(self, request: Request) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def place(self, request: Request) -> Iterator[None]:
+        yield
 
     async def admit(self, request: Request) -> None:
         pass
