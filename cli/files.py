@@ -116,4 +116,4 @@ def _name(disposition: str) -> str:
     message = Message()
     message["content-disposition"] = disposition
     name = clean(Path((message.get_filename() or "").replace("\\", "/")).name)
-    return "download" if name in {"", ".", ".."} or name.startswith(".") else name
+    return "download" if name in {"", "-"} or name.startswith(".") else name

@@ -96,7 +96,9 @@ def application(server: Server, service_id: str, client: httpx.AsyncClient) -> S
         except httpx.HTTPError as error:
             return JSONResponse({"detail": f"can't reach {server.url}: {error!r}", "code": "unavailable"}, 503)
         answered = StreamingResponse(answer.aiter_raw(), answer.status_code, background=BackgroundTask(answer.aclose))
-        answered.raw_headers = [pair for pair in answer.headers.raw if pair[0].decode().lower() not in _NOT_ON]
+        home = f"/run/{segment(service_id)}".encode()
+        kept = (pair for pair in answer.headers.raw if pair[0].decode().lower() not in _NOT_ON)
+        answered.raw_headers = [(name, _here(name, value, home)) for name, value in kept]
         return answered
 
     return Starlette(routes=[Route("/{path:path}", forward, methods=_METHODS)])
@@ -107,7 +109,17 @@ def foreign(request: Request) -> bool:
     if urlsplit(f"//{request.headers.get('host', '')}").hostname not in _HERE:
         return True
     origin = request.headers.get("origin")
-    return origin is not None and urlsplit(origin).hostname not in _HERE
+    if origin is None:  # a picture, a script or a link of a page elsewhere: browsers say no more than this
+        return request.headers.get("sec-fetch-site") == "cross-site"
+    return urlsplit(origin).hostname not in _HERE
+
+
+def _here(name: bytes, value: bytes, home: bytes) -> bytes:
+    """A header of an answer, as it is; a cookie is for the workflow's paths, which begin at the root here."""
+    told, _, path = value.rpartition(b"; Path=")
+    if name.lower() != b"set-cookie" or not path.startswith(home):
+        return value
+    return told + b"; Path=" + (path[len(home) :] or b"/")
 
 
 def _has_body(request: Request) -> bool:

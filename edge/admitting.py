@@ -40,7 +40,7 @@ async def admitting(
     anyone = Anyone(targets, settings.open_rate_per_second)
     identify = identifier(read_key(settings.key_file("mesh")), clock)
     auth = Auth(KeysClient(channels["keys"]), identify, anyone, clock=clock)
-    defaults = Defaults(settings.key_rate_per_second, settings.key_api_rate_per_minute)
+    defaults = Defaults(settings.key_rate_per_second, settings.key_api_rate_per_minute, settings.open_calls_at_once)
     rates = RateLimits(Stocks(PermitsClient(channels["keys"])), defaults)
     async with heard(bus, auth, targets), background(auth.sweep()):
         yield Admission(auth, rates, targets)

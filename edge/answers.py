@@ -21,6 +21,10 @@ _DROPPED = frozenset({
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
     "transfer-encoding", "upgrade", "content-length",
     "x-request-id", "x-correlation-id", "traceparent", "error-origin", "x-http-code",
+    # What a browser takes for the words of a whole origin, which is the platform's and other workflows' as well: where
+    # else it is, who is told of all that is loaded from it, what of it is forgotten, which scripts stand before it.
+    "alt-svc", "clear-site-data", "nel", "report-to", "strict-transport-security", "public-key-pins", "expect-ct",
+    "service-worker-allowed",
 })  # fmt: skip
 # A detail of these may quote the workflow's own code or output, which only some may see.
 _QUOTING = {
@@ -50,13 +54,35 @@ class Frame:
 
     def headers(self, head: AnswerHead) -> list[tuple[str, str]]:
         """The workflow's headers, without those that are ours to say, and ours."""
-        kept = [
-            (name, self.location(value) if name.lower() in {"location", "content-location"} else value)
-            for name, value in head.headers
-            if not _is_ours(name.lower())
-        ]
+        kept = [(name, self._told(name.lower(), value)) for name, value in head.headers if not _is_ours(name.lower())]
         origin = [("error-origin", "service")] if head.status >= 400 else []
         return [*kept, *self.ids(), *origin]
+
+    def _told(self, name: str, value: str) -> str:
+        if name in {"location", "content-location"}:
+            return self.location(value)
+        return self.cookie(value) if name == "set-cookie" else value
+
+    def cookie(self, given: str) -> str:
+        """A `Set-Cookie` for the workflow's own paths: with the usual `Path=/` a browser shows it to all others."""
+        home = urlsplit(self.public_url).path + self._home()
+        kept: list[str] = []
+        path = ""
+        for part in given.split(";"):
+            name, _, value = part.partition("=")
+            match name.strip().lower() if kept else "":
+                case "path":
+                    path = value.strip()
+                case "domain":
+                    pass
+                case _:
+                    kept.append(part)
+        if path != home and not path.startswith(f"{home}/"):
+            path = home + path.rstrip("/") if path.startswith("/") else home
+        return ";".join([*kept, f" Path={path}"])
+
+    def _home(self) -> str:
+        return "/run/" + quote(self.reference, safe="@")
 
     def location(self, target: str) -> str:
         """The public address of a `Location` that points at the workflow itself; any other as it is."""
@@ -64,7 +90,7 @@ class Frame:
             parts = urlsplit(target)
         except ValueError:
             return target
-        home = "/run/" + quote(self.reference, safe="@")
+        home = self._home()
         if parts.netloc:
             ours = parts.scheme in {"http", "https", ""} and parts.netloc.lower() == self.host.lower()
             # With our own host it may also mean what the platform itself serves there: another run, a file.

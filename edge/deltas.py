@@ -4,11 +4,10 @@ import codecs
 import json
 import re
 from collections.abc import Iterator
-from email.message import Message
 from typing import Any, Protocol
 
 from edge.answers import Broken
-from edge.record import content
+from edge.record import charset, content
 from edge.run_model import AnswerHead, Outcome, Status
 
 MAX_LINE_BYTES = 1024 * 1024
@@ -59,16 +58,6 @@ def _of_value(value: Any) -> dict[str, Any]:
     return {name: value[name] for name in ("result", "citations") if name in value}
 
 
-def _charset(head: AnswerHead) -> str:
-    """One that bytes can be decoded by; UTF-8 where none is named."""
-    kind = Message()
-    kind["content-type"] = head.header("content-type")
-    try:
-        return codecs.lookup(kind.get_content_charset("utf-8")).name
-    except LookupError:
-        return "utf-8"
-
-
 class Whole:
     """Nothing is told before the end."""
 
@@ -92,7 +81,7 @@ class Text:
     fault = None
 
     def __init__(self, head: AnswerHead) -> None:
-        self._decoder = codecs.getincrementaldecoder(_charset(head))("replace")
+        self._decoder = codecs.getincrementaldecoder(charset(head.header("content-type")) or "utf-8")("replace")
         self._parts: list[str] = []
 
     def read(self, chunk: bytes) -> Iterator[str]:

@@ -158,7 +158,7 @@ class Exchange:
             request = without_key(request)
         await self._rates.admit(request)
         revoked = Unauthenticated("the key of this call isn't valid any more")
-        with self._auth.watching(request, lambda: self._stop(patience, revoked)):
+        with self._rates.place(request), self._auth.watching(request, lambda: self._stop(patience, revoked)):
             answer = await self._handler(request)
             if principal is not None and principal.kind == OPEN:
                 answer.headers.append(SANDBOX)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 
+from edge.anyone import SANDBOX
 from edge.calls import DEALINGS
 from edge.fields import Fields
 from edge.http import Answer, Request, json_answer
@@ -133,6 +134,11 @@ def _proof(kind: str, secret: str, verify_token: str) -> Proof:
         return Proof(_standard(secret) if secret else _STANDARD + base64.b64encode(secrets.token_bytes(32)).decode())
     if not secret:
         raise Invalid(f"secret is missing: what {kind} signs its events with (the app's signing secret)")
+    # Nobody means it, and anybody could sign with it: to HMAC a NUL is the same as nothing.
+    if secret != secret.strip() or not secret.isprintable():
+        raise Invalid(
+            "secret has white space around it, or holds what can't be printed: enter it as the sender shows it"
+        )
     if kind != "whatsapp":
         return Proof(secret)
     return Proof(secret, verify_token or secrets.token_urlsafe(24))
@@ -161,7 +167,9 @@ def _expected(hook: Hook, proof: Proof, request: Request) -> Answer:
     ):
         raise Denied("hub.verify_token isn't the verify_token of this hook")
     challenge = (request.parameter("hub.challenge") or "")[:1000]
-    return Answer(200, [("content-type", "text/plain; charset=utf-8")], challenge.encode("utf-8", "replace"))
+    # Whoever made the hook can have this address say anything: no page, and no script, at the platform's origin.
+    headers = [("content-type", "text/plain; charset=utf-8"), ("x-content-type-options", "nosniff"), SANDBOX]
+    return Answer(200, headers, challenge.encode("utf-8", "replace"))
 
 
 def _challenge(body: bytes) -> str | None:

@@ -6,10 +6,13 @@ that is called it is.
 """
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import NamedTuple, Protocol
 
+from edge.anyone import OPEN
 from edge.http import Request
 from edge.model import Principal
 from edge.permits import SECOND_MS, Bucket, Left
@@ -31,10 +34,11 @@ class Stocks(Protocol):
 
 
 class Defaults(NamedTuple):
-    """Of keys that have no limits of their own."""
+    """Of keys that have no limits of their own; and how many calls without a key there may be at once."""
 
     per_second: int
     api_per_minute: int
+    open_at_once: int = 40
 
 
 class RateLimits:
@@ -45,6 +49,7 @@ class RateLimits:
     def __init__(self, stocks: Stocks, defaults: Defaults) -> None:
         self._stocks = stocks
         self._defaults = defaults
+        self._open: Counter[str] = Counter()
 
     def expect(self, request: Request, who: Principal) -> None:
         """A call of this one will be let in if its key is still valid."""
@@ -55,6 +60,26 @@ class RateLimits:
         who = request.principal
         if who is not None and who.identity is None:
             await self._take(request, self._of(request, who))
+
+    @contextmanager
+    def place(self, request: Request) -> Iterator[None]:
+        """Of a call without a key, while it lasts: who sends his body drop by drop, by a hundred connections, must not
+        have all the room that there is for those with one. One workflow gets half of it. Errors: Exhausted.
+        """
+        who, most = request.principal, self._defaults.open_at_once
+        if who is None or who.kind != OPEN:
+            yield
+            return
+        name = who.lineage_id
+        if self._open[name] >= max(1, most // 2) or self._open.total() >= most:
+            told = "too many calls without a key are under way; try again in 1 s, or with a key"
+            raise Exhausted(told, code="too_many_runs", retry_after=timedelta(seconds=1))
+        self._open[name] += 1
+        try:
+            yield
+        finally:
+            self._open[name] -= 1
+            self._open += Counter()  # forgets those that are at 0
 
     async def called(self, request: Request, target: Target) -> None:
         """Of a call of a workflow. Errors as of admit."""

@@ -1,9 +1,10 @@
 """The record of a run as SPEC §3 shapes it: /request, /requests and /result. Pure."""
 
+import codecs
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.message import Message
 from typing import Any
 
 from edge.run_model import AnswerHead, RunRecord, Usage
@@ -31,6 +32,14 @@ class Content:
 
 
 NO_CONTENT = Content()
+_CHARSET = re.compile(r"""charset\s*=\s*["']?([^\s;"']{1,40})""", re.IGNORECASE)
+# Those that texts are written in. A workflow may name any of Python's: "punycode" and "idna" take a time that grows
+# with the square of what they read, and each name that Python doesn't know it remembers for ever.
+_READ = re.compile(
+    r"(us-)?ascii|utf-?(8(-sig)?|(16|32)(-?[lb]e)?)|latin-?\d{1,2}|iso-?8859-\d{1,2}|iso-2022-(jp|kr)|"
+    r"(windows-|cp-?)\d{3,4}|koi8-[rtu]|macintosh|mac-(roman|cyrillic)|s(hift-)?jis|euc-(jp|kr|cn)|gbk|gb-?2312|"
+    r"gb-?18030|big5(-hkscs)?|tis-620"
+)
 
 
 def timestamp(moment: datetime) -> str:
@@ -51,6 +60,18 @@ def content(head: AnswerHead, raw: bytes) -> Content:
         return Content(text, json.loads(text, parse_constant=_refuse))
     except (ValueError, RecursionError):
         return Content(text)
+
+
+def charset(kind: str) -> str:
+    """The codec for a text of this content type; empty for one that isn't read."""
+    found = _CHARSET.search(kind)
+    name = found[1].lower().replace("_", "-").removeprefix("x-") if found else "utf-8"
+    if not _READ.fullmatch(name):
+        return ""
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        return ""
 
 
 def summary(record: RunRecord, *, sees_logs: bool) -> dict[str, Any]:
@@ -111,11 +132,10 @@ def render(value: dict[str, Any]) -> bytes:
 def _text(head: AnswerHead, raw: bytes) -> str | None:
     if head.header("content-encoding").lower() not in {"", "identity"}:
         return None
-    kind = Message()
-    kind["content-type"] = head.header("content-type") or "text/plain"
+    codec = charset(head.header("content-type"))
     try:
-        text = raw.decode(kind.get_content_charset("utf-8"))
-    except (LookupError, ValueError):
+        text = raw.decode(codec) if codec else "\0"
+    except ValueError:
         return None
     return None if "\x00" in text else text
 

@@ -28,3 +28,5 @@ class Settings(MeshSettings):
     key_rate_per_second: int = env("RUNMESH_KEY_RATE_PER_SECOND", 1000, calls)
     # Of one open workflow by all who have no key.
     open_rate_per_second: int = env("RUNMESH_OPEN_RATE_PER_SECOND", 10, calls)
+    # Of all open workflows, by them; of one half as many.
+    open_calls_at_once: int = env("RUNMESH_OPEN_CALLS_AT_ONCE", 40, calls)

@@ -29,6 +29,10 @@ def verify(kind: str, secret: str, request: Request, body: bytes, now: datetime)
 def _standard(secret: str, request: Request, body: bytes, now: datetime) -> str:
     message_id, text = request.header("webhook-id"), request.header("webhook-timestamp")
     at = _recent(text, now, "webhook-timestamp")
+    # Or a body that begins with a number and a dot could lend them to the id and the time: the same signature, as an
+    # event of its own. https://github.com/standard-webhooks/standard-webhooks: neither holds one.
+    if not message_id or "." in message_id:
+        raise Unauthenticated("this event isn't signed: webhook-id must be there, and have no dot")
     expected = signed([secret], message_id, at, body)["webhook-signature"]
     _one_of(request.header("webhook-signature").split(), expected, "webhook-signature")
     return hashlib.sha256(message_id.encode()).hexdigest()

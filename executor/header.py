@@ -5,7 +5,7 @@ The block may hold `requires-python`, `dependencies`, `[tool.env-checker] env_va
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,14 @@ from executor.header_options import BadOption, Options, options
 from executor.model import Limits
 
 MAX_SOURCE = 1 << 20
+MAX_HEADER = 1 << 16
 MAX_ENTRIES = 500
+# In one line: tomllib keeps each beginning of a dotted key, so that 100 KB of `a.a.a…` would take 10 GB.
+MAX_DOTS = 500
 # The platform sets these itself: a header may name them, and that means nothing.
 PLATFORM_NAMES = frozenset({"PORT", "LOGLEVEL", "CODEWORDS_API_KEY", "CODEWORDS_RUNTIME_URI", "RUNTIME_URI"})
 
-# The regular expression of PEP 723.
-_BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
-_OPENING = re.compile(r"(?m)^# /// script$")
+_OPENING = re.compile(r"# /// ([a-zA-Z0-9-]+)")
 _TOML_LINE = re.compile(r"\(at line (\d+), column \d+\)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
@@ -82,12 +83,9 @@ class _Block:
 
     def line_of(self, *needles: str) -> int:
         """The source line where the first of `needles` that occurs stands; the block's first line otherwise."""
-        rows = self.text.splitlines()
-        for needle in needles:
-            for index, row in enumerate(rows):
-                if needle in row:
-                    return self.first + index
-        return self.first
+        # In the whole text: row by row hundreds of entries that stand there otherwise (escaped) would take seconds.
+        at = next((found for needle in needles if (found := self.text.find(needle)) >= 0), 0)
+        return self.first + self.text.count("\n", 0, at)
 
     def line_of_option(self, key: str) -> int:
         """The source line where `key` of `[tool.runmesh]` stands; as good as can be told, that of the table."""
@@ -122,7 +120,7 @@ def parse(source: bytes) -> Header:
         return Header()
     try:
         table = tomllib.loads(block.text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also of a number that has too many digits
         found = _TOML_LINE.search(str(error))
         line = block.line(int(found[1])) if found else block.line(block.text.count("\n"))
         raise HeaderError(f"the header is not TOML: {_TOML_LINE.sub('', str(error)).strip()}", line) from None
@@ -132,21 +130,42 @@ def parse(source: bytes) -> Header:
 
 
 def _find(text: str) -> _Block | None:
-    blocks = [found for found in _BLOCK.finditer(text) if found["type"] == "script"]
-    if len(blocks) > 1:
-        raise HeaderError("there are two `# /// script` blocks; a file may have one", _line_at(text, blocks[1].start()))
-    if not blocks:
-        opening = _OPENING.search(text)
-        if opening is not None:
-            raise _not_closed(text, _line_at(text, opening.start()))
-        return None
-    content = blocks[0]["content"]
-    plain = "".join(row[2:] if row.startswith("# ") else row[1:] for row in content.splitlines(keepends=True))
-    return _Block(plain, _line_at(text, blocks[0].start("content")))
-
-
-def _not_closed(text: str, opening: int) -> HeaderError:
     rows = text.split("\n")
+    blocks = [(first, end) for kind, first, end in _blocks(rows) if kind == "script"]
+    if len(blocks) > 1:
+        raise HeaderError("there are two `# /// script` blocks; a file may have one", blocks[1][0])
+    if not blocks:
+        if "# /// script" in rows:
+            raise _not_closed(rows, rows.index("# /// script") + 1)
+        return None
+    first, end = blocks[0]
+    plain = [row[2:] for row in rows[first:end]]
+    if sum(map(len, plain)) + len(plain) > MAX_HEADER:
+        raise HeaderError(f"the header has more than {MAX_HEADER} characters", first + 1)
+    for number, row in enumerate(plain, first + 1):
+        if row.count(".") > MAX_DOTS:
+            raise HeaderError(f"this line has more than {MAX_DOTS} dots: break it into several", number)
+    return _Block("".join(f"{row}\n" for row in plain), first + 1)
+
+
+def _blocks(rows: list[str]) -> Iterator[tuple[str, int, int]]:
+    """Type, first row and end of what each block holds, as the regular expression of PEP 723 has them, which takes
+    minutes for a megabyte of opening lines: of a row of comments all up to its last closing line is one block.
+    """
+    start = 0
+    for number, row in enumerate([*rows, ""]):
+        if row == "#" or row.startswith("# "):
+            continue
+        if start < number:
+            closing = next((at for at in range(number - 1, start + 1, -1) if rows[at] == "# ///"), start)
+            for at in range(start, closing - 1):
+                if found := _OPENING.fullmatch(rows[at]):
+                    yield found[1], at + 1, closing
+                    break
+        start = number + 1
+
+
+def _not_closed(rows: list[str], opening: int) -> HeaderError:
     for number in range(opening + 1, len(rows) + 1):
         row = rows[number - 1]
         if row != "#" and not row.startswith("# "):
@@ -157,10 +176,6 @@ def _not_closed(text: str, opening: int) -> HeaderError:
         f"the header that opens in line {opening} isn't closed: each line of it starts with `# `, the last is `# ///`",
         number,
     )
-
-
-def _line_at(text: str, position: int) -> int:
-    return text.count("\n", 0, position) + 1
 
 
 def _read(table: dict[str, Any], block: _Block) -> Header:

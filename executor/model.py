@@ -111,6 +111,8 @@ class Spec:
     retries: int = 0
     # Who asked for it, and what that one's key may do (mesh.runs.v1.RunSpec).
     requester_id: str = ""
+    # Asked for without a key: nobody's organization is behind it, although one pays (docs/decisions/0023).
+    anonymous: bool = False
     may_deploy: bool = False
     # The spec as it came, for the scheduler: it may say more than this executor knows of.
     whole: bytes = b""

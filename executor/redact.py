@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from itertools import zip_longest
+from itertools import chain, islice, zip_longest
 from urllib.parse import quote, quote_plus
 
 LEAST_HIDDEN = 6  # characters: what is shorter would be found in anything
@@ -44,10 +44,12 @@ def _base64_inside(data: bytes, before: int) -> str:
 @lru_cache(maxsize=256)
 def _all_spellings(values: tuple[str, ...]) -> tuple[str, ...]:
     """Those of all of them, the longest first; of a value with several lines, a key in PEM for instance, those of each
-    line as well. Where there are too many, the likeliest of each.
+    line as well. Where there are too many, the likeliest of each, the values before their lines.
     """
-    whole = [part for value in values for part in (value, *(value.splitlines() if "\n" in value.strip() else ()))]
-    each_ones = [spellings(value.strip()) for value in whole if len(value.strip()) >= LEAST_HIDDEN]
+    lines = (line for value in values if "\n" in value.strip() for line in value.splitlines())
+    whole = (part.strip() for part in chain(values, lines))
+    # No more than count in the first turn: the other spellings of a million lines would take minutes.
+    each_ones = [spellings(part) for part in islice((one for one in whole if len(one) >= LEAST_HIDDEN), MOST_HIDDEN)]
     in_turn = dict.fromkeys(one for turn in zip_longest(*each_ones) for one in turn if one is not None)
     return tuple(sorted(list(in_turn)[:MOST_HIDDEN], key=len, reverse=True))
 

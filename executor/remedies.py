@@ -179,6 +179,7 @@ RULES = (
         'Strings have quotes, lists brackets and commas: `# dependencies = ["fastapi", "httpx>=0.28"]`.',
     ),
     rule("header", "two blocks", "two `# /// script` blocks", "Put what both say into the first."),
+    rule("header", "too long", "has more than", "Write one entry a line, and leave out what isn't needed there."),
     rule("header", "requires-python is wrong", "requires-python", 'Write it as `# requires-python = ">=3.11"`.'),
     rule("header", "a list isn't one", "not a list of strings", 'Write it as `# dependencies = ["fastapi", "httpx"]`.'),
     rule("header", "a table isn't one", "is not a table", "Begin it with its name in brackets: `# [tool.runmesh]`."),

@@ -13,13 +13,13 @@ from kit.telemetry import log
 
 def head_for(spec: Spec, traceparent: str) -> Head:
     """The platform's own headers replace whatever the caller sent under their names. A library service is told for whom
-    it acts, which needn't be the one who pays.
+    it acts, which needn't be the one who pays; nobody is told that it is called by its owner, because that one pays.
     """
     ours = {
         "x-request-id": spec.run_id,
         "x-attempt": str(max(1, spec.attempt)),
         "x-correlation-id": spec.correlation_id or spec.run_id,
-        "codewords-caller-id": spec.caller_id,
+        "codewords-caller-id": "" if spec.anonymous else spec.caller_id,
         "traceparent": traceparent,
         "x-deadline": spec.deadline.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     }

@@ -28,6 +28,8 @@ from kit.errors import Invalid, Unavailable
 BUILD_SECONDS = 300.0
 MAX_WHEEL = 500 << 20
 MAX_UNPACKED = 4 << 30
+MAX_LISTING = 8 << 20  # some 50,000 files
+_ZIP_END, _ZIP_LOCATOR = 22, 20  # bytes of what ends a ZIP file, and of what stands before it in ZIP64
 _MAX_JSON = 64 << 10
 _SCRIPT = Path(__file__).with_name("build_wheel.py")
 _WHEEL_NAME = re.compile(r"[A-Za-z0-9_.!+-]{1,250}\.whl")
@@ -215,6 +217,8 @@ def _fault(wheel: Path, sdist: Sdist, interpreter: Interpreter) -> str:
     """What is wrong with a built wheel; empty: nothing."""
     try:
         name, version, _, tags = parse_wheel_filename(wheel.name)
+        if (listing := _listing(wheel)) > MAX_LISTING:
+            return f"it made a wheel that lists its files in {listing} bytes; {MAX_LISTING} are allowed"
         with zipfile.ZipFile(wheel) as package:
             unpacked = sum(member.file_size for member in package.infolist())
     except (InvalidWheelFilename, zipfile.BadZipFile) as error:
@@ -224,6 +228,22 @@ def _fault(wheel: Path, sdist: Sdist, interpreter: Interpreter) -> str:
     if not tags & usable_tags(interpreter):
         return f"it made a wheel that doesn't fit this host: {wheel.name}"
     return f"it unpacks to {unpacked} bytes" if unpacked > MAX_UNPACKED else ""
+
+
+def _listing(wheel: Path) -> int:
+    """Bytes of the list of what it holds, as `zipfile` will find it and read all of it at once: of 500 MB that would be
+    ten million files, minutes, and gigabytes of our memory. Errors: zipfile.BadZipFile; also for ZIP64, without which
+    a wheel of a size that we take does.
+    """
+    with wheel.open("rb") as file:
+        file.seek(max(0, wheel.stat().st_size - _ZIP_END - _ZIP_LOCATOR - 0xFFFF))
+        tail = file.read()
+    at = len(tail) - _ZIP_END
+    if not (tail[max(0, at) :].startswith(b"PK\5\6") and tail.endswith(b"\0\0")):  # it has a comment
+        at = tail.rfind(b"PK\5\6")
+    if at < 0 or len(tail) - at < _ZIP_END or tail[max(0, at - _ZIP_LOCATOR) :].startswith(b"PK\6\7"):
+        raise zipfile.BadZipFile("it has no end, or one of ZIP64")
+    return int.from_bytes(tail[at + 12 : at + 16], "little")
 
 
 def _requirements(found: object) -> list[str]:

@@ -64,6 +64,7 @@ def from_spec(spec: run_pb2.RunSpec, given: bytes | None = None) -> Spec:
         synchronous=spec.synchronous,
         retries=spec.retries,
         requester_id=spec.requester_id or spec.caller_id,
+        anonymous=not spec.requester_id and spec.depth == 0,
         may_deploy=spec.may_deploy,
         whole=spec.SerializeToString(),
         given=given,

@@ -2,7 +2,9 @@
 
 import argparse
 import asyncio
+import math
 import sys
+import time
 from collections.abc import Mapping, Sequence
 
 from keys.keks import Keks, new_kek
@@ -47,6 +49,11 @@ def _add(keks: Keks) -> int:
 
 async def _drop(settings: Settings, keks: Keks) -> int:
     have = keks.read()
+    # Whoever hasn't looked since still seals by the one before, also where nothing was sealed until now: that would be
+    # lost.
+    wait = SECONDS + 2 - (time.time() - keks.path.stat().st_mtime) if keks.path and len(have) > 1 else 0
+    if 0 < wait <= SECONDS + 2:
+        return _told(f"{keks.where} has only just changed: try again in {math.ceil(wait)} s", 1)
     async with open_db(settings.database_url("keys")) as db:
         counts = await SqlSealedRows(db).counts()
     gone = unneeded(have, counts)

@@ -1,6 +1,7 @@
 """Workflows to begin with: files of a directory, and workflows whose visibility is `template` (SPEC §4)."""
 
 import ast
+import inspect
 import re
 import tomllib
 from collections.abc import Iterator
@@ -15,6 +16,11 @@ from scheduler.workflow import EnvVar, Prompt, Visibility
 
 _ID = re.compile(r"[a-z][a-z0-9_]{0,99}")
 _NAMED = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# What a docstring may stand behind; and one of up to 10,000 characters.
+_COMMENTS = re.compile(r"(?:[ \t\f]*(?:#[^\n]*)?\n)*+")
+_STRING = re.compile(
+    r"""[rRuU]?(?P<quotes>\"{3}|'{3}|"|')(?:\\.|(?!(?P=quotes))[^\\]){0,10000}?(?P=quotes)""", re.DOTALL
+)
 # The line that begins the block, the commented lines of it, the line that ends it (PEP 723).
 _HEADER = re.compile(r"^# /// script$\n((?:#(?: .*)?$\n)*?)^# ///$", re.MULTILINE)
 
@@ -95,11 +101,17 @@ def _of_file(file: Path) -> Template:
 
 
 def _first_paragraph(code: str) -> str:
+    """Of the docstring, if the file begins with one. Nothing else is parsed: it may be anybody's, and a megabyte of
+    f-strings or lists would take us minutes, and half a gigabyte.
+    """
+    start = _COMMENTS.match(code)
+    found = _STRING.match(code, start.end() if start else 0)
     try:
-        text = ast.get_docstring(ast.parse(code)) or ""
-    except (SyntaxError, ValueError, RecursionError):
+        text = ast.literal_eval(found[0]) if found else ""
+    except (SyntaxError, ValueError):
         return ""
-    return " ".join(text.partition("\n\n")[0].split())[:1000]
+    text = text.encode("utf-8", "replace").decode()  # an escape may mean half a character
+    return " ".join(inspect.cleandoc(text).partition("\n\n")[0].split())[:1000]
 
 
 def _title(code: str) -> str:

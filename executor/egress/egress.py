@@ -23,7 +23,6 @@ from kit.clock import Clock
 from kit.telemetry import log
 
 DNS_OVER_TCP = 2  # its place among the sockets
-MAX_CONNECTIONS = 256
 MAX_QUESTIONS = 32  # at once
 DNS_IDLE_SECONDS = 10.0
 
@@ -80,7 +79,7 @@ class Egress:
 
     def _accept(self, serve: Callable[[socket.socket], Coroutine[Any, Any, None]], listener: socket.socket) -> None:
         for sock in accepted(listener):
-            if len(self._connections) >= MAX_CONNECTIONS:
+            if len(self._connections) >= self._internet.share:
                 self._refuse(sock)
                 continue
             task = asyncio.create_task(serve(sock))
@@ -96,7 +95,7 @@ class Egress:
     def _refuse(self, sock: socket.socket) -> None:
         address, port = _own_name(sock)
         host = self._names.name_of(address) or str(address)
-        reason = f"more than {MAX_CONNECTIONS} connections at once"
+        reason = f"more than {len(self._connections)} connections at once"
         self._contacts.add(Contact(self._clock.now(), host, port, verdict="denied", reason=reason))
         _reset(sock)
 

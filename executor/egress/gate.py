@@ -17,6 +17,8 @@ LOOKUP_SECONDS = 10.0
 MAX_ADDRESSES = 8
 # Of all runs together; each has a descriptor on both sides.
 MAX_CONNECTIONS = 4096
+# Of one run: the least that it gets, unless there are no more at all, and the most.
+LEAST_OF_A_RUN, MOST_OF_A_RUN = 4, 256
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -56,6 +58,13 @@ class Internet:
     is_own: Callable[[Address], bool] = is_own
     connections: int = 0
 
+    @property
+    def share(self) -> int:
+        """How many connections one run may have by now: half of what is left, so that sixteen runs of one organization
+        don't have them all.
+        """
+        return min(MOST_OF_A_RUN, max(LEAST_OF_A_RUN, (MAX_CONNECTIONS - self.connections) // 2))
+
 
 @contextmanager
 def open_internet(clock: Clock, private: Sequence[Network], inside: Mapping[str, str]) -> Iterator[Internet]:
@@ -76,6 +85,8 @@ class Gate:
     def __init__(self, internet: Internet, rules: Rules) -> None:
         self._internet = internet
         self._rules = rules
+        # Under way, also those that it doesn't wait for any more.
+        self._asking: set[asyncio.Future[Sequence[Address]]] = set()
 
     async def knows(self, name: str) -> bool:
         """Whether there is such a name. Errors: Denied when that is none of the workflow's business; Failed."""
@@ -131,10 +142,22 @@ class Gate:
         except NoSuchName:
             raise Failed("there is no such name") from None
 
+    def _ask(self, name: str) -> asyncio.Future[Sequence[Address]]:
+        """Errors: Failed."""
+        resolver = self._internet.resolver
+        if answer := resolver.known(name):
+            return answer
+        if len(self._asking) >= resolver.share:
+            raise Failed("too many names are being looked up at once")
+        answer = resolver.ask(name)
+        self._asking.add(answer)
+        answer.add_done_callback(self._asking.discard)
+        return answer
+
     async def _find(self, name: str) -> Sequence[Address]:
         try:
             async with asyncio.timeout(LOOKUP_SECONDS):
-                return await asyncio.shield(self._internet.resolver.ask(name))
+                return await asyncio.shield(self._ask(name))
         except TimeoutError:
             raise Failed("its name server doesn't answer in time") from None
         except Unresolved as error:

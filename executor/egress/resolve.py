@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from kit.addresses import Address
 from kit.clock import Clock
 
-THREADS = 32
+THREADS = 128
 KEEP = timedelta(seconds=5)  # so that the connection after a question needs no second look-up
 MAX_KEPT = 2000
 Find = Callable[[str], Sequence[Address]]
@@ -46,29 +46,41 @@ class Resolver:
         self._clock = clock
         self._find = find
         self._threads = ThreadPoolExecutor(THREADS, "egress-resolve")
+        self._busy = 0
         self._asked: OrderedDict[str, tuple[datetime, asyncio.Future[Sequence[Address]]]] = OrderedDict()
 
+    @property
+    def share(self) -> int:
+        """How many look-ups one run may have under way: half of the threads that are left. A name server that never
+        answers keeps one for half a minute, and whoever asks many of them would keep all.
+        """
+        return max(1, (THREADS - self._busy) // 2)
+
+    def known(self, name: str) -> asyncio.Future[Sequence[Address]] | None:
+        """Its answer, there or on its way. Await it shielded: others may, too. Errors: NoSuchName, Unresolved."""
+        asked_at, answer = self._asked.get(name, (None, None))
+        if answer and asked_at and (not answer.done() or asked_at <= self._clock.now() < asked_at + KEEP):
+            return answer
+        return None
+
     def ask(self, name: str) -> asyncio.Future[Sequence[Address]]:
-        """Await it shielded: others may, too. Errors: NoSuchName, Unresolved."""
-        now = self._clock.now()
-        if name in self._asked:
-            asked_at, answer = self._asked[name]
-            if not answer.done() or asked_at <= now < asked_at + KEEP:
-                return answer
+        """As `known`; asks if need be."""
+        if answer := self.known(name):
+            return answer
         answer = asyncio.get_running_loop().run_in_executor(self._threads, self._find, name)
-        answer.add_done_callback(_hear)
-        self._asked[name] = (now, answer)
+        self._busy += 1
+        answer.add_done_callback(self._answered)
+        self._asked[name] = (self._clock.now(), answer)
         self._asked.move_to_end(name)
         while len(self._asked) > MAX_KEPT:
             self._asked.popitem(last=False)
         return answer
 
+    def _answered(self, answer: asyncio.Future[Sequence[Address]]) -> None:
+        self._busy -= 1
+        if not answer.cancelled():  # an error that nobody waits for is none
+            answer.exception()
+
     def close(self) -> None:
         """Nobody asks any more."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _hear(answer: asyncio.Future[Sequence[Address]]) -> None:
-    """An error that nobody waits for is none."""
-    if not answer.cancelled():
-        answer.exception()

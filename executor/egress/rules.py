@@ -97,6 +97,8 @@ def parse(entries: Sequence[str] | None) -> Rules:
 def plain_name(text: str) -> str:
     """A name in lower case, in ASCII, without its last dot. Errors: ValueError when it is none."""
     name = text.strip().removesuffix(".").lower()
+    if len(name) > 253:  # in ASCII it is longer still; and to find out takes a time that grows with its square
+        raise ValueError(f"{text[:255]!r} is no host name")
     if not name.isascii():
         try:
             name = name.encode("idna").decode()

@@ -110,7 +110,9 @@ def test_the_other_kinds(mesh: Mesh) -> None:
 
         hook = made(client, service_id="inbox", kind="whatsapp", secret="meta", verify_token="agreed")
         asks = {"hub.mode": "subscribe", "hub.challenge": "1158201444", "hub.verify_token": "agreed"}
-        assert sender.get(hook["url"], params=asks).text == "1158201444"
+        answer = sender.get(hook["url"], params=asks)
+        assert answer.text == "1158201444"
+        assert answer.headers["x-content-type-options"] == "nosniff"
         assert code_of(sender.get(hook["url"], params=asks | {"hub.verify_token": "x"})) == (403, "forbidden")
         body = b'{"object": "whatsapp_business_account"}'
         assert started(sender.post(hook["url"], content=body, headers=hub("meta", body))) == body.decode()
@@ -136,6 +138,9 @@ def test_what_is_refused(mesh: Mesh) -> None:
             {},
             {"service_id": "inbox", "kind": "carrier pigeon"},
             {"service_id": "inbox", "kind": "slack"},
+            {"service_id": "inbox", "kind": "slack", "secret": " "},
+            {"service_id": "inbox", "kind": "github", "secret": "\0"},
+            {"service_id": "inbox", "kind": "whatsapp", "secret": "pasted\n"},
             {"service_id": "inbox", "secret": "whsec_short"},
             {"service_id": "inbox", "secret": "no whsec"},
             {"service_id": "inbox", "path": "/x"},

@@ -1,6 +1,7 @@
 """keys' buckets as the edge sees them, in memory, and no limits at all."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from edge.http import Request
 from edge.model import Principal
@@ -48,6 +49,10 @@ class _Unlimited(RateLimits):
 
     def expect(self, request: Request, who: Principal) -> None:
         pass
+
+    @contextmanager
+    def place(self, request: Request) -> Iterator[None]:
+        yield
 
     async def admit(self, request: Request) -> None:
         pass

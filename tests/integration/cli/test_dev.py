@@ -146,7 +146,15 @@ def test_the_port_passes_calls_on_with_the_key(api: ApiServer, port: str) -> Non
     assert asked.headers["authorization"] == "Bearer cwk-of-the-test"
 
 
-@pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Host": "evil.example"}, {"Origin": "null"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Host": "evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},  # <img src="http://127.0.0.1:…">
+    ],
+)
 def test_pages_from_elsewhere_get_nothing_by_the_port(api: ApiServer, port: str, headers: dict[str, str]) -> None:
     with httpx.Client(trust_env=False) as client:
         assert client.post(f"{port}/", content=b"{}", headers=headers).status_code == 403
@@ -167,4 +175,20 @@ def test_no_path_leads_out_of_the_workflow(api: ApiServer, port: str, path: str)
 def test_a_page_of_this_machine_may(api: ApiServer, port: str) -> None:
     api.says("GET /run/greet-dev/", {"a": 1})
     with httpx.Client(trust_env=False) as client:
-        assert client.get(f"{port}/", headers={"Origin": "http://localhost:3000"}).json() == {"a": 1}
+        page = {"Origin": "http://localhost:3000", "Sec-Fetch-Site": "cross-site"}
+        assert client.get(f"{port}/", headers=page).json() == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("a=b; HttpOnly; Path=/run/greet-dev", "a=b; HttpOnly; Path=/"),
+        ("a=b; Path=/run/greet-dev/x", "a=b; Path=/x"),
+        ("a=b; Path=/run/other", "a=b; Path=/run/other"),
+        ("a=b", "a=b"),
+    ],
+)
+def test_a_cookie_comes_back_to_the_port(api: ApiServer, port: str, given: str, told: str) -> None:
+    api.answers["GET /run/greet-dev/"] = Reply(200, headers={"set-cookie": given}, chunks=(b"x",))
+    with httpx.Client(trust_env=False) as client:
+        assert client.get(f"{port}/").headers["set-cookie"] == told

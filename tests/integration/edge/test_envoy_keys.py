@@ -120,12 +120,37 @@ async def test_a_run_is_known_by_its_connection(rig: Rig) -> None:
     assert not names & {"authorization", "x-api-key", "x-runmesh-run"}
 
 
-@pytest.mark.parametrize("key", [b"", b"Authorization:\r\n", b"x-runmesh-keyed: yes\r\n"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        b"",
+        b"Authorization:\r\n",
+        b"Authorization: Basic dXNlcjpwYXNz\r\n",  # http://user:pass@runtime…
+        b"Authorization: Bearer Basic cwk-\r\n",
+        b"Proxy-Authorization: Bearer cwk-run-placeholder\r\n",
+        b"x-runmesh-keyed: yes\r\n",
+    ],
+)
 async def test_a_connection_alone_is_nobodys_wish(rig: Rig, key: bytes) -> None:
     """An address that somebody gave a workflow to fetch leads to the runtime, too: nothing is done in its name."""
     reply = body(await rig.nested(proxy_header((RUN, token())), GET + key + b"\r\n"))
     assert (reply.status_code, reply.json()["code"]) == (401, "unauthenticated")
     assert "CODEWORDS_API_KEY" in reply.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        b"Authorization: cwk-run-placeholder",
+        b"authorization: bEARER  cwk-run-placeholder",
+        b"X-Api-Key: cwk-run-placeholder",
+        b"x-goog-api-key: cwk-run-placeholder",
+        b"Authorization: Basic eDp5\r\nX-Api-Key: cwk-run-placeholder",
+    ],
+)
+async def test_its_key_in_any_place_is(rig: Rig, key: bytes) -> None:
+    reply = body(await rig.nested(proxy_header((RUN, token())), GET + key + b"\r\n\r\n"))
+    assert reply.status_code == 200
 
 
 @pytest.mark.parametrize(

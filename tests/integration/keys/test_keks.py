@@ -70,6 +70,7 @@ async def test_a_rotation_from_start_to_end(settings: Settings, tmp_path: Path) 
     (old,) = settings.keks.read()
     runmesh = [str(Path(sys.executable).parent / "runmesh"), "rotate-kek"]
     await asyncio.to_thread(subprocess.run, runmesh, env=os.environ | environ(settings), check=True)
+    os.utime(settings.home / "secrets" / "kek", times=(0, 0))
     assert await drop_old(settings) == 1, "nothing is under the new one yet"
     new = settings.keks.read()[0]
     # It dies after the first batch.
@@ -96,6 +97,7 @@ async def test_a_rotation_from_start_to_end(settings: Settings, tmp_path: Path) 
             while await counts(settings) != {FORMAT + kek_id(new): MANY}:  # noqa: ASYNC110  # another process does it
                 await asyncio.sleep(0.05)
         assert await values(settings, organization) == expected
+        os.utime(settings.home / "secrets" / "kek", times=(0, 0))  # as if it were long ago
         assert await drop_old(settings) == 0
         assert settings.keks.read() == (new,)
         assert await drop_old(settings) == 0

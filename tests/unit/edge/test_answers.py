@@ -23,6 +23,12 @@ def test_the_workflows_headers_pass_but_for_ours() -> None:
             ("Content-Length", "5"),
             ("transfer-encoding", "chunked"),
             ("connection", "close"),
+            ("NEL", '{"report_to": "me"}'),
+            ("report-to", "{}"),
+            ("Clear-Site-Data", '"*"'),
+            ("strict-transport-security", "max-age=1"),
+            ("alt-svc", 'h3="evil.test:443"'),
+            ("service-worker-allowed", "/"),
             ("grpc-status", "0"),
             ("x-envoy-upstream", "1"),
             ("x-runmesh-answer", "200"),
@@ -31,11 +37,27 @@ def test_the_workflows_headers_pass_but_for_ours() -> None:
     )
     assert FRAME.headers(head) == [
         ("content-type", "text/plain"),
-        ("Set-Cookie", "a=1"),
-        ("set-cookie", "b=2"),
+        ("Set-Cookie", "a=1; Path=/run/greet"),
+        ("set-cookie", "b=2; Path=/run/greet"),
         ("x-request-id", "run_1"),
         ("x-correlation-id", "corr-1"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("s=1; Path=/; HttpOnly", "s=1; HttpOnly; Path=/run/greet"),
+        ("s=1;path=/a/; Domain=public.test", "s=1; Path=/run/greet/a"),
+        ("s=1; Path=/run/other; PATH = /run", "s=1; Path=/run/greet/run"),
+        ("s=1; Path=/run/greeting", "s=1; Path=/run/greet/run/greeting"),
+        ("s=1; Path=/run/greet/x", "s=1; Path=/run/greet/x"),
+        ("path=/; Path", "path=/; Path=/run/greet"),
+        ("", "; Path=/run/greet"),
+    ],
+)
+def test_a_cookie_is_for_the_workflow_that_set_it(given: str, told: str) -> None:
+    assert FRAME.cookie(given) == told
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, 503])

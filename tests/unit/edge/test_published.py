@@ -159,6 +159,8 @@ async def test_only_success_is_charged_and_there_are_300_seconds(mesh: Mesh) -> 
         ("application/vnd.x+json", b"{}", {"result": {}}),
         ("text/plain; charset=latin-1", b"\xe9", {"result": "é"}),
         ("text/plain; charset=odd", b"a", {"result": "a"}),
+        ("text/plain; charset=zlib", b"a", {"result": "a"}),
+        ("text/plain; charset=punycode", b"a-b", {"result": "a-b"}),
         ("text/html", b"<p>", {"result": "<p>"}),
         ("text/plain", b"null", {"result": "null"}),
         ("text/plain", b"", {"result": ""}),

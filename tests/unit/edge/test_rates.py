@@ -1,5 +1,6 @@
 """Which buckets a call takes from, and what its caller is told."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 
@@ -138,3 +139,33 @@ async def test_what_is_expected_is_asked_for_beside_verify() -> None:
     it.rates.expect(a_request(), WHO)
     await it.call()
     assert it.keys.asked == [{"key:key_1": 10}]
+
+
+def test_those_without_a_key_leave_room_for_those_with_one() -> None:
+    rates = RateLimits(Stocks(FakePermits()), Defaults(5, 3, open_at_once=4))
+
+    def call(name: str) -> Request:
+        anyone = Principal("", "", "open", frozenset({f"run:{name}"}), lineage_id=f"open:{name}")
+        return Request("POST", f"/run/{name}", principal=anyone)
+
+    def refused(name: str) -> bool:
+        with pytest.raises(Exhausted, match="calls without a key are under way") as error, rates.place(call(name)):
+            pass
+        return error.value.code == "too_many_runs"
+
+    with ExitStack() as under_way:
+        first = [rates.place(call("org_a.form")) for _ in range(2)]
+        for place in first:
+            under_way.enter_context(place)
+        assert refused("org_a.form")
+        for _ in range(2):
+            under_way.enter_context(rates.place(call("org_b.form")))
+        assert refused("org_c.form")
+        for _ in range(10):
+            under_way.enter_context(rates.place(Request("POST", "/run/greet", principal=WHO)))
+            under_way.enter_context(rates.place(Request("GET", "/docs")))
+    with pytest.raises(ZeroDivisionError), rates.place(call("org_c.form")):
+        _ = 1 / 0
+    for _ in range(4):
+        with rates.place(call("org_c.form")), rates.place(call("org_c.form")):
+            pass

@@ -118,6 +118,12 @@ def test_the_result_without_an_answer_is_the_record() -> None:
         ((*JSON, ("content-encoding", "gzip")), b"{}", None, None),
         ((("content-type", "text/plain; charset=nonsense"),), b"x", None, None),
         ((("content-type", "text/plain; charset=hex"),), b"61", None, None),
+        ((("content-type", "text/plain; x=y; Charset = 'Windows-1252'"),), b"\x80", "\u20ac", None),
+        ((("content-type", "text/html; charset=Shift_JIS"),), b"\x83\x65", "\u30c6", None),
+        # Minutes, by Python's codec.
+        ((("content-type", "text/plain; charset=punycode"),), b"a" * 1_000_000 + b"-" + b"a" * 1_000_000, None, None),
+        ((("content-type", "text/plain; charset*=punycode''" + "a" * 100_000),), b"a", "a", None),
+        ((("content-type", "text/plain; charset=idna"),), b"xn--" + b"a" * 1_000_000, None, None),
         (JSON, b"{broken", "{broken", None),
         (JSON, b"NaN", "NaN", None),
         (JSON, b"[" * 100_000, "[" * 100_000, None),

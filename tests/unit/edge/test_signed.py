@@ -92,6 +92,16 @@ def test_times_that_are_none(text: str) -> None:
         verify("slack", "s", sent(x_slack_request_timestamp=text, x_slack_signature="v0="), BODY, NOW)
 
 
+def test_no_part_of_a_body_becomes_id_and_time() -> None:
+    seconds = str(int(NOW.timestamp()))
+    request = standard(body=f"{seconds}.5".encode())
+    assert verify("standard", WHSEC, request, f"{seconds}.5".encode(), NOW)
+    shifted = [(name, f"{value}.{seconds}" if name == "webhook-id" else value) for name, value in request.headers]
+    for headers in (shifted, standard(message_id="").headers):
+        with pytest.raises(Unauthenticated, match="webhook-id"):
+            verify("standard", WHSEC, Request("POST", "/hooks/x", headers=headers), b"5", NOW)
+
+
 def test_an_event_is_known_by_what_is_signed() -> None:
     """By its id where that is signed, else by its bytes: a resend has another time, and may have other headers."""
     later = NOW + timedelta(minutes=1)

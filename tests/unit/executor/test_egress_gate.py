@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import json
 import socket
+import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -11,9 +12,9 @@ import pytest
 
 from executor.arrivals import Pace
 from executor.egress.fixed import NEAR, FixedGate
-from executor.egress.gate import MAX_CONNECTIONS, Denied, Failed, Gate
+from executor.egress.gate import LEAST_OF_A_RUN, MAX_CONNECTIONS, Denied, Failed, Gate, Internet
 from executor.egress.log import MAX_ENTRIES, Contact, EgressLog
-from executor.egress.resolve import MAX_KEPT, NoSuchName, Resolver, ask_host
+from executor.egress.resolve import MAX_KEPT, THREADS, NoSuchName, Resolver, ask_host
 from executor.egress.rules import parse
 from kit.addresses import Address, is_own
 from kit.clock import FakeClock
@@ -77,6 +78,44 @@ async def test_connections_of_all_runs_are_bounded() -> None:
     with pytest.raises(Failed, match="too many"):
         await Gate(internet, parse(None)).reach("a.example", None, 80)
     assert world.connected == []
+
+
+@pytest.mark.parametrize("greedy", [16, 100])
+def test_greedy_runs_leave_some_connections_to_others(greedy: int) -> None:
+    internet = FakeInternet({}).open(FakeClock(NOW))
+    held = [0] * greedy
+    for run in range(greedy * MAX_CONNECTIONS):  # by turns
+        if held[run % greedy] < internet.share:
+            held[run % greedy] += 1
+            internet.connections += 1
+    assert internet.connections < MAX_CONNECTIONS
+    assert LEAST_OF_A_RUN < internet.share <= max(held)
+
+
+async def test_names_that_nobody_answers_for_leave_threads_to_others() -> None:
+    silent = threading.Event()
+
+    def find(name: str) -> Sequence[Address]:
+        if name.endswith(".hole"):
+            silent.wait(20)
+        return [ipaddress.ip_address(PUBLIC)]
+
+    internet = Internet(Resolver(FakeClock(NOW), find))
+    tasks: list[asyncio.Task[bool]] = []
+    try:
+        for _ in range(3):
+            greedy = Gate(internet, parse(None))
+            tasks += [asyncio.create_task(greedy.knows(f"{number}-{len(tasks)}.hole")) for number in range(200)]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(3):
+            assert await Gate(internet, parse(None)).knows("a.example")
+        refused = [task for task in tasks if task.done() and "too many names" in str(task.exception())]
+        assert 400 < len(refused) < 600
+    finally:
+        silent.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        internet.resolver.close()
+    assert internet.resolver.share == THREADS // 2
 
 
 async def test_an_answer_serves_for_five_seconds_and_all_who_ask_at_once() -> None:

@@ -1,6 +1,7 @@
 """The header of a workflow: what is read, and that each error names line and cause."""
 
 import textwrap
+import time
 from datetime import timedelta
 
 import pytest
@@ -141,6 +142,43 @@ def test_two_blocks() -> None:
     with pytest.raises(HeaderError, match="two `# /// script` blocks") as raised:
         parse(block("x = 1") + b"import os\n" + block("y = 2"))
     assert raised.value.line == 5
+
+
+def test_of_a_row_of_comments_all_up_to_its_last_closing_line_is_the_block() -> None:
+    nested = '# /// script\n# dependencies = ["a"]\n# x = """\n# ///\n# /// script\n# """\n# ///\n# words\n'
+    assert parse(nested.encode()).dependencies == ("a",)
+    with pytest.raises(HeaderError, match="isn't closed"):
+        parse(b"# /// script\n# ///\n")
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "cause"),
+    [
+        # By the regular expression of PEP 723: minutes.
+        (b"# /// a\n" * 100_000 + b"# /// script\n", 100_002, "isn't closed"),
+        # Each beginning of a dotted key is kept: gigabytes.
+        (block(f"y = 1\nx.{'a.' * 20_000}a = 1"), 3, "more than 500 dots"),
+        (block("y = 1\n" * 12_000 + "z = 1"), 2, "more than 65536 characters"),
+        (block(f"x = {'9' * 5000}"), 2, "not TOML: Exceeds the limit"),
+        (block("[tool.runmesh]\nretries = 0x" + "F" * 60_000), 3, "retries: Exceeds the limit"),
+        (block("x = " + "[" * 30_000), 2, "nested too deeply"),
+    ],
+    ids=["openings", "dots", "length", "digits", "hex", "nesting"],
+)
+def test_headers_that_hurt_their_reader(source: bytes, line: int, cause: str) -> None:
+    began = time.process_time()
+    with pytest.raises(HeaderError, match=cause) as raised:
+        parse(source)
+    assert time.process_time() - began < 2
+    assert raised.value.line == line
+
+
+def test_entries_that_stand_there_otherwise_are_looked_for_quickly() -> None:
+    entries = ", ".join(f'"\\u0061{number}"' for number in range(400))
+    began = time.process_time()
+    header = parse(block(f"dependencies = [\n{entries}]" + "\n# x" * 15_000))
+    assert time.process_time() - began < 2
+    assert header.dependency_lines == (2,) * 400
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import time
 import urllib.parse
 from collections.abc import Callable
 
@@ -104,3 +105,11 @@ def test_of_too_many_the_likeliest_spellings_of_all_are_hidden() -> None:
     values = [f"value-{number:04}-%" for number in range(500)]
     redact = Redaction(values)
     assert redact(" ".join(values)) == " ".join([HIDDEN] * 500)
+
+
+def test_a_value_of_many_lines_neither_hides_the_others_nor_takes_long() -> None:
+    long = "\n".join(f"{number:06}" for number in range(9_000))
+    began = time.process_time()
+    redact = Redaction([*(f"{number} {long}" for number in range(20)), "the other secret"])
+    assert time.process_time() - began < 2
+    assert redact("a: the other secret, b: 000017") == f"a: {HIDDEN}, b: {HIDDEN}"

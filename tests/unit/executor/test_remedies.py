@@ -25,6 +25,7 @@ SAID = [
     ("syntax", "it is too complex", "Break up"),
     ("header", "the header is not TOML: Invalid value", "Strings have quotes"),
     ("header", "there are two `# /// script` blocks; a file may have one", "into the first"),
+    ("header", "the header has more than 65536 characters", "one entry a line"),
     ("header", "requires-python is not a version specifier: '3'", '`# requires-python = ">=3.11"`'),
     ("header", "dependencies is not a list of strings", '`# dependencies = ["fastapi", "httpx"]`'),
     ("header", "tool.runmesh is not a table", "[tool.runmesh]"),

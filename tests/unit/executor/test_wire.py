@@ -24,6 +24,7 @@ from executor.model import (
     Version,
 )
 from executor.report import Ended, Started
+from executor.request import head_for
 from executor.validate import Report
 from kit.errors import Invalid
 from tests.fakes.executor import START, make_spec
@@ -63,6 +64,15 @@ def test_a_spec() -> None:
     assert spec.request.headers == (("a", b"\xff"),)
     assert (spec.requester_id, spec.may_deploy) == ("org_caller", False)
     assert (spec.depth, spec.root_id, spec.deadline, spec.attempt, spec.epoch) == (2, "run_0", START, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("requester", "depth", "told"), [("", 0, b""), ("", 1, b"org_caller"), ("org_a", 0, b"org_caller")]
+)
+def test_nobody_is_taken_for_who_pays(requester: str, depth: int, told: bytes) -> None:
+    asked = message()
+    asked.requester_id, asked.depth = requester, depth
+    assert dict(head_for(wire.from_spec(asked), "").headers)[b"codewords-caller-id"] == told
 
 
 def test_a_root_is_its_own_root() -> None:

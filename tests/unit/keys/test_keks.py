@@ -82,6 +82,9 @@ def test_a_rotation_puts_a_new_one_in_front_and_keeps_the_others(
     told = capsys.readouterr().out
     assert shown(kek_id(second)) in told
     assert base64.b64encode(second).decode() not in told
+    # A service that hasn't looked since would seal what comes next by the first one.
+    assert rotate(["--drop-old"], home) == 1
+    assert "only just changed: try again in" in capsys.readouterr().err
     assert rotate([], home) == 0
     assert keks.read()[1:] == (second, first)
 

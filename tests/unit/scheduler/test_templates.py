@@ -1,5 +1,6 @@
 """scheduler.templates: those of a directory, and workflows that are offered as one."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,27 @@ async def test_a_workflow_is_one_when_its_owner_says_so(rig: Rig) -> None:
     found = await rig.templates.get("org_b", "org_a.finder")
     assert (found.id, found.service_id, found.name, found.code) == ("org_a.finder", "finder", "Finder", CODE)
     assert found.description == "Finds a person by name."
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("# /// script\n# ///\n\n  # more\n'Says \\\n  so.'\n", "Says so."),
+        ('"""One\n   two\n\n   three"""\n', "One two"),
+        ('"half \\ud800"\n', "half ?"),
+        ("x = 1\n'no docstring'", ""),
+        ("f'{no}'\n", ""),
+        ('"""never closed', ""),
+        # Parsed as a whole: a minute, seconds and half a gigabyte, not at all.
+        ("x = f'" + "{1}" * 300_000 + "'\n", ""),
+        ("x = [" + "0," * 500_000 + "]\n", ""),
+        ("x = " + "-" * 100_000 + "1\n", ""),
+        ("#" * 500_000 + "\n" * 500_000 + "x", ""),
+        ("'''" + "\\" * 1_000_000, ""),
+    ],
+)
+async def test_what_it_says_of_itself(rig: Rig, code: str, told: str) -> None:
+    began = time.process_time()
+    await rig.deploy(Deployment("org_a", code, "Talker", "talker"))
+    assert (await rig.templates.get("org_a", "talker")).description == told
+    assert time.process_time() - began < 2
