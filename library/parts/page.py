@@ -6,15 +6,15 @@ import io
 import re
 import ssl
 from collections.abc import Iterable, Mapping
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urldefrag, urljoin
+from urllib.parse import urljoin
 
 import httpx
 from charset_normalizer import from_bytes
 from html_to_markdown import ConversionOptions, PreprocessingOptions, convert
 from pypdf import PdfReader
-from pypdf.errors import PyPdfError
 from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
 from library.parts.refusals import Refused
@@ -29,6 +29,8 @@ ACCEPT = "text/html,application/xhtml+xml,text/markdown;q=0.9,text/plain;q=0.8,a
 _OF_ONE_SITE = {"authorization", "cookie", "proxy-authorization"}
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _MARKS_OF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# Codecs that no page is written in: they take for ever, or make half characters.
+_PYTHONS_OWN = {"idna", "punycode", "unicode-escape", "raw-unicode-escape", "utf-7"}
 _META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{1,40})", re.IGNORECASE)
 # What is on most pages and is no page's content.
 NEVER = "script, style, noscript, template, iframe, object, embed, link, meta, svg, canvas, dialog, [hidden]"
@@ -81,14 +83,22 @@ async def _fetch(url: str, seconds: float, headers: dict[str, str], verify: bool
     async with httpx.AsyncClient(timeout=seconds, verify=verify, trust_env=True, cookies={}) as client:
         for _ in range(MOST_HOPS + 1):
             parts = await place_of(url)
-            async with client.stream("GET", url, headers=headers, follow_redirects=False) as answer:
+            async with aclosing(await _asked(client, url, headers)) as answer:
                 if not answer.has_redirect_location:
                     return await _read(answer)
-                goal = urljoin(url, answer.headers["location"])
+                goal = joined(url, answer.headers["location"])
             if (after := await place_of(goal)).netloc != parts.netloc or after.scheme != parts.scheme:
                 headers = {name: value for name, value in headers.items() if name.lower() not in _OF_ONE_SITE}
             url = goal
     raise Refused(424, "too_many_redirects", f"{url[:200]} redirects more than {MOST_HOPS} times")
+
+
+async def _asked(client: httpx.AsyncClient, url: str, headers: dict[str, str]) -> httpx.Response:
+    """The answer, whose body is still to be read."""
+    try:
+        return await client.send(client.build_request("GET", url, headers=headers), stream=True, follow_redirects=False)
+    except AttributeError as error:  # anyio's, on uvloop: a connection that was reset (denied) before it was used
+        raise httpx.ConnectError("the connection was reset") from error
 
 
 async def _read(answer: httpx.Response) -> Page:
@@ -131,14 +141,13 @@ def decoded(body: bytes, content_type: str) -> str:
     if inside := _META_CHARSET.search(body[:4096]):
         named.append(inside[1].decode("ascii"))
     for name in named:
-        try:
+        with suppress(LookupError, UnicodeError):  # it isn't known, or is no text's, such as base64
             codec = codecs.lookup(name).name
-        except LookupError:
-            continue
-        # As browsers read it: Latin-1 is Windows' superset of it, and what names UTF-16 in plain letters isn't.
-        codec = {"iso8859-1": "cp1252", "ascii": "cp1252"}.get(codec, codec)
-        codec = "utf-8" if codec.startswith("utf-16") and not body.startswith(_MARKS_OF_16) else codec
-        return body.decode(codec, errors="replace")
+            # As browsers read it: Latin-1 is Windows' superset of it, and what names UTF-16 in plain letters isn't.
+            codec = {"iso8859-1": "cp1252", "ascii": "cp1252"}.get(codec, codec)
+            codec = "utf-8" if codec.startswith("utf-16") and not body.startswith(_MARKS_OF_16) else codec
+            if codec not in _PYTHONS_OWN:
+                return body.decode(codec, errors="replace")
     try:
         return body.decode()
     except UnicodeDecodeError:
@@ -151,8 +160,8 @@ def pdf_text(body: bytes) -> str:
     try:
         reader = PdfReader(io.BytesIO(body))
         pages = [page.extract_text().strip() for page in reader.pages[:MOST_PDF_PAGES]]
-    except (PyPdfError, ValueError, TypeError, KeyError, RecursionError, NotImplementedError) as error:
-        raise Refused(415, "unsupported_type", f"the PDF can't be read: {error}") from None
+    except Exception as error:  # noqa: BLE001  # pypdf's own, and whatever else a broken one makes it stumble over
+        raise Refused(415, "unsupported_type", f"the PDF can't be read: {str(error) or type(error).__name__}") from None
     return "\n\n".join(page for page in pages if page)
 
 
@@ -221,7 +230,7 @@ def letters(node: LexborNode | None) -> int:
 
 def _absolute(tree: LexborHTMLParser, url: str) -> None:
     base = tree.css_first("base[href]")
-    url = urljoin(url, (base.attributes.get("href") or "") if base is not None else "")
+    url = joined(url, (base.attributes.get("href") or "") if base is not None else "")
     for node in tree.css("[href], [src]"):
         for name in ("href", "src"):
             value = node.attributes.get(name)
@@ -252,7 +261,7 @@ def links(page: Page) -> list[str]:
     tree = LexborHTMLParser(page.html)
     _absolute(tree, page.url)
     found = [node.attributes.get("href") or "" for node in tree.css("a[href]")]
-    return list(dict.fromkeys(urldefrag(url)[0] for url in found if url.startswith(("http://", "https://"))))
+    return list(dict.fromkeys(url.partition("#")[0] for url in found if url.startswith(("http://", "https://"))))
 
 
 def images(page: Page) -> list[str]:

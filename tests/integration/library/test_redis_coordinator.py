@@ -89,6 +89,24 @@ async def test_what_is_set_is_what_one_gets(service: ModuleType) -> None:
     assert await told(service, operation="get", key="odd") is None
 
 
+async def test_a_value_that_is_nested_too_deeply(service: ModuleType) -> None:
+    """It would be kept, and never told again."""
+    value = json.loads("[" * 200 + "]" * 200)
+    assert await told(service, operation="set", key="deep", value=value) == value
+    assert "deeply" in refused(
+        await ask(service, {"operation": "set", "key": "deep", "value": [value]}), 400, "bad_request"
+    )
+    assert await told(service, operation="get", key="deep") == value
+
+
+async def test_what_isnt_understood_is_told_alike(service: ModuleType) -> None:
+    for depth in (5_000, 100_000):
+        raw = '{"operation": "set", "key": "deep", "value": ' + "[" * depth + "]" * depth + "}"
+        refused(await ask(service, content=raw, headers={"content-type": "application/json"}), 400, "bad_request")
+    assert "PUT /" in refused(await ask(service, {}, method="PUT"), 405, "method_not_allowed")
+    assert "/nothing" in refused(await ask(service, {}, path="/nothing"), 404, "not_found")
+
+
 async def test_an_organization_has_its_own(service: ModuleType) -> None:
     for by in ("org_a", "org_b"):
         await told(service, by, operation="set", key="mine", value=by)
