@@ -74,7 +74,7 @@ class Scrape(BaseModel):
             names.append("screenshot@fullPage" if whole else str(asked.get("type")))
         if unknown := [name for name in names if name not in FORMATS]:
             raise ValueError(f"no format {unknown[0][:100]!r} here; there are {', '.join(FORMATS)}")
-        return names or ["markdown"]
+        return list(dict.fromkeys(names)) or ["markdown"]
 
     @field_validator("actions")
     @classmethod

@@ -101,7 +101,7 @@ def test_a_connection_that_is_reset_at_once() -> None:
 
         async def codes() -> set[tuple[int, str]]:
             url = f"http://127.0.0.1:{server.getsockname()[1]}/"
-            answers = [await ask(to_markdown, {"url": url}) for _ in range(50)]
+            answers = [await ask(to_markdown, {"url": url}) for _ in range(30)]
             return {(answer.status_code, answer.json()["code"]) for answer in answers}
 
         for each in (reset, hog):
@@ -275,3 +275,24 @@ async def test_the_browser_goes_nowhere_else(site: Website, monkeypatch: pytest.
             assert await opened.evaluate("a.textContent") == said
     assert refused
     assert site.paths().count("/spend") == 1
+
+
+@NEEDS_CHROMIUM
+async def test_a_page_that_is_busy_for_ever_is_given_up(site: Website) -> None:
+    """Whatever is asked of it, such as a picture: only what runs in the page had an end."""
+    async with browser.Browser() as one:
+        await one.goto(site.url("/text"))
+        await one.evaluate("setTimeout(() => { for (;;); }, 1)")
+        with pytest.raises(Refused) as refused:
+            await one.do("Page.captureScreenshot", seconds=1.0, format="png")
+        assert (refused.value.status, refused.value.code) == (504, "page_timeout")
+
+
+@NEEDS_CHROMIUM
+async def test_a_page_that_asks_whether_to_leave_is_left(site: Website) -> None:
+    site.pages["/stay"] = "<!doctype html><title>Stay</title><script>onbeforeunload = e => e.preventDefault()</script>"
+    async with browser.Browser() as one:
+        await one.goto(site.url("/stay"))
+        await one.evaluate("1")  # as a user's gesture
+        await one.goto(site.url("/text"), 5)
+        assert await one.url() == site.url("/text")
