@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import nats
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.api import DiscardPolicy, Header, StreamConfig
@@ -141,9 +140,10 @@ class Bucket:
 @asynccontextmanager
 async def connected(url: str, service: str) -> AsyncIterator[Client]:
     """Each call has a network of its own, which no connection outlives. Errors: Refused, whatever NATS says within."""
+    client = Client()
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            client = await nats.connect(
+            await client.connect(
                 url,
                 name=service,
                 inbox_prefix=f"_INBOX_{service}",
@@ -153,8 +153,11 @@ async def connected(url: str, service: str) -> AsyncIterator[Client]:
                 connect_timeout=2,
                 error_cb=_note,
             )
-    except (NatsError, OSError, TimeoutError) as error:
-        raise _away(error) from None
+    except BaseException as error:
+        await client.close()  # nats-py leaves the socket of an attempt that failed behind
+        if isinstance(error, NatsError | OSError | TimeoutError):
+            raise _away(error) from None
+        raise
     try:
         yield client
     except (NatsError, TimeoutError) as error:
