@@ -149,7 +149,7 @@ async def connected(url: str, service: str) -> AsyncIterator[Client]:
                 inbox_prefix=f"_INBOX_{service}",
                 allow_reconnect=False,
                 max_reconnect_attempts=20,  # before it is there: it may just be starting
-                reconnect_time_wait=0.2,
+                reconnect_time_wait=0.2,  # type: ignore[arg-type]  # seconds
                 connect_timeout=2,
                 error_cb=_note,
             )

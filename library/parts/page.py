@@ -69,7 +69,7 @@ async def fetch(
     """Follows redirects, each one as carefully as the first address. Errors: Refused."""
     try:
         async with asyncio.timeout(seconds):
-            return await _fetch(url, seconds, dict(headers or {}), verify)
+            return await _fetch(url.strip(), seconds, dict(headers or {}), verify)
     except (TimeoutError, httpx.TimeoutException):
         raise Refused(504, "page_timeout", f"{url[:200]} didn't answer within {seconds:g} s") from None
     except (httpx.InvalidURL, UnicodeError) as error:
@@ -194,8 +194,10 @@ def selected(tree: LexborHTMLParser, selector: str) -> list[LexborNode]:
 
 
 def remove(nodes: Iterable[LexborNode]) -> None:
-    """Those in order: what lies in others goes before these, with which it would be gone."""
-    for node in reversed(list(nodes)):
+    """Those in order: what lies in others goes before these, with which it would be gone. But never the page itself,
+    which can have a class such as `cookies`, or be hidden until a program shows it.
+    """
+    for node in reversed([node for node in nodes if node.tag not in ("html", "body")]):
         node.decompose()
 
 

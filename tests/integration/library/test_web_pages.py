@@ -77,6 +77,44 @@ async def test_charsets_that_are_none(site: Website, name: str) -> None:
         assert (answer.status_code, "café" in answer.text) == (200, True), answer.text
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("content-length", "10"),
+        ("Transfer-Encoding", "chunked"),
+        ("a b", "c"),
+        ("", "c"),
+        ("a", "b\r\nX: y"),
+        ("a", "é"),
+    ],
+)
+async def test_headers_that_cant_be_sent(site: Website, name: str, value: str) -> None:
+    asked = len(site.asked)
+    answer = await ask(firecrawl, {"url": site.url("/text"), "headers": {name: value}})
+    assert (answer.status_code, answer.json()["code"]) == (400, "BAD_REQUEST"), answer.text
+    assert len(site.asked) == asked
+
+
+@pytest.mark.parametrize("start", ["<html hidden>", "<html class='menu'><body id=nav>", "<html><body hidden>"])
+async def test_a_page_is_never_around_itself(site: Website, start: str) -> None:
+    site.pages["/odd"] = f"<!doctype html>{start}<p>Said</p><nav>Never</nav>"
+    assert (await page(site, "/odd", render=False))["markdown"] == "Said"
+    nothing = await ask(firecrawl, {"url": site.url("/odd"), "excludeTags": ["*"]})
+    assert (nothing.status_code, nothing.json()["data"]["markdown"]) == (200, "")
+
+
+async def test_what_firecrawl_is_asked_in_vain(site: Website) -> None:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(firecrawl), base_url="http://service") as client:
+        for answer, code in (
+            (await client.post("/", content=b"[" * 100_000), "BAD_REQUEST"),
+            (await client.post("/v1/crawl", json={}), "NOT_FOUND"),
+            (await client.get("/"), "METHOD_NOT_ALLOWED"),
+        ):
+            assert (answer.json()["code"], answer.json()["success"]) == (code, False)
+    twice = await ask(firecrawl, {"url": f" {site.url('/text')} ", "formats": ["markdown"] * 3 + ["html"] * 3})
+    assert twice.json()["data"].keys() == {"markdown", "html", "metadata"}
+
+
 async def test_addresses_in_pages_that_are_none(site: Website) -> None:
     told = (await ask(firecrawl, {"url": site.url("/odd-base"), "formats": ["markdown", "links", "images"]})).json()
     assert (told["success"], told["data"]["links"]) == (True, ["http://[x"])
