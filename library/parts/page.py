@@ -178,6 +178,8 @@ def content(page: Page, *, only_main: bool = True, include: Iterable[str] = (), 
     if included:
         return "\n".join(node.html or "" for selector in included for node in selected(tree, selector))
     body = tree.body
+    if body is not None and "hidden" in body.attributes:
+        del body.attrs["hidden"]
     if only_main:
         body = _main(tree)
     return (body.html if body is not None else tree.html) or ""
@@ -203,7 +205,8 @@ def remove(nodes: Iterable[LexborNode]) -> None:
 
 def _main(tree: LexborHTMLParser) -> LexborNode | None:
     """The largest part that is marked as main, if it is most of the page; else all but what stands around pages."""
-    remove(node for node in selected(tree, AROUND) if not _holds_a_main(node))
+    kept = _holding_a_main(tree)
+    remove(node for node in selected(tree, AROUND) if node.mem_id not in kept)
     body = tree.body
     whole = letters(body)
     marked = max(tree.css(MAIN), key=letters, default=None)
@@ -213,16 +216,18 @@ def _main(tree: LexborHTMLParser) -> LexborNode | None:
     return marked if letters(marked) >= LEAST_MAIN * whole else body
 
 
-def _holds_a_main(node: LexborNode) -> bool:
-    """A page may lie in a `header` as a whole, and the title of an article does in its own."""
-    if node.css_first("main, [role=main], h1") is not None:
-        return True
-    parent = node.parent
-    while parent is not None:
-        if parent.tag in ("article", "main"):
-            return node.tag == "header"
-        parent = parent.parent
-    return False
+def _holding_a_main(tree: LexborHTMLParser) -> set[int]:
+    """A page may lie in a `header` as a whole, and the title of an article does in its own. Each node is seen once:
+    pages can have tens of thousands in one another.
+    """
+    kept = {node.mem_id for node in tree.css("article header, main header")}
+    above: set[int] = set()
+    for node in tree.css("main, [role=main], h1"):
+        one: LexborNode | None = node
+        while one is not None and one.mem_id not in above:
+            above.add(one.mem_id)
+            one = one.parent
+    return kept | above
 
 
 def letters(node: LexborNode | None) -> int:

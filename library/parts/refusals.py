@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException as NotServed  # services have others of that name
 
 
 @dataclass(eq=False)
@@ -62,7 +62,7 @@ def tells_refusals(app: FastAPI, *, success: bool = True, invalid: int = 400) ->
         return JSONResponse({**always, "detail": told, "code": "bad_request"}, invalid)
 
     async def unserved(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
+        assert isinstance(error, NotServed)
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
         where = f": {request.method} {request.url.path[:200]}" if error.status_code in {404, 405} else ""
         return JSONResponse(
@@ -70,5 +70,5 @@ def tells_refusals(app: FastAPI, *, success: bool = True, invalid: int = 400) ->
         )
 
     app.add_exception_handler(Refused, refused)
-    app.add_exception_handler(HTTPException, unserved)  # FastAPI's own: no such path, no JSON
+    app.add_exception_handler(NotServed, unserved)  # FastAPI's own: no such path, no JSON
     app.add_exception_handler(RequestValidationError, unfit)

@@ -103,6 +103,14 @@ async def test_a_page_is_never_around_itself(site: Website, start: str) -> None:
     assert (nothing.status_code, nothing.json()["data"]["markdown"]) == (200, "")
 
 
+async def test_what_lies_deep_in_one_another_takes_no_time(site: Website) -> None:
+    """Each was looked for in all that it holds: half a minute."""
+    site.pages["/nested"] = "<!doctype html><p>Said" + "<nav>" * 10_000
+    began = time.process_time()
+    assert (await page(site, "/nested", render=False))["markdown"] == "Said"
+    assert time.process_time() - began < 10
+
+
 async def test_what_firecrawl_is_asked_in_vain(site: Website) -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(firecrawl), base_url="http://service") as client:
         for answer, code in (
