@@ -36,7 +36,7 @@ class Entry:
 
 
 # The value, and when it expires. None: leave it as it is.
-Wanted = tuple[bytes, float | None] | None
+Change = tuple[bytes, float | None] | None
 
 
 class Bucket:
@@ -78,7 +78,7 @@ class Bucket:
             raise Refused(413, "too_large", told) from None
         return True
 
-    async def change(self, key: str, new: Callable[[Entry], Wanted]) -> None:
+    async def change(self, key: str, new: Callable[[Entry], Change]) -> None:
         """Puts what `new` makes of what is there; if somebody is faster, of what is there then. Errors: Refused."""
         until, pause = time.monotonic() + CONTENDED_SECONDS, 0.001
         while True:

@@ -21,7 +21,7 @@ def test_each_name_has_one_meaning(file: Path) -> None:
                 found = {(each.asname or each.name): f"{module}.{each.name}" for each in names}
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 found = {name: f"line {node.lineno}"}
-            case ast.Assign(targets=[ast.Name(id=name)]) if name not in {"LOOK"}:  # filled in step by step
+            case ast.Assign(targets=[ast.Name(id=name)]) if name != "LOOK":  # filled in step by step
                 found = {name: f"line {node.lineno}"}
             case _:
                 found = {}
