@@ -37,6 +37,8 @@ MOST_BYTES = int(os.environ["RUNMESH_CHROME_EXTENSION_BYTES"])
 MOST_WAITING = 20  # jobs of one organization
 MOST_ACTIONS, MOST_JOB = 100, 256 << 10
 MOST_RESULT, PART = 8 << 20, 700_000
+MOST_BROWSERS = 50  # of one organization
+MOST_KEPT = max(MOST_BYTES // 8, MOST_RESULT + (1 << 20))  # of one organization: the bucket is everybody's
 LEASE_SECONDS = 20.0
 # A browser that polls is there for so long besides: its worker may be asleep, and an alarm wakes it after 30 s.
 GRACE_SECONDS = 40.0
@@ -136,13 +138,22 @@ class Desk:
         def new(entry: Entry) -> tuple[bytes, float | None] | None:
             nonlocal result
             now = time.time()
-            result = json.loads(entry.value) if entry.value else {"jobs": [], "browsers": {}}
+            result = {"jobs": [], "browsers": {}, "kept": {}} | (json.loads(entry.value) if entry.value else {})
+            result["kept"] = {job: each for job, each in result["kept"].items() if each[1] > now}
             result["jobs"] = [job for job in result["jobs"] if job["until"] + KEPT_SECONDS > now]
             result["browsers"] = {name: until for name, until in result["browsers"].items() if until > now}
             return (json.dumps(result).encode(), now + 86400) if do(result, now) else None
 
         await self.bucket.change(self._queue, new)
         return result
+
+    def reserve(self, queue: Queue, name: str, size: int, until: float) -> None:
+        """So much may lie in the bucket until then, counted before it does. Errors: Refused."""
+        size = max(size, queue["kept"].get(name, (0, 0))[0])
+        if size + sum(each[0] for other, each in queue["kept"].items() if other != name) > MOST_KEPT:
+            told = f"what your organization's browsers did or are to do takes more than {MOST_KEPT >> 20} MiB at once"
+            raise Refused(413, "too_large", f"{told}: ask for less, or try again in a minute")
+        queue["kept"][name] = [size, until]
 
     async def held(self, held: Held, do: Callable[[Queue, dict[str, Any], float], None]) -> None:
         """Changes a job that is this browser's. Errors: Refused when it isn't any more."""
@@ -186,32 +197,41 @@ async def desk(request: Request) -> AsyncIterator[Desk]:
 @app.post("/actions")
 async def act(wanted: Wanted, request: Request) -> Response:
     """Until a browser has done it. Errors: Refused."""
-    job, until = secrets.token_hex(16), time.time() + wanted.timeout
+    job, until, answer = secrets.token_hex(16), time.time() + wanted.timeout, None
     actions = [action.model_dump(exclude_defaults=True) | {"type": action.type} for action in wanted.actions]
     body = json.dumps(actions).encode()
     if len(body) > MOST_JOB:
         raise Refused(413, "too_large", f"actions may have {MOST_JOB} bytes in all")
 
-    def add(queue: Queue, _: float) -> bool:
+    def room(queue: Queue) -> None:
         if not queue["browsers"]:
             raise Refused(424, "no_browser", NO_BROWSER)
         if len(queue["jobs"]) >= MOST_WAITING:
             told = f"{MOST_WAITING} others wait for your organization's browsers already"
             raise Refused(429, "too_many_runs", told, retry_after=5)
+
+    def announce(queue: Queue, _: float) -> bool:
+        room(queue)
+        at.reserve(queue, job, len(body), until + KEPT_SECONDS)
+        return True
+
+    def add(queue: Queue, _: float) -> bool:
+        room(queue)  # others may have been faster
         fresh = {"id": job, "until": until, "attempts": wanted.attempts, "attempt": 0, "lease": "", "lease_until": 0}
         queue["jobs"].append(fresh)
         return True
 
     async with desk(request) as at:
         async with at.hears(at.of("done", job)) as word:
-            await at.bucket.put(at.of("job", job), body, until + KEPT_SECONDS)
-            await at.change(add)
-            await at.client.publish(f"wake.{at.organization}")
+            await at.change(announce)
             try:
+                await at.bucket.put(at.of("job", job), body, until + KEPT_SECONDS)
+                await at.change(add)
+                await at.client.publish(f"wake.{at.organization}")
                 while (answer := await _answer(at, job)) is None and time.time() < until:
                     await word(min(LOOK_SECONDS, until - time.time()))
             finally:
-                last = await _withdraw(at, job)
+                last = await _withdraw(at, job, answered=answer is not None)
         if answer is None and not last:  # it was done just then
             answer = await _answer(at, job)
         if answer is None:
@@ -231,17 +251,18 @@ async def _answer(at: Desk, job: str) -> bytes | None:
     return b"".join(part.value or b"" for part in parts)
 
 
-async def _withdraw(at: Desk, job: str) -> dict[str, Any]:
-    """The job, as it stood; nothing if it was done."""
+async def _withdraw(at: Desk, job: str, *, answered: bool) -> dict[str, Any]:
+    """The job, as it stood; nothing if it was done. If nobody has `answered`, what comes of it may be on its way."""
     taken: dict[str, Any] = {}
 
     def drop(queue: Queue, _: float) -> bool:
         taken.update(next((each for each in queue["jobs"] if each["id"] == job), {}))
         queue["jobs"] = [each for each in queue["jobs"] if each["id"] != job]
-        return bool(taken)
+        gone = [queue["kept"].pop(name, None) for name in (job, f"{job}.result")[: 1 + answered]]
+        return bool(taken) or any(gone)
 
-    await at.change(drop)
     await at.bucket.delete(at.of("job", job))
+    await at.change(drop)
     return taken
 
 
@@ -259,6 +280,8 @@ async def poll(polled: Polled, request: Request) -> dict[str, Any]:
 
     def claim(queue: Queue, now: float) -> bool:
         claimed.clear()
+        if polled.session not in queue["browsers"] and len(queue["browsers"]) >= MOST_BROWSERS:
+            raise Refused(429, "too_many_runs", f"{MOST_BROWSERS} browsers are connected already", retry_after=60)
         queue["browsers"][polled.session] = max(now, end) + GRACE_SECONDS
         free = [job for job in queue["jobs"] if job["until"] > now and job["lease_until"] <= now]
         if job := next((job for job in free if job["attempt"] < job["attempts"]), None):
@@ -310,6 +333,7 @@ async def result(said: Result, request: Request) -> dict[str, Any]:
 
     def check(queue: Queue, job: dict[str, Any], now: float) -> None:
         job["lease_until"] = now + LEASE_SECONDS
+        at.reserve(queue, f"{said.id}.result", len(whole), now + KEPT_SECONDS)
 
     def done(queue: Queue, _: float) -> bool:
         queue["jobs"] = [each for each in queue["jobs"] if each["id"] != said.id]

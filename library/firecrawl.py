@@ -14,6 +14,7 @@ Fetched from here, by nobody else's account. A page's own 404 is an answer: see 
 import asyncio
 import base64
 import os
+import re
 from typing import Any
 
 import uvicorn
@@ -21,6 +22,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from starlette.exceptions import HTTPException
 
 from library.parts.browser import WINDOW, Browser, program
 from library.parts.page import Page, content, fetch, images, links, markdown, metadata, needs_scripts
@@ -41,6 +43,8 @@ VENDORS = {
     "bad_url": ("BAD_REQUEST", 400),
     "bad_request": ("BAD_REQUEST", 400),
 }
+HEADER_NAME, HEADER_VALUE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}"), re.compile(r"[\t\x20-\x7e]{0,8192}")
+OUR_HEADERS = {"connection", "content-length", "expect", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 app = FastAPI(title="firecrawl")
 
 
@@ -63,6 +67,17 @@ class Scrape(BaseModel):
     removeBase64Images: bool = True  # noqa: N815
     actions: list[Any] = []
 
+    @field_validator("headers")
+    @classmethod
+    def sendable(cls, headers: dict[str, str]) -> dict[str, str]:
+        """What can be said in a header, and isn't about the connection, which is ours."""
+        for name, value in headers.items():
+            if not HEADER_NAME.fullmatch(name) or not HEADER_VALUE.fullmatch(value):
+                raise ValueError(f"{name[:100]!r} or its value can't be sent as a header")
+            if name.lower() in OUR_HEADERS:
+                raise ValueError(f"{name[:100]} isn't for callers to set")
+        return headers
+
     @field_validator("formats")
     @classmethod
     def known(cls, formats: list[Any]) -> list[str]:
@@ -74,7 +89,7 @@ class Scrape(BaseModel):
             names.append("screenshot@fullPage" if whole else str(asked.get("type")))
         if unknown := [name for name in names if name not in FORMATS]:
             raise ValueError(f"no format {unknown[0][:100]!r} here; there are {', '.join(FORMATS)}")
-        return names or ["markdown"]
+        return list(dict.fromkeys(names)) or ["markdown"]
 
     @field_validator("actions")
     @classmethod
@@ -133,6 +148,14 @@ async def told(request: Request, refused: Refused) -> JSONResponse:
     """As the vendor tells it, and as the platform does."""
     code, status = VENDORS.get(refused.code, (refused.code, refused.status))
     return JSONResponse({"success": False, "code": code, "error": refused.message, "detail": refused.message}, status)
+
+
+@app.exception_handler(HTTPException)
+async def unserved(request: Request, refused: HTTPException) -> JSONResponse:
+    """FastAPI's own: no such path, no JSON."""
+    code = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}.get(refused.status_code, "BAD_REQUEST")
+    told = {"success": False, "code": code, "error": refused.detail, "detail": refused.detail}
+    return JSONResponse(told, refused.status_code, refused.headers)
 
 
 @app.exception_handler(RequestValidationError)

@@ -16,6 +16,7 @@
 """
 
 import os
+import re
 from typing import Annotated, Any
 
 import uvicorn
@@ -23,7 +24,7 @@ from fastapi import Depends, Header
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from library.parts.client import Answer, ClientCredentials, Provider, api
-from library.parts.refusals import Refused
+from library.parts.refusals import Refused, too_deep
 
 CREDENTIALS = {name: os.environ[f"RUNMESH_PIPEDREAM_{name.upper()}"] for name in ("client_id", "client_secret")}
 PROJECT = f"/v1/connect/{os.environ['RUNMESH_PIPEDREAM_PROJECT_ID']}"
@@ -90,6 +91,8 @@ class Actions(OfApp):
 @app.post("/")
 async def run(wanted: Action, who: Asker) -> dict[str, Any]:
     """{"result", "exports"} of the action. Errors: not_connected (424), which says where to connect the app."""
+    if too_deep(wanted.props):
+        raise Refused(400, "bad_request", "props: nested too deeply")
     if names_account(wanted.props):
         raise Refused(400, "bad_request", f"props names an account ({ACCOUNT}): leave it out, and say account_id")
     definition = (await asked("GET", f"{PROJECT}/actions/{wanted.key}"))["data"]
@@ -195,7 +198,10 @@ def names_account(value: Any) -> bool:
         return ACCOUNT in value or any(map(names_account, value.values()))
     if isinstance(value, list):
         return any(map(names_account, value))
-    return isinstance(value, str) and ACCOUNT in value
+    # A string may be JSON, which spells letters as it likes, also in a string of its own.
+    return isinstance(value, str) and ACCOUNT in re.sub(
+        r"\\+u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), value
+    )
 
 
 def failure(said: Any) -> str | None:

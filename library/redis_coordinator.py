@@ -44,7 +44,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisSlow
 
 from library.parts.bucket import Bucket, Entry, connected
-from library.parts.refusals import Refused, organization_of, tells_refusals
+from library.parts.refusals import Refused, organization_of, tells_refusals, too_deep
 
 NATS_URL = os.environ["RUNMESH_REDIS_COORDINATOR_NATS_URL"]
 REDIS_URL = os.environ["RUNMESH_REDIS_COORDINATOR_REDIS_URL"]
@@ -189,8 +189,9 @@ def encoded(value: Any) -> str:
     """A string as it is, unless it could be taken for something else; the rest as JSON. Errors: Refused."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        if isinstance(value, str) and _read(value.encode()) == value:
-            text = value
+        text = value if isinstance(value, str) and _read(value.encode()) == value else text
+        if too_deep(value):
+            raise ValueError
         if len(text.encode()) <= MOST_VALUE:
             return text
     except (ValueError, RecursionError):
@@ -203,10 +204,12 @@ def _read(text: bytes | str | None) -> Any:
     """What `encoded` wrote, or anybody else in Redis."""
     if text is None:
         return None
+    text = text if isinstance(text, str) else text.decode()
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        value = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        return text if isinstance(text, str) else text.decode()
+        return text
+    return text if too_deep(value) else value
 
 
 def _no_constant(name: str) -> Any:
@@ -333,9 +336,7 @@ def _told() -> tuple[str, int]:
     """Where workflows reach Redis. Errors: Refused."""
     parts = urlsplit(f"rediss://{REDIS_HOST}" if REDIS_HOST else REDIS_URL)
     if not parts.hostname or parts.hostname == NEAR:
-        raise _unset(
-            "set RUNMESH_REDIS_COORDINATOR_REDIS_HOST to the host, or host:port, by which workflows reach Redis"
-        )
+        raise _unset("set RUNMESH_REDIS_COORDINATOR_REDIS_HOST to the host, or host:port, that workflows are told")
     return parts.hostname, parts.port or urlsplit(REDIS_URL).port or 6379
 
 

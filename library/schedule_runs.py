@@ -17,10 +17,12 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
-app = FastAPI(title="schedule_runs")
+from library.parts.refusals import Refused, tells_refusals, too_deep
+
+app = FastAPI(title="schedule_runs", description=__doc__)
+tells_refusals(app, success=False, invalid=422)
 
 
 class Schedule(BaseModel):
@@ -36,9 +38,11 @@ class Schedule(BaseModel):
 @app.post("/")
 def schedule(wanted: Schedule) -> Any:
     """Makes a schedule of the caller's. Errors: those of POST /schedules."""
+    if too_deep(wanted.input_data):
+        raise Refused(400, "bad_request", "input_data: it is nested too deeply")
     request = urllib.request.Request(  # noqa: S310  # the platform's own address
         os.environ["CODEWORDS_RUNTIME_URI"] + "/schedules",
-        wanted.model_dump_json().encode(),
+        json.dumps(wanted.model_dump()).encode(),
         {"Authorization": f"Bearer {os.environ['CODEWORDS_API_KEY']}", "Content-Type": "application/json"},
     )
     try:
@@ -46,7 +50,10 @@ def schedule(wanted: Schedule) -> Any:
             return {"schedule_id": json.load(answer)["id"]}
     except urllib.error.HTTPError as refusal:
         told = json.load(refusal)
-        return JSONResponse({"detail": told["detail"], "code": told.get("code", "")}, refusal.code)
+        raise Refused(refusal.code, told.get("code", ""), told["detail"]) from None
+    except OSError as error:
+        told = f"the platform didn't answer ({type(error).__name__}); try again"
+        raise Refused(503, "unavailable", told, retry_after=2) from None
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from email.errors import ObsoleteHeaderDefect
+from email.errors import MessageError, ObsoleteHeaderDefect
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP, default
@@ -85,12 +85,12 @@ class Mail(BaseModel):
 def addresses(text: str, field: str) -> list[Address]:
     """`a@example.com`, `Ann <a@example.com>`, several with commas between. Errors: Refused."""
     if not HIDDEN.search(text) and len(text) <= 320 * MOST_RECIPIENTS:
-        found = default.header_factory("To", text)
         try:
+            found = default.header_factory("To", text)
             if all(isinstance(defect, ObsoleteHeaderDefect) for defect in found.defects):
                 return [Address(each.display_name, each.username, domain_of(each)) for each in found.addresses]
-        except ValueError:
-            pass
+        except (ValueError, LookupError, AttributeError, TypeError, RecursionError, MessageError):
+            pass  # the parser has many ways to say so
     shown = HIDDEN.sub(" ", text)[:100]
     raise Refused(400, "bad_request", f"{field}: {shown!r} is no address such as ann@example.com")
 
@@ -107,7 +107,10 @@ def written(mail: Mail, run_id: str) -> EmailMessage:
     """The message, with its attachments. Errors: Refused."""
     if HIDDEN.search(mail.subject):
         raise Refused(400, "bad_request", "subject: it must be one line")
-    to = [each for text in ([mail.to] if isinstance(mail.to, str) else mail.to) for each in addresses(text, "to")]
+    texts = [mail.to] if isinstance(mail.to, str) else mail.to
+    if len(texts) > MOST_RECIPIENTS or sum(map(len, texts)) > 320 * MOST_RECIPIENTS:  # before each is read
+        raise Refused(400, "bad_request", f"to: there must be 1 to {MOST_RECIPIENTS} addresses")
+    to = [each for text in texts for each in addresses(text, "to")]
     if not 0 < len(to) <= MOST_RECIPIENTS:
         raise Refused(400, "bad_request", f"to: there must be 1 to {MOST_RECIPIENTS} addresses")
     (sender,) = addresses(FROM, "RUNMESH_SEND_EMAIL_FROM, which the operator sets")
@@ -124,6 +127,9 @@ def written(mail: Mail, run_id: str) -> EmailMessage:
     except UnicodeEncodeError:
         raise Refused(400, "bad_request", "body, html: there is half a character in it") from None
     attach(message, mail.attachments)
+    if any(HIDDEN.search(str(value)) for part in message.walk() for value in part.values()):
+        told = "subject, to, reply_to, filename: each must be one line, also when its encoded words are read"
+        raise Refused(400, "bad_request", told)
     return message
 
 

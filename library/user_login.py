@@ -114,8 +114,10 @@ async def start(request: Request, wanted: Start) -> dict[str, Any]:
         def as_before(entry: Entry) -> tuple[bytes, float]:
             found = read(entry)
             found["sent"] = [at for at in found.get("sent", []) if at != now]
-            return json.dumps(found | {"code": ""}).encode(), now + HOUR
+            return json.dumps(found | {"code": ""}).encode(), now + (HOUR if found["sent"] else 1)
 
+        # Before anything is kept: the bucket is everybody's, and whoever is refused leaves nothing in it.
+        within_limits(read(await bucket.get(all_key)), now, MAILS_PER_HOUR, 0)
         await bucket.change(key, another)
         try:
             await bucket.change(all_key, of_all)

@@ -36,6 +36,7 @@ PASSED_ON = (402, 403, 413, 424, 429)
 LEFT_SECONDS = 10.0  # for the last answer, when the time is nearly over
 MODEL_SECONDS = 60.0
 MOST_TEXT, MOST_ELEMENTS, MOST_LABEL, REMEMBERED = 8000, 120, 100, 12
+MOST_URL, MOST_FIELD, MOST_PAGE = 2000, 300, 60_000  # characters: the caller pays for what the model reads
 
 app = FastAPI(title="web_automation_agent")
 tells_refusals(app)
@@ -149,6 +150,7 @@ class Agent:
         self._runtime = runtime
         self._end = end
         self.steps: list[dict[str, Any]] = []
+        self._history: list[dict[str, Any]] = []  # the steps without what pages say of them
 
     async def run(self) -> dict[str, Any]:
         """{"success", "steps", "result"}. Errors: Refused."""
@@ -158,8 +160,9 @@ class Agent:
             choice = await self._choose(await self._browser.evaluate(LOOK), self._task.max_steps - number)
             step = choice.model_dump(exclude_defaults=True) if choice else {"action": "none"}
             self.steps.append(step)
+            self._history.append(dict(step))
             if choice is None:
-                step["error"] = "the model's answer was no action"
+                self._failed("the model's answer was no action")
                 continue
             if choice.action in ("done", "give_up"):
                 gave_up = choice.action == "give_up"
@@ -167,30 +170,35 @@ class Agent:
             try:
                 await self._act(choice)
             except Mistake as mistake:
-                step["error"] = str(mistake)
+                self._failed(str(mistake))
             except Refused as refused:
                 if refused.code == "browser_failed":
                     raise
-                step["error"] = refused.message
-            step["url"] = await self._browser.url()
+                self._failed(refused.message, by_the_page=refused.code == "page_refused")
+            step["url"] = (await self._browser.url())[:MOST_URL]
         return self._over(False, "", f"it wasn't done within {self._task.max_steps} steps")
 
     def _over(self, success: bool, result: str, error: str) -> dict[str, Any]:
         return {"success": success, "steps": self.steps, "result": result} | ({"error": error} if error else {})
+
+    def _failed(self, error: str, *, by_the_page: bool = False) -> None:
+        """The model is told, but not in the page's words: its own steps aren't the page's to tell."""
+        self.steps[-1]["error"] = error
+        self._history[-1]["error"] = "the page's own program failed" if by_the_page else error
 
     def _left(self) -> float:
         return self._end - datetime.now(UTC).timestamp()
 
     async def _choose(self, page: Any, left: int) -> Choice | None:
         """None for what is no choice. Errors: Refused."""
-        told = [json.dumps(step, ensure_ascii=False) for step in self.steps[-REMEMBERED:]]
+        told = [json.dumps(step, ensure_ascii=False) for step in self._history[-REMEMBERED:]]
         prompt = RULES.format(
             instructions=self._task.instructions,
             where="" if "*" in self._task.allowed_hosts else " on this site",
             mark=f"-----{secrets.token_hex(8)}-----",  # which no page can know
             left=left,
             history="\n".join(told) or "nothing yet",
-            page=json.dumps(page, ensure_ascii=False),
+            page=told_of(page),
         )
         prompt = prompt.encode("utf-8", "replace").decode()  # half a character is none
         vendor, _, model = self._task.model.partition("/")
@@ -262,12 +270,34 @@ class Agent:
                 await self._browser.do("Input.dispatchKeyEvent", type=kind, **enter)
 
 
+def told_of(page: Any) -> str:
+    """What LOOK has seen, as JSON, and not more than that: the page's programs can change what it uses."""
+    page = cut(page)
+    while len(text := json.dumps(page, ensure_ascii=False)) > MOST_PAGE and isinstance(page, dict):
+        if not page.get("elements"):
+            break
+        page["elements"] = page["elements"][: len(page["elements"]) // 2]
+    return text[:MOST_PAGE]
+
+
+def cut(value: Any, most: int = MOST_FIELD, levels: int = 5) -> Any:
+    """Texts, lists and objects of a size that pages have."""
+    if isinstance(value, dict) and levels:
+        sizes = {"text": MOST_TEXT, "url": MOST_URL}
+        fields = list(value.items())[:20]
+        return {name[:MOST_LABEL]: cut(each, sizes.get(name, MOST_FIELD), levels - 1) for name, each in fields}
+    if isinstance(value, list) and levels:
+        return [cut(each, MOST_FIELD, levels - 1) for each in value[:MOST_ELEMENTS]]
+    return value if isinstance(value, int | float | None) else str(value)[:most]
+
+
 def may_visit(url: str, task: Task) -> bool:
     """Whether the task may go there: to its own site's host, what is below it, and what else is allowed."""
     parts = urlsplit(url)
     host = (parts.hostname or "").lower()
     own = urlsplit(task.url.strip()).hostname or ""
-    hosts = [own, own.removeprefix("www."), *(each.lower().removeprefix("*.") for each in task.allowed_hosts)]
+    bare = own.removeprefix("www.")
+    hosts = [own, bare if "." in bare else "", *(each.lower().removeprefix("*.") for each in task.allowed_hosts)]
     if parts.scheme not in ("http", "https"):
         return url == "about:blank"
     return "*" in task.allowed_hosts or any(host == each or host.endswith(f".{each}") for each in hosts if each)

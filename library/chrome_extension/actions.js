@@ -57,25 +57,28 @@ async function one(tab, action, data) {
   switch (action.type) {
     case "wait":
       if (action.ms !== undefined) await new Promise((done) => setTimeout(done, action.ms));
-      else await inPage(tab, appears, [action.selector, timeout]);
+      else await inPage(tab, appears, [action.selector, timeout], timeout + 5000);
       return {};
     case "click":
     case "type":
-      await inPage(tab, appears, [action.selector, timeout]);
+      await inPage(tab, appears, [action.selector, timeout], timeout + 5000);
       if (action.type === "click") await inPage(tab, click, [action.selector]);
       else await inPage(tab, type, [action.selector, action.text, action.submit ?? false]);
       await new Promise((done) => setTimeout(done, 150)); // for a navigation to begin
       return {};
     case "extract":
-      await inPage(tab, appears, [action.selector ?? "body", timeout]);
+      await inPage(tab, appears, [action.selector ?? "body", timeout], timeout + 5000);
       return { value: await inPage(tab, extract, [action.selector ?? "body", action.attribute ?? null, action.all ?? false]) };
     case "extract_html":
-      await inPage(tab, appears, [action.selector ?? "html", timeout]);
+      await inPage(tab, appears, [action.selector ?? "html", timeout], timeout + 5000);
       data.html = await inPage(tab, htmlOf, [action.selector ?? null]);
       return { value: data.html };
-    case "screenshot":
-      data.screenshot = await chrome.tabs.captureVisibleTab((await chrome.tabs.get(tab)).windowId, { format: "png" });
+    case "screenshot": {
+      const shot = await chrome.tabs.captureVisibleTab((await chrome.tabs.get(tab)).windowId, { format: "png" });
+      await mustBeAllowed(tab); // it may have gone elsewhere just then
+      data.screenshot = shot;
       return {};
+    }
     default:
       throw new Error("this version of the extension doesn't know it: load the newest one");
   }
@@ -120,10 +123,27 @@ export async function allowed(url) {
   return host !== "" && listed.some((site) => (site.startsWith("*.") ? host.endsWith(site.slice(1)) : host === site));
 }
 
-async function inPage(tab, func, args) {
-  const [{ result }] = await chrome.scripting.executeScript({ target: { tabId: tab }, func, args });
-  if (result?.error) throw new Error(result.error);
-  return result?.value;
+// Where the tab is now the document itself tells, and only that one is touched: it may go elsewhere in between.
+async function inPage(tab, func, args, ms = 10_000) {
+  const [{ documentId, result: url }] = await within(ms, { target: { tabId: tab }, func: () => location.href });
+  if (!(await allowed(url))) throw new Error(refusal(url));
+  const [{ result }] = await within(ms, { target: { tabId: tab, documentIds: [documentId] }, func, args });
+  if (!result) throw new Error("the page went elsewhere");
+  if (result.error) throw new Error(result.error);
+  return result.value;
+}
+
+// A page that goes elsewhere, or is busy, may never answer.
+async function within(ms, injection) {
+  let timer;
+  const late = new Promise((_, fail) => {
+    timer = setTimeout(() => fail(new Error("the page didn't answer: it went elsewhere, or is busy")), ms);
+  });
+  try {
+    return await Promise.race([chrome.scripting.executeScript(injection), late]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 // What follows runs in the page, in a world of its own; each stands for itself.

@@ -43,6 +43,7 @@ OPTIONS = (
 WINDOW = (1280, 1024)
 START_SECONDS = 20.0
 IDLE_SECONDS = 3.0  # for what a page still fetches once it has loaded
+COMMAND_SECONDS = 30.0
 MOST_SAID = 32 << 20
 _FONTS = "<fontconfig><dir>/usr/share/fonts</dir><dir>/usr/local/share/fonts</dir><cachedir>{}</cachedir></fontconfig>"
 
@@ -173,10 +174,13 @@ class Browser:
             self._fail(f"the page is larger than {MOST_SAID >> 20} MiB")
         except (OSError, EOFError):
             self._fail("the browser has crashed, perhaps for want of memory")
+        except (ValueError, RecursionError):
+            self._fail("the page has what can't be told")
 
     def _happened(self, name: str, what: dict[str, Any]) -> None:
         if name == "Page.javascriptDialogOpening":
-            self._spawn(self.do("Page.handleJavaScriptDialog", accept=False))
+            # Whoever wants to leave a page leaves it.
+            self._spawn(self.do("Page.handleJavaScriptDialog", accept=what.get("type") == "beforeunload"))
         elif name == "Fetch.requestPaused":
             self._spawn(self._decide(what))
         elif name == "Inspector.targetCrashed":
@@ -203,16 +207,24 @@ class Browser:
             else:
                 await self.do("Fetch.continueRequest", **request)
 
-    async def do(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
-        """A command of the protocol, and its result. Errors: Refused."""
+    async def do(
+        self, method: str, session: str | None = None, seconds: float = COMMAND_SECONDS, **params: Any
+    ) -> dict[str, Any]:
+        """A command of the protocol, and its result: a page that is busy for ever doesn't answer. Errors: Refused."""
         if self.gone:
             raise Refused(500, "browser_failed", self.gone)
-        self._number += 1
+        self._number = number = self._number + 1
         session = self._session if session is None else session
-        order = {"id": self._number, "method": method, "params": params} | ({"sessionId": session} if session else {})
-        future = self._waiting[self._number] = asyncio.get_running_loop().create_future()
+        order = {"id": number, "method": method, "params": params} | ({"sessionId": session} if session else {})
+        future = self._waiting[number] = asyncio.get_running_loop().create_future()
         self._out.write(json.dumps(order).encode() + b"\0")
-        said = await future
+        try:
+            async with asyncio.timeout(seconds):
+                said = await future
+        except TimeoutError:
+            raise Refused(504, "page_timeout", f"the page didn't answer within {seconds:g} s ({method})") from None
+        finally:
+            self._waiting.pop(number, None)
         if "error" in said:
             raise Refused(424, "browser_refused", f"{method}: {said['error'].get('message', 'failed')}")
         result: dict[str, Any] = said["result"]
@@ -238,7 +250,7 @@ class Browser:
         self._idle.clear()
         try:
             async with asyncio.timeout(seconds):
-                answer = await self.do("Page.navigate", url=url)
+                answer = await self.do("Page.navigate", seconds=seconds + 1, url=url)
         except TimeoutError:
             raise Refused(504, "page_timeout", f"{url[:200]} didn't answer within {seconds:g} s") from None
         if trouble := answer.get("errorText"):
@@ -263,7 +275,12 @@ class Browser:
         try:
             async with asyncio.timeout(seconds):
                 answer = await self.do(
-                    "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True, userGesture=True
+                    "Runtime.evaluate",
+                    seconds=seconds + 1,
+                    expression=expression,
+                    returnByValue=True,
+                    awaitPromise=True,
+                    userGesture=True,
                 )
         except TimeoutError:
             raise Refused(504, "page_timeout", f"the page didn't answer within {seconds:g} s") from None

@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import nats
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.api import DiscardPolicy, Header, StreamConfig
@@ -37,7 +36,7 @@ class Entry:
 
 
 # The value, and when it expires. None: leave it as it is.
-Wanted = tuple[bytes, float | None] | None
+Change = tuple[bytes, float | None] | None
 
 
 class Bucket:
@@ -79,7 +78,7 @@ class Bucket:
             raise Refused(413, "too_large", told) from None
         return True
 
-    async def change(self, key: str, new: Callable[[Entry], Wanted]) -> None:
+    async def change(self, key: str, new: Callable[[Entry], Change]) -> None:
         """Puts what `new` makes of what is there; if somebody is faster, of what is there then. Errors: Refused."""
         until, pause = time.monotonic() + CONTENDED_SECONDS, 0.001
         while True:
@@ -141,20 +140,24 @@ class Bucket:
 @asynccontextmanager
 async def connected(url: str, service: str) -> AsyncIterator[Client]:
     """Each call has a network of its own, which no connection outlives. Errors: Refused, whatever NATS says within."""
+    client = Client()
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            client = await nats.connect(
+            await client.connect(
                 url,
                 name=service,
                 inbox_prefix=f"_INBOX_{service}",
                 allow_reconnect=False,
                 max_reconnect_attempts=20,  # before it is there: it may just be starting
-                reconnect_time_wait=0.2,
+                reconnect_time_wait=0.2,  # type: ignore[arg-type]  # seconds
                 connect_timeout=2,
                 error_cb=_note,
             )
-    except (NatsError, OSError, TimeoutError) as error:
-        raise _away(error) from None
+    except BaseException as error:
+        await client.close()  # nats-py leaves the socket of an attempt that failed behind
+        if isinstance(error, NatsError | OSError | TimeoutError):
+            raise _away(error) from None
+        raise
     try:
         yield client
     except (NatsError, TimeoutError) as error:

@@ -73,12 +73,12 @@ class Provider:
                         raise Refused(502, "provider_failed", f"{self.name} answered more than {MOST_BYTES} bytes")
         except (TimeoutError, httpx.TimeoutException):
             raise Refused(504, "provider_timeout", f"{self.name} didn't answer within {self.seconds:.0f} s") from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, AttributeError) as error:  # anyio's, on uvloop: it was reset before it was used
             what = type(error).__name__  # its text may have the address
             raise Refused(502, "provider_unreachable", f"{self.name} can't be reached ({what})") from None
         try:
             said = json.loads(raw) if raw else None
-        except ValueError:
+        except (ValueError, RecursionError):
             said = None
         return Answer(answer.status_code, answer.headers, said)
 
@@ -166,6 +166,6 @@ def api(title: str, description: str | None) -> FastAPI:
         detail = "the provider's answer isn't what its documentation says"
         return JSONResponse({"detail": detail, "code": "provider_failed"}, 502)
 
-    for kind in (LookupError, TypeError, AttributeError, ValueError):  # of reading it
+    for kind in (LookupError, TypeError, AttributeError, ValueError, RecursionError):  # of reading it
         made.add_exception_handler(kind, unexpected)
     return made

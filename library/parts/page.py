@@ -6,15 +6,15 @@ import io
 import re
 import ssl
 from collections.abc import Iterable, Mapping
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urldefrag, urljoin
+from urllib.parse import urljoin
 
 import httpx
 from charset_normalizer import from_bytes
 from html_to_markdown import ConversionOptions, PreprocessingOptions, convert
 from pypdf import PdfReader
-from pypdf.errors import PyPdfError
 from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
 from library.parts.refusals import Refused
@@ -29,6 +29,8 @@ ACCEPT = "text/html,application/xhtml+xml,text/markdown;q=0.9,text/plain;q=0.8,a
 _OF_ONE_SITE = {"authorization", "cookie", "proxy-authorization"}
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _MARKS_OF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# Codecs that no page is written in: they take for ever, or make half characters.
+_PYTHONS_OWN = {"idna", "punycode", "unicode-escape", "raw-unicode-escape", "utf-7"}
 _META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{1,40})", re.IGNORECASE)
 # What is on most pages and is no page's content.
 NEVER = "script, style, noscript, template, iframe, object, embed, link, meta, svg, canvas, dialog, [hidden]"
@@ -67,7 +69,7 @@ async def fetch(
     """Follows redirects, each one as carefully as the first address. Errors: Refused."""
     try:
         async with asyncio.timeout(seconds):
-            return await _fetch(url, seconds, dict(headers or {}), verify)
+            return await _fetch(url.strip(), seconds, dict(headers or {}), verify)
     except (TimeoutError, httpx.TimeoutException):
         raise Refused(504, "page_timeout", f"{url[:200]} didn't answer within {seconds:g} s") from None
     except (httpx.InvalidURL, UnicodeError) as error:
@@ -81,14 +83,22 @@ async def _fetch(url: str, seconds: float, headers: dict[str, str], verify: bool
     async with httpx.AsyncClient(timeout=seconds, verify=verify, trust_env=True, cookies={}) as client:
         for _ in range(MOST_HOPS + 1):
             parts = await place_of(url)
-            async with client.stream("GET", url, headers=headers, follow_redirects=False) as answer:
+            async with aclosing(await _asked(client, url, headers)) as answer:
                 if not answer.has_redirect_location:
                     return await _read(answer)
-                goal = urljoin(url, answer.headers["location"])
+                goal = joined(url, answer.headers["location"])
             if (after := await place_of(goal)).netloc != parts.netloc or after.scheme != parts.scheme:
                 headers = {name: value for name, value in headers.items() if name.lower() not in _OF_ONE_SITE}
             url = goal
     raise Refused(424, "too_many_redirects", f"{url[:200]} redirects more than {MOST_HOPS} times")
+
+
+async def _asked(client: httpx.AsyncClient, url: str, headers: dict[str, str]) -> httpx.Response:
+    """The answer, whose body is still to be read."""
+    try:
+        return await client.send(client.build_request("GET", url, headers=headers), stream=True, follow_redirects=False)
+    except AttributeError as error:  # anyio's, on uvloop: a connection that was reset (denied) before it was used
+        raise httpx.ConnectError("the connection was reset") from error
 
 
 async def _read(answer: httpx.Response) -> Page:
@@ -131,14 +141,13 @@ def decoded(body: bytes, content_type: str) -> str:
     if inside := _META_CHARSET.search(body[:4096]):
         named.append(inside[1].decode("ascii"))
     for name in named:
-        try:
+        with suppress(LookupError, UnicodeError):  # it isn't known, or is no text's, such as base64
             codec = codecs.lookup(name).name
-        except LookupError:
-            continue
-        # As browsers read it: Latin-1 is Windows' superset of it, and what names UTF-16 in plain letters isn't.
-        codec = {"iso8859-1": "cp1252", "ascii": "cp1252"}.get(codec, codec)
-        codec = "utf-8" if codec.startswith("utf-16") and not body.startswith(_MARKS_OF_16) else codec
-        return body.decode(codec, errors="replace")
+            # As browsers read it: Latin-1 is Windows' superset of it, and what names UTF-16 in plain letters isn't.
+            codec = {"iso8859-1": "cp1252", "ascii": "cp1252"}.get(codec, codec)
+            codec = "utf-8" if codec.startswith("utf-16") and not body.startswith(_MARKS_OF_16) else codec
+            if codec not in _PYTHONS_OWN:
+                return body.decode(codec, errors="replace")
     try:
         return body.decode()
     except UnicodeDecodeError:
@@ -151,8 +160,8 @@ def pdf_text(body: bytes) -> str:
     try:
         reader = PdfReader(io.BytesIO(body))
         pages = [page.extract_text().strip() for page in reader.pages[:MOST_PDF_PAGES]]
-    except (PyPdfError, ValueError, TypeError, KeyError, RecursionError, NotImplementedError) as error:
-        raise Refused(415, "unsupported_type", f"the PDF can't be read: {error}") from None
+    except Exception as error:  # noqa: BLE001  # pypdf's own, and whatever else a broken one makes it stumble over
+        raise Refused(415, "unsupported_type", f"the PDF can't be read: {str(error) or type(error).__name__}") from None
     return "\n\n".join(page for page in pages if page)
 
 
@@ -169,6 +178,8 @@ def content(page: Page, *, only_main: bool = True, include: Iterable[str] = (), 
     if included:
         return "\n".join(node.html or "" for selector in included for node in selected(tree, selector))
     body = tree.body
+    if body is not None and "hidden" in body.attributes:
+        del body.attrs["hidden"]
     if only_main:
         body = _main(tree)
     return (body.html if body is not None else tree.html) or ""
@@ -185,14 +196,17 @@ def selected(tree: LexborHTMLParser, selector: str) -> list[LexborNode]:
 
 
 def remove(nodes: Iterable[LexborNode]) -> None:
-    """Those in order: what lies in others goes before these, with which it would be gone."""
-    for node in reversed(list(nodes)):
+    """Those in order: what lies in others goes before these, with which it would be gone. But never the page itself,
+    which can have a class such as `cookies`, or be hidden until a program shows it.
+    """
+    for node in reversed([node for node in nodes if node.tag not in ("html", "body")]):
         node.decompose()
 
 
 def _main(tree: LexborHTMLParser) -> LexborNode | None:
     """The largest part that is marked as main, if it is most of the page; else all but what stands around pages."""
-    remove(node for node in selected(tree, AROUND) if not _holds_a_main(node))
+    kept = _holding_a_main(tree)
+    remove(node for node in selected(tree, AROUND) if node.mem_id not in kept)
     body = tree.body
     whole = letters(body)
     marked = max(tree.css(MAIN), key=letters, default=None)
@@ -202,16 +216,18 @@ def _main(tree: LexborHTMLParser) -> LexborNode | None:
     return marked if letters(marked) >= LEAST_MAIN * whole else body
 
 
-def _holds_a_main(node: LexborNode) -> bool:
-    """A page may lie in a `header` as a whole, and the title of an article does in its own."""
-    if node.css_first("main, [role=main], h1") is not None:
-        return True
-    parent = node.parent
-    while parent is not None:
-        if parent.tag in ("article", "main"):
-            return node.tag == "header"
-        parent = parent.parent
-    return False
+def _holding_a_main(tree: LexborHTMLParser) -> set[int]:
+    """A page may lie in a `header` as a whole, and the title of an article does in its own. Each node is seen once:
+    pages can have tens of thousands in one another.
+    """
+    kept = {node.mem_id for node in tree.css("article header, main header")}
+    above: set[int] = set()
+    for node in tree.css("main, [role=main], h1"):
+        one: LexborNode | None = node
+        while one is not None and one.mem_id not in above:
+            above.add(one.mem_id)
+            one = one.parent
+    return kept | above
 
 
 def letters(node: LexborNode | None) -> int:
@@ -221,7 +237,7 @@ def letters(node: LexborNode | None) -> int:
 
 def _absolute(tree: LexborHTMLParser, url: str) -> None:
     base = tree.css_first("base[href]")
-    url = urljoin(url, (base.attributes.get("href") or "") if base is not None else "")
+    url = joined(url, (base.attributes.get("href") or "") if base is not None else "")
     for node in tree.css("[href], [src]"):
         for name in ("href", "src"):
             value = node.attributes.get(name)
@@ -252,7 +268,7 @@ def links(page: Page) -> list[str]:
     tree = LexborHTMLParser(page.html)
     _absolute(tree, page.url)
     found = [node.attributes.get("href") or "" for node in tree.css("a[href]")]
-    return list(dict.fromkeys(urldefrag(url)[0] for url in found if url.startswith(("http://", "https://"))))
+    return list(dict.fromkeys(url.partition("#")[0] for url in found if url.startswith(("http://", "https://"))))
 
 
 def images(page: Page) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException as NotServed  # services have others of that name
 
 
 @dataclass(eq=False)
@@ -17,6 +18,18 @@ class Refused(Exception):
     message: str
     retry_after: int = 0
     more: dict[str, Any] = field(default_factory=dict)
+
+
+DEEPEST = 200  # levels of a value that is passed on: pydantic writes no more than 255
+
+
+def too_deep(value: Any) -> bool:
+    """Whether lists and objects lie in one another too deeply to be answered or passed on as JSON."""
+    level = [value]
+    for _ in range(DEEPEST):
+        nested = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level = [one for each in nested for one in each]
+    return bool(level)
 
 
 def organization_of(request: Request) -> str:
@@ -48,5 +61,14 @@ def tells_refusals(app: FastAPI, *, success: bool = True, invalid: int = 400) ->
         told = "; ".join(faults)[:1000].encode("utf-8", "replace").decode()  # half a character of JSON's is none
         return JSONResponse({**always, "detail": told, "code": "bad_request"}, invalid)
 
+    async def unserved(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, NotServed)
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+        where = f": {request.method} {request.url.path[:200]}" if error.status_code in {404, 405} else ""
+        return JSONResponse(
+            {**always, "detail": f"{error.detail}{where}", "code": code}, error.status_code, error.headers
+        )
+
     app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(NotServed, unserved)  # FastAPI's own: no such path, no JSON
     app.add_exception_handler(RequestValidationError, unfit)

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -130,6 +131,20 @@ async def test_it_acts_on_pages(mesh: Mesh, site: Website, whole: None) -> None:
             refused = await done(mesh, {"type": "navigate", "url": url}, {"type": "extract"})
             assert "hasn't allowed localhost" in refused["error"]
             assert refused["data"]["html"] == ""
+        # … nor by a page that goes there while it is waited for.
+        for number in range(3):
+            away = f"http://localhost:{site.port}/secret"
+            site.pages["/secret"] = "<title>Secret</title><p id=secret>of another site"
+            site.pages["/leaves"] = (
+                f"<title>Mine</title><script>setTimeout(() => {{ location = {away!r} }}, 400)</script>"
+            )
+            action = (
+                {"type": "extract", "selector": "#secret", "timeout": 3000},
+                {"type": "extract_html", "selector": "#secret", "timeout": 3000},
+            )[number % 2]
+            refused = await done(mesh, {"type": "navigate", "url": site.url("/leaves")}, action)
+            assert not refused["success"]
+            assert "of another site" not in json.dumps(refused)
         pages = [each for each in (await chrome.do("Target.getTargets", ""))["targetInfos"] if each["type"] == "page"]
         assert [each["url"] for each in pages if each["url"].startswith("http")] == []  # its tabs are closed
 

@@ -87,6 +87,8 @@ class Website:
                 await asyncio.sleep(30)
             case "/status":
                 return HTMLResponse("<h1>Nothing here</h1>", int(query))
+            case "/charset":
+                return Response(b"<p>caf\xc3\xa9 \\ud800 +2AA-", media_type=f"text/html; charset={query}")
             case "/found":
                 return HTMLResponse(f"<title>Found</title><main><h1>Found {parse_qs(query)['q'][0]}</h1></main>")
         return _FIXED.get(path) or HTMLResponse("<h1>Nothing here</h1>", 404)
@@ -103,6 +105,9 @@ _FIXED = {
     "/text": PlainTextResponse("just *text*"),
     "/paper": Response(PDF, media_type="application/pdf"),
     "/broken-paper": Response(b"%PDF-1.4 nothing", media_type="application/pdf"),
+    # What pypdf refuses by an assertion.
+    "/odd-paper": Response(PDF.replace(b"BT /F1", b"BT /ToUnicode 4 0 R/F1"), media_type="application/pdf"),
+    "/odd-base": HTMLResponse('<base href="http://["><h1>Odd</h1><a href="//[">a</a><a href="http://[x#y">b</a>'),
     "/image": Response(b"\x89PNG\r\n", media_type="image/png"),
 }  # fmt: skip
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
+from nats import connect
+from nats.js.errors import APIError
 
 from tests.library_rig import Nats, ask, loaded, nats_of_up
 
@@ -140,6 +142,55 @@ async def test_others_have_no_part_in_it(service: ModuleType, by: str) -> None:
         assert (await post(service, path, other, 409, **held(job), **more))["code"] == "lease_lost"
     await post(service, "result", by, **held(job), success=True, data={"html": "true"})
     assert (await asked)["data"]["html"] == "true"
+
+
+async def full(nats: Nats, size: int) -> bool:
+    """Whether somebody else can't put so many bytes into what all organizations share."""
+    client = await connect(nats.address("chrome_extension"), inbox_prefix="_INBOX_chrome_extension")
+    try:
+        info = await client.jetstream(timeout=5).publish("$KV.chrome_extension.test.room", b"x" * size)
+        return info.stream != "KV_chrome_extension"
+    except APIError:
+        return True
+    finally:
+        await client.close()
+
+
+async def test_whoever_is_refused_leaves_nothing(nats: Nats, service: ModuleType, by: str) -> None:
+    """Else anybody could fill the bucket, without a browser, and nobody's would work any more."""
+    large = [{"type": "type", "selector": "a", "text": "x" * 100_000}] * 2
+    await poll(service, by, wait=0)  # makes the bucket
+    await ask(service, {"actions": large, "timeout": 1}, path="/actions", by=by)
+    for _ in range(340):
+        await post(service, "actions", by + "2", 424, actions=large)
+    assert not await full(nats, 900_000)
+
+
+async def test_an_organization_takes_a_part_of_the_bucket(nats: Nats, service: ModuleType, by: str) -> None:
+    """By what nobody fetches any more: who asked has hung up."""
+    await poll(service, by, wait=0)
+    html, statuses = "x" * (7 << 20), []
+    for _ in range(10):
+        asked = asyncio.create_task(post(service, "actions", by, actions=NAVIGATE))
+        job = await poll(service, by)
+        service.__dict__["_withdraw"] = service.__dict__["_answer"] = never  # as a run does that was killed
+        answer = await ask(service, {**held(job), "success": True, "data": {"html": html}}, path="/result", by=by)
+        statuses.append(answer.status_code)
+        asked.cancel()
+    assert statuses[0] == 200
+    assert statuses[-1] == 413
+    assert not await full(nats, 900_000)
+
+
+async def never(*_: Any, **__: Any) -> None:
+    await asyncio.sleep(600)
+
+
+async def test_only_so_many_browsers(service: ModuleType, by: str) -> None:
+    vars(service)["MOST_BROWSERS"] = 2
+    for session in (FIRST, SECOND, FIRST):
+        assert await poll(service, by, session, wait=0) is None
+    assert (await post(service, "poll", by, 429, session="browser-3", wait=0))["code"] == "too_many_runs"
 
 
 async def test_only_so_many_wait(service: ModuleType, by: str) -> None:

@@ -1,5 +1,6 @@
 """The library's pipedream, in this process, against a Connect API of this machine: whose accounts act, what fails."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -76,6 +77,8 @@ async def test_nobody_acts_with_anybody_elses_account(world: World, asked: Servi
         {"slack": {"authProvisionId": hers}},
         {"other": [{"deep": {"authProvisionId": hers}}]},
         {"text": f'{{"authProvisionId": "{hers}"}}'},
+        {"text": f'{{"\\u0061uthProvisionId": "{hers}"}}'},
+        {"deep": json.loads("[" * 300 + "]" * 300)},
     ):
         status, told = await say(asked, "/", {**SEND, "props": props}, who="org_eve")
         assert (status, told["code"]) == (400, "bad_request")

@@ -33,10 +33,6 @@ MEMORY STATS; CLIENT LIST; CLIENT KILL USER default; CLIENT PAUSE 1; CLIENT TRAC
 EVAL_RO return 0; EVALSHA x 0; SCRIPT FLUSH; FUNCTION LIST; FCALL f 0; PUBSUB CHANNELS; PUBLISH org_b:news x;
 SUBSCRIBE org_b:news; PSUBSCRIBE *; PSUBSCRIBE org_*; SPUBLISH org_b:n x
 """
-# A connection was collected unclosed, once in some twenty runs; whose it is wasn't found. All else is an error.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*(socket|Transport|StreamWriter):pytest.PytestUnraisableExceptionWarning"
-)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +14,7 @@ import httpx
 import jwt
 import nats
 import pytest
+from nats.js.errors import NotFoundError
 
 from tests.library_rig import Nats, ask, loaded, nats_of_up
 from tests.mail_server import MailServer, mail_server
@@ -222,6 +224,26 @@ async def test_how_many_an_organization_sends(
     assert sorted(answer.status_code for answer in answers) == [200] * 3 + [429] * 3
     assert len(mails.delivered) == 3
     assert (await start(service, by + "_b")).status_code == 200
+
+
+async def test_whoever_asks_for_too_many_leaves_nothing(
+    server: Nats, mails: MailServer, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """The bucket is everybody's: it could be filled without a message, and then nobody could sign in."""
+    service = login(server, monkeypatch, MAILS_PER_HOUR="1")
+    assert (await start(service, by)).status_code == 200
+    for number in range(20):
+        refused(await start(service, by, f"u{number}@example.com"), 429, "rate_limited")
+    client = await nats.connect(server.address("user_login"), inbox_prefix="_INBOX_user_login")
+    try:
+        left = 0
+        for number in range(20):
+            with suppress(NotFoundError):
+                subject = f"$KV.user_login.{by}.{service.digest(by, f'u{number}@example.com')}"
+                left += bool(await client.jetstream().get_msg("KV_user_login", subject=subject))
+        assert left == 0
+    finally:
+        await client.close()
 
 
 async def test_what_wasnt_sent_is_no_code_and_may_be_asked_for_again(
