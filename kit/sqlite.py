@@ -173,10 +173,16 @@ class _Connection:
 
 
 async def _in_thread(call: Callable[[], object]) -> None:
-    """Waits for the end even if cancelled: nobody else may use the connection before."""
-    running = asyncio.get_running_loop().run_in_executor(None, call)
-    try:
-        await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise
+    """Waits for the end however often it is cancelled: nobody may use the connection before, nor close it, which would
+    crash the process.
+    """
+    running, cancelled = asyncio.get_running_loop().run_in_executor(None, call), False
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        running.exception()  # or it would be said that nobody has looked
+        raise asyncio.CancelledError
+    running.result()

@@ -91,4 +91,5 @@ async def test_replicas_of_keys_share_the_buckets(request: pytest.FixtureRequest
         sweeping = asyncio.create_task(sweeper())
         taken = await asyncio.gather(*(taker(number) for number in range(12)))
         sweeping.cancel()
+        await asyncio.wait([sweeping])
     assert {name: sum(each[name] for each in taken) for name in names} == dict.fromkeys(names, 60)

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -17,7 +18,7 @@ from keys.store import organizations
 from kit.db import Database, open_db
 from kit.errors import Invalid, Unavailable
 from kit.postgres import connect
-from tests.databases import is_postgres
+from tests.databases import database_url, is_postgres
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -122,6 +123,24 @@ async def test_what_another_process_holds_is_unavailable_within_a_second(db: Dat
         assert max(await asyncio.gather(*(told(str(number)) for number in range(5)))) < 2
         assert await count(db) == 1
     await change("b")
+
+
+async def test_however_often_who_writes_is_cancelled_no_connection_is_closed_under_a_statement(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """It crashed the process, by SQLite."""
+    url = database_url(request, "sqlite", tmp_path, "keys")
+    async with open_db(url) as db:
+        async with held_by_another_process(url):
+            adding = asyncio.create_task(add(db, "a"))
+            for _ in range(5):
+                await asyncio.sleep(0.05)
+                adding.cancel()
+            assert not adding.done()  # a thread of its still waits for the file
+            with pytest.raises(asyncio.CancelledError):
+                await adding
+        await add(db, "b")
+        assert await count(db) == 1
 
 
 async def test_a_statement_that_is_wrong_is_a_bug(db: Database) -> None:
