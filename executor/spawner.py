@@ -34,7 +34,8 @@ from executor.bubblewrap import MAPS_FD, STATUS_FD
 from executor.cgroups import Bounds, Cgroups, Group, Usage
 from executor.jobs import Job, Uids
 from executor.slots import Slots
-from executor.staging import Stage, make_directory, remove_empty
+from executor.staging import Stage, make_directory
+from executor.sweepers import Sweepers
 
 MAX_MESSAGE = 64 * 1024
 MAX_FDS = 64
@@ -55,7 +56,7 @@ class Spawner:
         self._cgroups: Cgroups | None = None
         self._emptying: list[Group] = []
         self._by_pid: dict[int, Job] = {}
-        self._sweepers: dict[int, tuple[Path, Job | None]] = {}
+        self._sweepers = Sweepers(self._removed)
         self._stage: Stage | None = None
         self._uids: Uids | None = None
         self.runs = Path()
@@ -148,7 +149,7 @@ class Spawner:
         self.runs.mkdir(mode=0o711, parents=True, exist_ok=True)
         for left in self.runs.iterdir():  # of an executor that died
             owner = left.lstat().st_uid
-            self._sweep(left, owner if os.getuid() == 0 and owner else None, None)
+            self._sweepers.begin(self.runs, left, owner if os.getuid() == 0 and owner else None, None)
         if os.getuid() == 0:
             self._stage = Stage.open([self.runs, *map(Path, needed)])
             self._uids = Uids(*uids, last=os.getpid() % uids[1])
@@ -197,7 +198,7 @@ class Spawner:
             if group is not None:
                 group.remove()
             if directory is not None:
-                self._sweep(directory, uid, None)
+                self._sweepers.begin(self.runs, directory, uid, None)
             self.give_back(uid)
             raise
         finally:
@@ -293,9 +294,7 @@ class Spawner:
                 if job.init is not None:
                     self._kill_rest(job)
                 self.maybe_ended(job)
-            elif pid in self._sweepers:
-                self._swept(*self._sweepers.pop(pid))
-            else:
+            elif not self._sweepers.reaped(pid):
                 self._slots.reaped(pid, status)
 
     def _kill_rest(self, job: Job) -> None:
@@ -343,21 +342,7 @@ class Spawner:
         if job.directory is None:
             self.give_back(job.uid)
         elif not job.slots:
-            self._sweep(job.directory, job.owner, job)
-
-    def _sweep(self, directory: Path, uid: int | None, job: Job | None) -> None:
-        pid = os.fork()
-        if pid == 0:
-            spawned.sweep(self.runs, directory, uid)
-        self._sweepers[pid] = (directory, job)
-
-    def _swept(self, directory: Path, job: Job | None) -> None:
-        try:
-            remove_empty(self.runs, directory)
-        except OSError as error:
-            print(f"spawner: {directory} stays: {error}", file=sys.stderr)
-        if job is not None:
-            self._removed(job)
+            self._sweepers.begin(self.runs, job.directory, job.owner, job)
 
     def _removed(self, job: Job) -> None:
         self.tell("removed", job=job.id)
