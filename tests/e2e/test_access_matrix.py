@@ -134,6 +134,7 @@ class Things:
         }
         self.files_alone = Caller(mesh.http(mesh.new_key(scopes=["files"])["key"]))
         until(self._settled)
+        until(self._stocked, 150)
 
     def close(self) -> None:
         for caller in (*self.callers.values(), *self.lacking.values(), self.files_alone):
@@ -143,6 +144,11 @@ class Things:
         """Whether all is known that may be told of the runs."""
         ids = (self.run_id, self.replay_id, self.once_run_id)
         return all(self.first.get(f"/request/{run_id}/receipt").status_code == 200 for run_id in ids)
+
+    def _stocked(self) -> bool:
+        """Whether the services of the library that have paths of their own are there: they come while the mesh runs."""
+        names = ("openai", "anthropic", "gemini")
+        return all(self.first.get(f"/workflows/{name}").json().get("visibility") == "public" for name in names)
 
     def one_time(self) -> str:
         return str(self.mesh.new_key(kind="one_time")["key"])
