@@ -62,6 +62,10 @@ class Change(Protocol):
         """Where it is missing. Errors: NotFound for an organization that there is not."""
         ...
 
+    async def known_budgets(self, budget_ids: Iterable[str]) -> set[str]:
+        """Those that there are; none is held."""
+        ...
+
     async def hold_budgets(self, budget_ids: Iterable[str]) -> dict[str, Spent]:
         """Those that there are."""
         ...
@@ -204,10 +208,13 @@ class Ledger:
     async def _budgets(self, tx: Change, budgets: Sequence[Budget]) -> list[Spent]:
         """Those that nobody has drawn for before are made."""
         ids = [budget.id for budget in budgets]
-        held = await tx.hold_budgets(ids) if ids else {}
-        if new := [budget for budget in budgets if budget.id not in held]:
+        if not ids:
+            return []
+        known = await tx.known_budgets(ids)
+        if new := [budget for budget in budgets if budget.id not in known]:
+            # Before any is held: who is just making one of these may wait for one of those.
             await tx.add_budgets(new)
-            held = await tx.hold_budgets(ids)
+        held = await tx.hold_budgets(ids)
         return [held[name] for name in ids]
 
     async def give_back(self, give_id: str, purse_id: str, amount: int) -> None:

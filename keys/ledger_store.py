@@ -149,6 +149,10 @@ class SqlBooksChange:
     async def open_account(self, organization_id: str, credits_: int, at: datetime) -> None:
         await books.open_account(self._tx, organization_id, credits_, at)
 
+    async def known_budgets(self, budget_ids: Iterable[str]) -> set[str]:
+        rows = await self._tx.execute(select(budgets.c.id).where(budgets.c.id.in_(list(budget_ids))))
+        return set(rows.scalars())
+
     async def hold_budgets(self, budget_ids: Iterable[str]) -> dict[str, Spent]:
         query = select(*_BUDGET).where(budgets.c.id.in_(sorted(budget_ids))).order_by(budgets.c.id)
         rows = await self._tx.execute(query.with_for_update(key_share=True))

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -12,7 +13,7 @@ from sqlalchemy import text
 
 import kit.postgres
 from keys.ledger import Balance, Ledger
-from keys.ledger_store import SqlBooks
+from keys.ledger_store import SqlBooks, SqlBooksChange
 from keys.money import Budget
 from keys.sweep import Sweep
 from keys.usage import Group, Usage
@@ -20,7 +21,7 @@ from keys.usage_store import SqlUsage
 from kit.clock import FakeClock
 from kit.db import Database, open_db
 from kit.errors import Conflict, Exhausted
-from tests.databases import is_postgres
+from tests.databases import database_url, is_postgres
 from tests.ledger_books import NOW, a_bill, a_draw, audit, balances, counted, open_organizations
 
 CALLERS = 4  # of each process: no more than it has connections
@@ -148,6 +149,34 @@ async def test_who_draws_into_an_empty_purse_that_is_swept_is_refused_or_keeps_i
     async with processes[0].read() as tx:
         query = text("SELECT count(*) FROM ledger_transactions WHERE kind = 'sweep'")
         assert (await tx.execute(query)).scalar_one() == len(drawn)
+
+
+async def test_who_makes_a_budget_holds_no_other(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slow one makes the first budget, and wants the second, which was made meanwhile; so does the other one."""
+    first, second, made = Budget("key:1", 100), Budget("key:2", 100), asyncio.Event()
+    add = SqlBooksChange.add_budgets
+
+    async def slowly(self: SqlBooksChange, new: Sequence[Budget]) -> None:
+        slow = len(new) == 2
+        if slow:
+            await ledger.draw(a_draw("meanwhile", 1, 1, second, purse="m", org="org_a"))
+        await add(self, new)
+        if slow:
+            made.set()
+            await asyncio.sleep(0.3)
+
+    monkeypatch.setattr(SqlBooksChange, "add_budgets", slowly)
+    async with open_db(database_url(request, "postgres", tmp_path, "keys")) as db:
+        ledger = Ledger(SqlBooks(db), clock)
+        await open_organizations(db, "org_a", "org_b", "org_c")
+        for org in ("org_a", "org_b", "org_c"):
+            await ledger.grant(org, org, 1000)
+        slow = asyncio.create_task(ledger.draw(a_draw("slow", 1, 1, first, second, purse="s", org="org_b")))
+        await made.wait()
+        assert await ledger.draw(a_draw("other", 1, 1, first, second, purse="o", org="org_c")) == 1
+        assert await slow == 1
 
 
 async def test_nobody_waits_in_a_circle(processes: list[Database], ledgers: list[Ledger], clock: FakeClock) -> None:
