@@ -74,7 +74,7 @@ class Logs:
             await self._bus.say(provisioned_id, line)
             await self._end(provisioned_id)
         except Problem as failed:
-            log().warning("log.end_failed", request_id=provisioned_id, reason=failed.message)
+            _not_ended(provisioned_id, failed)
 
     @asynccontextmanager
     async def steps(self, request: Request) -> AsyncIterator[str]:
@@ -91,7 +91,10 @@ class Logs:
         try:
             yield provisioned_id
         finally:
-            await self._end(provisioned_id)
+            try:
+                await self._end(provisioned_id)
+            except Problem as failed:  # what was done is done, and has its answer
+                _not_ended(provisioned_id, failed)
 
     async def _end(self, provisioned_id: str) -> None:
         """Of a log without a run. Errors: Unavailable."""
@@ -183,6 +186,10 @@ class Logs:
 
     def _private(self) -> Entry:
         return entry(LogLine(self._clock.now(), seq=1, message=PRIVATE))
+
+
+def _not_ended(provisioned_id: str, failed: Problem) -> None:
+    log().warning("log.end_failed", request_id=provisioned_id, reason=failed.message)
 
 
 def _stale(line: LogLine, record: RunRecord) -> bool:

@@ -17,7 +17,7 @@ from edge.model import Principal
 from edge.reading import Reading
 from edge.run_model import LogLine, RunRecord, Status
 from kit.clock import FakeClock
-from kit.errors import Conflict, Invalid, NotFound
+from kit.errors import Conflict, Invalid, NotFound, Unavailable
 from kit.names import new_id
 from tests.fakes.edge_runs import (
     CALLER,
@@ -315,6 +315,20 @@ async def test_steps_are_told_under_a_provisioned_id_and_end() -> None:
     assert messages(await mesh.read()) == ["line 1"]
     async with mesh.logs.steps(naming("")) as log_id:
         assert log_id == ""
+
+
+async def test_a_bus_that_is_away_spoils_nothing_that_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = Provisioned()
+
+    async def away(_run_id: str, _line: LogLine) -> None:
+        raise Unavailable("the event bus doesn't take it")
+
+    monkeypatch.setattr(mesh.bus, "say", away)
+    async with mesh.logs.steps(naming(mesh.record.id)) as log_id:
+        assert log_id == mesh.record.id
+    with pytest.raises(Invalid):
+        async with mesh.logs.steps(naming(mesh.record.id)):
+            raise Invalid("it isn't deployed")
 
 
 @pytest.mark.parametrize(("who", "started"), [(KEY, False), (OWN_KEY, True)])
